@@ -1,0 +1,114 @@
+"""The extension modules and their flags; everything else is in pyproject.toml.
+
+Each level in `softxent.kernels` is one two-line .pyx compiled with its own instruction set. All else is compiled for
+the baseline of the architecture, since it runs before the CPU has been looked at.
+"""
+
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from glob import glob
+from pathlib import Path
+
+import numpy as np
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+KERNELS = Path("src/softxent/kernels")
+
+# The features of each level, every one of which cpu.hpp asks the CPU for.
+V3 = ["avx2", "fma", "f16c", "bmi", "bmi2"]
+V4 = [*V3, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"]
+X86_64_LEVELS = {
+    "x86_64_v3": ("SOFTXENT_AVX2", [f"-m{feature}" for feature in V3], ["/arch:AVX2"]),
+    "x86_64_v4": ("SOFTXENT_AVX512", [f"-m{feature}" for feature in V4], ["/arch:AVX512"]),
+}
+
+
+class BuildWithFlags(build_ext):
+    """Adds the flags that depend on which compiler was found."""
+
+    def build_extensions(self) -> None:
+        msvc = self.compiler.compiler_type == "msvc"
+        openmp_compile, openmp_link = self.openmp_flags(msvc)
+        for extension in self.extensions:
+            package, _, level = extension.name.rpartition(".")
+            is_kernel = package == "softxent.kernels"
+            _, gnu_flags, msvc_flags = X86_64_LEVELS.get(level, ("", [], []))
+            if msvc:
+                extension.extra_compile_args = ["/std:c++17", "/O2", "/fp:precise", *msvc_flags]
+            else:
+                # Never -ffast-math or the like, here or at link: it folds the constants of exp away, and switches
+                # denormals off for the whole process. Contraction would make results depend on the level.
+                extension.extra_compile_args = [
+                    "-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off",
+                    "-fvisibility=hidden", *gnu_flags,
+                ]  # fmt: skip
+                if is_kernel and self.is_gcc():
+                    # GCC's own AVX-512 headers use undefined registers on purpose.
+                    extension.extra_compile_args += ["-Wno-maybe-uninitialized"]
+            if is_kernel:
+                extension.extra_compile_args += openmp_compile
+                extension.extra_link_args += openmp_link
+        super().build_extensions()
+
+    def is_gcc(self) -> bool:
+        macros = subprocess.run(
+            [*self.compiler.compiler_so[:1], "-dM", "-E", "-"], input="", capture_output=True, text=True, check=False
+        )
+        return "__GNUC__" in macros.stdout and "__clang__" not in macros.stdout
+
+    def openmp_flags(self, msvc: bool) -> tuple[list[str], list[str]]:
+        """Flags to compile and to link with OpenMP; none where a small program does not build with them."""
+        if os.environ.get("SOFTXENT_OPENMP", "1") == "0":
+            return [], []
+        compile_flags, link_flags = (["/openmp"], []) if msvc else (["-fopenmp"], ["-fopenmp"])
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder, "try_openmp.cpp")
+            source.write_text("#include <omp.h>\nint main() { return omp_get_max_threads() < 1; }\n")
+            try:
+                objects = self.compiler.compile([str(source)], output_dir=folder, extra_postargs=compile_flags)
+                self.compiler.link_executable(objects, str(Path(folder, "try_openmp")), extra_postargs=link_flags)
+            except Exception as error:  # setuptools has no common class for what a compiler may raise
+                print(f"softxent: building without OpenMP, on one thread ({error})", file=sys.stderr)
+                return [], []
+        return compile_flags, link_flags
+
+
+def extension(name: str, folder: Path, macros: list[str]) -> Extension:
+    return Extension(
+        name,
+        [str(folder / f"{name.rpartition('.')[2]}.pyx")],
+        language="c++",
+        include_dirs=[str(folder), np.get_include()],
+        depends=sorted(glob(str(folder / "*.hpp")) + glob(str(folder / "*.pxi"))),
+        define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION"), *((macro, "1") for macro in macros)],
+    )
+
+
+extensions = [
+    extension("softxent._cpu", KERNELS.parent, []),
+    extension("softxent.kernels.baseline", KERNELS, []),
+]
+if platform.machine().lower() in ("x86_64", "amd64"):
+    extensions += [
+        extension(f"softxent.kernels.{level}", KERNELS, [macro]) for level, (macro, _, _) in X86_64_LEVELS.items()
+    ]
+
+setup(
+    cmdclass={"build_ext": BuildWithFlags},
+    ext_modules=cythonize(
+        extensions,
+        include_path=[str(KERNELS)],
+        compiler_directives={
+            "language_level": 3,
+            "cdivision": True,
+            "boundscheck": False,
+            "wraparound": False,
+            "freethreading_compatible": True,
+        },
+    ),
+)

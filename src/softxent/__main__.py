@@ -1,0 +1,112 @@
+"""`python -m softxent`: what was built, what this CPU gets, and a self-check with its figures."""
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+import softxent as sx
+from softxent import _dispatch
+
+SHAPES = ((32, 10), (128, 1000), (1024, 1000), (64, 50257))
+# Largest error allowed: of the loss relative to it, of the gradient relative to its largest entry.
+LIMITS = {"float32": 1e-6, "float64": 1e-13}
+ROUNDS = 7
+
+
+def value_and_grad_in_numpy(
+    logits: np.ndarray, labels: np.ndarray, out: np.ndarray
+) -> tuple[float, np.ndarray]:
+    """The usual passes over the whole array, in the precision of `logits`: in float64 the reference."""
+    rows = np.arange(len(logits))
+    np.subtract(logits, logits.max(axis=1, keepdims=True), out=out)
+    at_label = out[rows, labels]
+    np.exp(out, out=out)
+    total = out.sum(axis=1, keepdims=True)
+    loss = float(np.mean(np.log(total[:, 0]) - at_label))
+    out /= total
+    out[rows, labels] -= 1
+    out /= len(logits)
+    return loss, out
+
+
+@dataclass
+class Row:
+    """One line of the self-check: errors against float64, and medians of the time in seconds."""
+
+    shape: tuple[int, int]
+    dtype: str
+    loss_error: float
+    grad_error: float
+    seconds: float
+    numpy_seconds: float
+    copy_seconds: float
+
+    @property
+    def passed(self) -> bool:
+        return max(self.loss_error, self.grad_error) <= LIMITS[self.dtype]  # NaN does not pass
+
+    def __str__(self) -> str:
+        shape = f"{self.shape[0]} x {self.shape[1]}"
+        return (
+            f"  {shape:<13}{self.dtype:<9}{self.loss_error:>11.1e}{self.grad_error:>11.1e}{self.seconds * 1e3:>10.3f} ms"
+            f"{self.numpy_seconds / self.seconds:>10.1f} x{self.seconds / self.copy_seconds:>11.1f} x"
+            f"   {'ok' if self.passed else 'FAILED'}"
+        )
+
+
+def medians(*calls: Callable[[], object]) -> list[float]:
+    """Median seconds of each call. They take turns, so that a busy moment of the machine meets them all."""
+    times: list[list[float]] = [[] for _ in calls]
+    for _ in range(ROUNDS):
+        for call, seen in zip(calls, times, strict=True):
+            call()
+            start = time.perf_counter()
+            call()
+            seen.append(time.perf_counter() - start)
+    return [float(np.median(seen)) for seen in times]
+
+
+def check(shape: tuple[int, int], dtype: str) -> Row:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(scale=3, size=shape).astype(dtype)
+    labels = rng.integers(shape[1], size=shape[0])
+    out = np.empty_like(logits)
+    loss, grad = sx.value_and_grad(logits, labels, out=out)
+    wide = logits.astype(np.float64)
+    true_loss, true_grad = value_and_grad_in_numpy(wide, labels, np.empty_like(wide))
+    errors = abs(loss - true_loss) / true_loss, np.abs(grad - true_grad).max() / np.abs(true_grad).max()
+    seconds = medians(
+        lambda: sx.value_and_grad(logits, labels, out=out, n_threads=1),
+        lambda: value_and_grad_in_numpy(logits, labels, out),
+        lambda: np.copyto(out, logits),
+    )
+    return Row(shape, dtype, float(errors[0]), float(errors[1]), *seconds)
+
+
+def main() -> int:
+    threads = "OpenMP" if _dispatch.active.openmp() else "built without OpenMP"
+    print(f"softxent {sx.__version__}, NumPy {np.__version__}")
+    print(f"  built           {', '.join(_dispatch.built_levels())}")
+    print(f"  this CPU runs   {', '.join(_dispatch.supported_levels())}")
+    print(f"  in use          {_dispatch.level}   ({_dispatch.ENVIRONMENT_VARIABLE}=<level> forces one)")
+    print(f"  threads         {sx.get_num_threads()}   ({threads})")
+    print()
+    print("Loss and gradient of class labels: errors against NumPy in float64; times on one thread, as multiples of each other")
+    print("  shape        dtype     loss error grad error         time  NumPy/this    this/copy")
+    rows = []
+    for dtype in LIMITS:
+        for shape in SHAPES:
+            rows.append(check(shape, dtype))
+            print(rows[-1], flush=True)
+    if all(row.passed for row in rows):
+        print("All within the limits: " + ", ".join(f"{limit:.0e} for {dtype}" for dtype, limit in LIMITS.items()))
+        return 0
+    print("FAILED: results differ from NumPy's by more than rounding; please report this with the lines above.")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,16 @@
+# Compiled for the baseline, like everything outside kernels/: it decides which other modules may be imported at all.
+
+cdef extern from "cpu.hpp" namespace "softxent":
+    bint has_x86_64_v3()
+    bint has_x86_64_v4()
+
+
+def supported_levels():
+    """Names of the levels that this CPU and its operating system can run, best first."""
+    levels = []
+    if has_x86_64_v4():
+        levels.append("x86_64_v4")
+    if has_x86_64_v3():
+        levels.append("x86_64_v3")
+    levels.append("baseline")
+    return tuple(levels)

@@ -1,0 +1,91 @@
+"""What arrays are accepted: the one place that reads logits, targets and out, and says what is wrong with them.
+
+Nothing here writes to an array of the caller's. What comes out is plain ndarrays that the kernels take as they are:
+any strides, alignment and byte order, of the dtypes below.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+
+def _is_float(dtype: np.dtype) -> bool:
+    return dtype.kind == "f" and dtype.itemsize in (4, 8)
+
+
+def _array(value: npt.ArrayLike, name: str) -> np.ndarray:
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name} must not be a masked array: the mask would be ignored; fill it, or leave rows out")
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name} cannot be read as an array: {error}") from None
+
+
+def _place(name: str, index: tuple[int, ...]) -> str:
+    return f"{name}[{', '.join(map(str, index))}]" if index else name
+
+
+def read_logits(logits: npt.ArrayLike) -> np.ndarray:
+    """`logits` as an array (..., C) with C >= 1."""
+    x = _array(logits, "logits")
+    if not (_is_float(x.dtype) or x.dtype.kind in "iub"):
+        raise TypeError(f"logits must be float32, float64, integers or bool, got dtype {x.dtype}")
+    if x.ndim == 0:
+        raise ValueError(f"logits must have a class axis: expected shape (..., C), got a scalar, {x}")
+    if x.shape[-1] == 0:
+        raise ValueError(f"logits must have at least one class: expected shape (..., C) with C >= 1, got {x.shape}")
+    return x
+
+
+def read_targets(targets: npt.ArrayLike, logits: np.ndarray) -> np.ndarray:
+    """`targets` as class labels of shape (...) or as distributions of shape (..., C), by the shape of the logits."""
+    t = _array(targets, "targets")
+    leading = logits.shape[:-1]
+    if t.shape == leading:
+        if t.size == 0 and not isinstance(targets, np.ndarray):
+            t = t.astype(np.intp)  # an empty list becomes float64, whatever was meant
+        if t.dtype.kind not in "iu":
+            raise TypeError(
+                f"targets of shape {t.shape} are class labels and must be integers, got dtype {t.dtype}; "
+                f"convert them with targets.astype(int), or pass distributions of shape {logits.shape}"
+            )
+        _check_labels(t, logits.shape[-1])
+        return t
+    if t.shape == logits.shape:
+        if not (_is_float(t.dtype) or t.dtype.kind in "iub"):
+            raise TypeError(f"targets must be real numbers, got dtype {t.dtype}")
+        return t
+    raise ValueError(
+        f"targets must be class labels of shape {leading} or distributions of shape {logits.shape} "
+        f"for logits of shape {logits.shape}, got shape {t.shape}"
+    )
+
+
+def _check_labels(labels: np.ndarray, n_classes: int) -> None:
+    if labels.size == 0 or (labels.min() >= 0 and labels.max() < n_classes):
+        return
+    flat = int(np.argmax((labels < 0) | (labels >= n_classes)))
+    index = tuple(int(i) for i in np.unravel_index(flat, labels.shape))
+    raise ValueError(
+        f"{_place('targets', index)} = {labels[index]} is not a class: expected 0 <= label < {n_classes}"
+    )
+
+
+def read_out(out: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """`out` as a plain array that the gradient can be written to."""
+    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
+        raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
+    if not _is_float(out.dtype):
+        raise TypeError(f"out must be float32 or float64, got dtype {out.dtype}")
+    if out.shape != shape:
+        raise ValueError(f"out must have the shape of the logits, {shape}, got {out.shape}")
+    if not out.flags.writeable:
+        raise ValueError("out must be writeable, got a read-only array")
+    if any(stride == 0 and length > 1 for stride, length in zip(out.strides, out.shape, strict=True)):
+        raise ValueError(f"out must have a place for each element, got strides {out.strides} for shape {shape}")
+    return np.asarray(out)
+
+
+def check_reduction(reduction: str) -> None:
+    if not isinstance(reduction, str) or reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")

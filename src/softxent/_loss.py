@@ -1,0 +1,231 @@
+"""What a user calls: the loss, and the loss with its gradient.
+
+Each call makes one attempt with the arrays as they came. A kernel takes them or, having written nothing, says that it
+cannot; only then are the arguments read with care, refused with a reason, or prepared.
+"""
+
+from typing import Any, Literal, SupportsIndex, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from softxent import _threads
+from softxent._dispatch import active as _kernels
+from softxent._inputs import check_reduction, read_logits, read_out, read_targets
+
+Reduction = Literal["mean", "sum", "none"]
+
+
+@overload
+def cross_entropy(
+    logits: npt.ArrayLike,
+    targets: npt.ArrayLike,
+    *,
+    reduction: Literal["mean", "sum"] = "mean",
+    n_threads: SupportsIndex | None = None,
+) -> float: ...
+@overload
+def cross_entropy(
+    logits: npt.ArrayLike,
+    targets: npt.ArrayLike,
+    *,
+    reduction: Literal["none"],
+    n_threads: SupportsIndex | None = None,
+) -> np.ndarray: ...
+def cross_entropy(
+    logits: npt.ArrayLike,
+    targets: npt.ArrayLike,
+    *,
+    reduction: Reduction = "mean",
+    n_threads: SupportsIndex | None = None,
+) -> float | np.ndarray:
+    r"""Softmax cross-entropy loss.
+
+    Parameters
+    ----------
+    logits : array_like, shape (..., C)
+        Unnormalised log-probabilities, the classes along the last axis; shape ``(C,)`` is one example. float32 or
+        float64; integers and bool are computed in float64. Any strides and byte order.
+    targets : array_like, shape (...) or (..., C)
+        With the shape of `logits` less the class axis: class labels, of any integer dtype, in ``[0, C)``. With the
+        shape of `logits`: one distribution over the classes per row, one-hot or soft, of any real or bool dtype, read
+        in the precision of the logits. Its rows need not sum to one.
+    reduction : {"mean", "sum", "none"}, default "mean"
+        The mean over all rows, their sum, or the loss of each row.
+    n_threads : int, optional
+        How many threads this call may use; see `set_num_threads`.
+
+    Returns
+    -------
+    loss : float or ndarray
+        For "mean" and "sum" a float accumulated in double precision, 0.0 if there are no rows. For "none" an array of
+        shape (...), float64 for float64 logits and float32 for float32.
+
+    Raises
+    ------
+    TypeError
+        An argument has a type or dtype that cannot be used, such as labels that are floats.
+    ValueError
+        The shapes do not fit, there is no class, `reduction` is not known, or a label is not a class.
+
+    See Also
+    --------
+    value_and_grad : the loss and its gradient in one pass.
+
+    Notes
+    -----
+    For logits :math:`x` and targets :math:`t` of one row,
+
+    .. math:: L = -\sum_k t_k \log p_k, \qquad p_k = \frac{e^{x_k}}{\sum_j e^{x_j}},
+
+    which for a label :math:`y` is :math:`\log \sum_j e^{x_j} - x_y` [1]_. It is computed as
+    :math:`\log(1 + R) + (m - x_y)`, with :math:`m` the largest logit and :math:`R` the sum of the other
+    :math:`e^{x_j - m}`, so that a small loss keeps all its digits.
+
+    References
+    ----------
+    .. [1] I. Goodfellow, Y. Bengio and A. Courville, *Deep Learning*, MIT Press, 2016, section 6.2.2.3.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import softxent as sx
+    >>> logits = np.log([[0.1, 0.3, 0.6], [0.8, 0.1, 0.1]])
+    >>> round(sx.cross_entropy(logits, [2, 0]), 6)
+    0.366985
+    >>> sx.cross_entropy(logits, [[0, 0, 1], [1, 0, 0]], reduction="none").round(6)
+    array([0.510826, 0.223144])
+    """
+    return _visit(logits, targets, reduction, n_threads, False, None)[0]
+
+
+@overload
+def value_and_grad(
+    logits: npt.ArrayLike,
+    targets: npt.ArrayLike,
+    *,
+    reduction: Literal["mean", "sum"] = "mean",
+    out: np.ndarray | None = None,
+    n_threads: SupportsIndex | None = None,
+) -> tuple[float, np.ndarray]: ...
+@overload
+def value_and_grad(
+    logits: npt.ArrayLike,
+    targets: npt.ArrayLike,
+    *,
+    reduction: Literal["none"],
+    out: np.ndarray | None = None,
+    n_threads: SupportsIndex | None = None,
+) -> tuple[np.ndarray, np.ndarray]: ...
+def value_and_grad(
+    logits: npt.ArrayLike,
+    targets: npt.ArrayLike,
+    *,
+    reduction: Reduction = "mean",
+    out: np.ndarray | None = None,
+    n_threads: SupportsIndex | None = None,
+) -> tuple[float | np.ndarray, np.ndarray]:
+    r"""Softmax cross-entropy loss and its gradient with respect to the logits, in one pass.
+
+    Parameters
+    ----------
+    logits : array_like, shape (..., C)
+        Unnormalised log-probabilities, the classes along the last axis; shape ``(C,)`` is one example. float32 or
+        float64; integers and bool are computed in float64. Any strides and byte order.
+    targets : array_like, shape (...) or (..., C)
+        With the shape of `logits` less the class axis: class labels, of any integer dtype, in ``[0, C)``. With the
+        shape of `logits`: one distribution over the classes per row, one-hot or soft, of any real or bool dtype, read
+        in the precision of the logits. Its rows need not sum to one.
+    reduction : {"mean", "sum", "none"}, default "mean"
+        The mean over all rows, their sum, or the loss of each row.
+    out : ndarray, shape (..., C), optional
+        Where to write the gradient: any writeable float32 or float64 array of the logits' shape, with any strides, or
+        the logits themselves, which are then overwritten. If it shares memory with an input in another way, the
+        result is the same as if it did not.
+    n_threads : int, optional
+        How many threads this call may use; see `set_num_threads`.
+
+    Returns
+    -------
+    loss : float or ndarray
+        For "mean" and "sum" a float accumulated in double precision, 0.0 if there are no rows. For "none" an array of
+        shape (...), float64 for float64 logits and float32 for float32.
+    grad : ndarray, shape (..., C)
+        The gradient of the reduced loss, of the sum for "none". `out` if that was given, else a new array of the
+        logits' dtype (float64 for integers and bool).
+
+    Raises
+    ------
+    TypeError
+        An argument has a type or dtype that cannot be used, such as labels that are floats.
+    ValueError
+        The shapes do not fit, there is no class, `reduction` is not known, a label is not a class, or `out` cannot be
+        written to. Nothing has been written then.
+
+    See Also
+    --------
+    cross_entropy : the loss alone; allocates nothing of the logits' size.
+
+    Notes
+    -----
+    With :math:`p` the softmax of a row of logits and :math:`t` its target (for a label :math:`y`, one at :math:`y`),
+
+    .. math:: \frac{\partial L}{\partial x_j} = p_j \sum_k t_k - t_j,
+
+    divided by the number of rows for "mean" [1]_. Where :math:`p_j > 1/2` it is taken from the sum of the other
+    classes, so that the gradient of a confident row keeps all its digits.
+
+    References
+    ----------
+    .. [1] I. Goodfellow, Y. Bengio and A. Courville, *Deep Learning*, MIT Press, 2016, section 6.5.9.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import softxent as sx
+    >>> loss, grad = sx.value_and_grad(np.log([0.1, 0.3, 0.6]), 2)
+    >>> round(loss, 6)
+    0.510826
+    >>> grad.round(6)
+    array([ 0.1,  0.3, -0.4])
+
+    In place, allocating nothing:
+
+    >>> logits = np.log([[0.1, 0.3, 0.6], [0.8, 0.1, 0.1]])
+    >>> loss, grad = sx.value_and_grad(logits, [2, 0], out=logits)
+    >>> grad is logits
+    True
+    """
+    return _visit(logits, targets, reduction, n_threads, True, out)
+
+
+def _visit(
+    logits: Any, targets: Any, reduction: str, n_threads: SupportsIndex | None, with_grad: bool, out: Any
+) -> tuple[Any, Any]:
+    check_reduction(reduction)
+    threads = _threads.setting if n_threads is None else _threads.checked(n_threads, "n_threads")
+    mean, per_row = reduction == "mean", reduction == "none"
+    if type(logits) is np.ndarray and logits.dtype.char in "fd" and logits.ndim > 0:
+        losses = np.empty(logits.shape[:-1], logits.dtype) if per_row else None
+        grad = np.empty(logits.shape, logits.dtype) if with_grad and out is None else out
+        total = _kernels.loss_and_grad(logits, targets, losses, grad, mean, threads)
+        if total is not None:
+            return (losses if per_row else total), grad
+
+    x = read_logits(logits)
+    t = read_targets(targets, x)
+    dtype = x.dtype.newbyteorder("=") if x.dtype.kind == "f" else np.dtype(np.float64)
+    losses = np.empty(x.shape[:-1], dtype) if per_row else None
+    grad = np.empty(x.shape, dtype) if with_grad else None
+    if out is not None:
+        grad = read_out(out, x.shape)
+    n_classes = x.shape[-1]
+    # A row of logits or gradient and a row of targets for each thread, for what has to be converted on the way.
+    scratch = np.empty((_kernels.team_size(x.size // n_classes, n_classes, threads), 2, n_classes), dtype)
+    total = _kernels.loss_and_grad(x, t, losses, grad, mean, threads, scratch)
+    if total is None:
+        # All else is in order, so `out` overlaps an input otherwise than by being the logits.
+        apart = np.empty_like(grad)
+        total = _kernels.loss_and_grad(x, t, losses, apart, mean, threads, scratch)
+        np.copyto(grad, apart)
+    return (losses if per_row else total), (grad if out is None else out)

@@ -1,0 +1,87 @@
+"""How many threads a call may use, and the fork guard.
+
+GNU OpenMP hangs in a forked child whose parent has already run a team of threads, so a child starts with one thread
+until it is told otherwise.
+"""
+
+import operator
+import os
+from typing import SupportsIndex
+
+from softxent._dispatch import active as kernels
+
+# 0 leaves the number to OpenMP: OMP_NUM_THREADS, threadpoolctl and the CPU affinity then decide.
+setting = 0
+
+
+def checked(n_threads: SupportsIndex, name: str) -> int:
+    """`n_threads` as a positive int."""
+    try:
+        n = operator.index(n_threads)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer or None, got {type(n_threads).__name__}") from None
+    if n < 1:
+        raise ValueError(f"{name} must be at least 1, got {n}")
+    return min(n, 2**31 - 1)
+
+
+def set_num_threads(n_threads: SupportsIndex | None) -> None:
+    """Set how many threads each call may use.
+
+    Parameters
+    ----------
+    n_threads : int or None
+        At least 1. None hands the decision back to OpenMP, which follows ``OMP_NUM_THREADS``, ``threadpoolctl`` and the
+        CPU affinity of the process.
+
+    Raises
+    ------
+    TypeError
+        `n_threads` is neither an integer nor None.
+    ValueError
+        `n_threads` is less than 1.
+
+    Notes
+    -----
+    The setting is one per process and holds for all Python threads; ``n_threads=`` on a call goes before it. Small
+    calls stay on the calling thread whatever it says. A process forked from this one starts with one thread: GNU
+    OpenMP would hang there if the parent had already run several.
+
+    Examples
+    --------
+    >>> import softxent as sx
+    >>> sx.set_num_threads(2)
+    >>> sx.get_num_threads()
+    2
+    >>> sx.set_num_threads(None)
+    """
+    global setting
+    setting = 0 if n_threads is None else checked(n_threads, "n_threads")
+
+
+def get_num_threads() -> int:
+    """Return how many threads a large call would use now.
+
+    Returns
+    -------
+    int
+        The number given to `set_num_threads`, or OpenMP's own limit; 1 in a build without OpenMP.
+
+    Examples
+    --------
+    >>> import softxent as sx
+    >>> sx.get_num_threads() >= 1
+    True
+    """
+    if not kernels.openmp():
+        return 1
+    return setting or kernels.max_threads()
+
+
+def _after_fork_in_child() -> None:
+    global setting
+    setting = 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,97 @@
+// Single elements of the dtypes that the vector kernels do not load directly: any number type, at any alignment, in
+// either byte order, read as double (or, for class labels, as a 64-bit integer) and written back from double.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+namespace softxent {
+
+using Reader = double (*)(const char *);
+using LabelReader = std::int64_t (*)(const char *);
+using Writer = void (*)(char *, double);
+// The first i in [0, n) whose label is not in [0, n_classes), else n. Labels are `stride` bytes apart.
+using LabelCheck = std::ptrdiff_t (*)(const char *, std::ptrdiff_t stride, std::ptrdiff_t n, std::int64_t n_classes);
+
+template <class T, bool SWAPPED> inline T load_element(const char *p) {
+    char bytes[sizeof(T)];
+    for (std::size_t i = 0; i < sizeof(T); ++i) bytes[i] = p[SWAPPED ? sizeof(T) - 1 - i : i];
+    T value;
+    std::memcpy(&value, bytes, sizeof(T));
+    return value;
+}
+
+template <class Out, class T, bool SWAPPED> Out read_element(const char *p) {
+    return static_cast<Out>(load_element<T, SWAPPED>(p));
+}
+
+template <class T, bool SWAPPED> void write_element(char *p, double x) {
+    const T value = static_cast<T>(x);
+    char bytes[sizeof(T)];
+    std::memcpy(bytes, &value, sizeof(T));
+    for (std::size_t i = 0; i < sizeof(T); ++i) p[i] = bytes[SWAPPED ? sizeof(T) - 1 - i : i];
+}
+
+template <class T, bool SWAPPED>
+std::ptrdiff_t first_bad_label(const char *p, std::ptrdiff_t stride, std::ptrdiff_t n, std::int64_t n_classes) {
+    // Negative labels, and unsigned ones beyond 2^63, are large as unsigned numbers.
+    const std::uint64_t limit = static_cast<std::uint64_t>(n_classes);
+    bool bad = false;
+    for (std::ptrdiff_t i = 0; i < n; ++i) bad |= static_cast<std::uint64_t>(load_element<T, SWAPPED>(p + i * stride)) >= limit;
+    if (!bad) return n;
+    std::ptrdiff_t i = 0;
+    while (static_cast<std::uint64_t>(load_element<T, SWAPPED>(p + i * stride)) < limit) ++i;
+    return i;
+}
+
+// How the elements of one NumPy dtype are handled; a null entry means that the dtype cannot play that part.
+struct Element {
+    Reader read = nullptr;
+    Writer write = nullptr;
+    LabelReader read_label = nullptr;
+    LabelCheck check_labels = nullptr;
+};
+
+template <class T, bool SWAPPED> Element real_element() {
+    return {read_element<double, T, SWAPPED>, write_element<T, SWAPPED>, nullptr, nullptr};
+}
+template <class T, bool SWAPPED> Element integer_element() {
+    return {read_element<double, T, SWAPPED>, nullptr, read_element<std::int64_t, T, SWAPPED>, first_bad_label<T, SWAPPED>};
+}
+
+template <bool SWAPPED> Element element_of(char kind, std::ptrdiff_t size) {
+    switch (kind) {
+    case 'b': return {read_element<double, std::uint8_t, SWAPPED>, nullptr, nullptr, nullptr};
+    case 'i':
+        switch (size) {
+        case 1: return integer_element<std::int8_t, SWAPPED>();
+        case 2: return integer_element<std::int16_t, SWAPPED>();
+        case 4: return integer_element<std::int32_t, SWAPPED>();
+        case 8: return integer_element<std::int64_t, SWAPPED>();
+        }
+        break;
+    case 'u':
+        switch (size) {
+        case 1: return integer_element<std::uint8_t, SWAPPED>();
+        case 2: return integer_element<std::uint16_t, SWAPPED>();
+        case 4: return integer_element<std::uint32_t, SWAPPED>();
+        case 8: return integer_element<std::uint64_t, SWAPPED>();
+        }
+        break;
+    case 'f':
+        switch (size) {
+        case 4: return real_element<float, SWAPPED>();
+        case 8: return real_element<double, SWAPPED>();
+        }
+        break;
+    }
+    return {};
+}
+
+// By dtype.kind and dtype.itemsize, as NumPy gives them.
+inline Element element_of(char kind, std::ptrdiff_t size, bool swapped) {
+    return swapped ? element_of<true>(kind, size) : element_of<false>(kind, size);
+}
+
+}  // namespace softxent

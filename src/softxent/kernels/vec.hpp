@@ -1,0 +1,286 @@
+// The vocabulary of the kernels: a stretch of a row as one value, whatever the instruction set.
+//
+// Vec<S> holds 64 bytes' worth of lanes (16 float, 8 double) and Block<S> four times that, in as many registers as the
+// instruction set needs. Every level runs the same operations on the same lanes in the same order, so where fused
+// multiply-add exists the results are the same bits. One header per instruction set supplies a table of functions over
+// single registers (namespace isa); everything here is built from that table and written once.
+//
+// Assumes round-to-nearest and -ffp-contract=off. Never allocates, throws, or touches memory beyond the lanes asked for.
+#pragma once
+
+#include <cstddef>
+
+#if defined(_MSC_VER) && !defined(__clang__)
+#define SOFTXENT_INLINE __forceinline
+#else
+#define SOFTXENT_INLINE inline __attribute__((always_inline))
+#endif
+
+#if defined(SOFTXENT_AVX512)
+#include "vec_avx512.hpp"
+#elif defined(SOFTXENT_AVX2)
+#include "vec_avx2.hpp"
+#else
+#include "vec_scalar.hpp"
+#endif
+
+namespace softxent {
+
+// What a storage type is computed in, and in which register.
+template <class S> struct Storage;
+template <> struct Storage<float> { using Scalar = float; using Register = isa::f32; };
+template <> struct Storage<double> { using Scalar = double; using Register = isa::f64; };
+
+template <class S> using Scalar = typename Storage<S>::Scalar;
+template <class S> using Register = typename Storage<S>::Register;
+
+// N registers of consecutive lanes.
+template <class S, int N> struct Pack {
+    static constexpr int width = static_cast<int>(sizeof(Register<S>) / sizeof(Scalar<S>));   // lanes of one register
+    static constexpr int lanes = N * width;
+    Register<S> r[N];
+
+    Pack() = default;
+    SOFTXENT_INLINE explicit Pack(double x) {                  // x in every lane
+        for (auto &v : r) v = isa::broadcast(static_cast<Scalar<S>>(x));
+    }
+};
+
+template <class S> inline constexpr int registers_of_vec = 64 / static_cast<int>(sizeof(Register<S>));
+template <class S> using Vec = Pack<S, registers_of_vec<S>>;
+template <class S> using Block = Pack<S, 4 * registers_of_vec<S>>;
+
+template <class S> constexpr std::ptrdiff_t vec_lanes(const S *) { return Vec<S>::lanes; }
+template <class S> constexpr std::ptrdiff_t block_lanes(const S *) { return Block<S>::lanes; }
+
+// f applied register by register.
+template <class S, int N, class F, class... Packs>
+SOFTXENT_INLINE Pack<S, N> map(F f, const Pack<S, N> &first, const Packs &...others) {
+    Pack<S, N> out;
+    for (int i = 0; i < N; ++i) out.r[i] = f(first.r[i], others.r[i]...);
+    return out;
+}
+
+// M of v's registers, from register i on.
+template <int M, class S, int N> SOFTXENT_INLINE Pack<S, M> part(const Pack<S, N> &v, int i) {
+    Pack<S, M> out;
+    for (int j = 0; j < M; ++j) out.r[j] = v.r[i + j];
+    return out;
+}
+
+template <class P, class S> SOFTXENT_INLINE P load_pack(const S *p) {
+    P out;
+    int i = 0;
+    for (auto &r : out.r) r = isa::load(p + P::width * i++);
+    return out;
+}
+template <class S> SOFTXENT_INLINE Vec<S> load(const S *p) { return load_pack<Vec<S>>(p); }
+template <class S> SOFTXENT_INLINE Block<S> load_block(const S *p) { return load_pack<Block<S>>(p); }
+
+template <class S, int N> SOFTXENT_INLINE void store(S *p, const Pack<S, N> &v) {
+    for (int i = 0; i < N; ++i) isa::store(p + i * Pack<S, N>::width, v.r[i]);
+}
+
+// How many of a Vec's first n lanes lie in its register i.
+template <class S> SOFTXENT_INLINE int lanes_in(std::ptrdiff_t n, int i) {
+    const int rest = static_cast<int>(n) - i * Vec<S>::width;
+    return rest < 0 ? 0 : rest > Vec<S>::width ? Vec<S>::width : rest;
+}
+
+// The first n lanes from memory, 0 < n <= lanes; the others hold `fill`, and their memory is not touched.
+template <class S> SOFTXENT_INLINE Vec<S> load_first(const S *p, std::ptrdiff_t n, double fill) {
+    Vec<S> out(fill);
+    int i = 0;
+    for (auto &r : out.r) {
+        r = isa::load_first(p + i * Vec<S>::width, lanes_in<S>(n, i), r);
+        ++i;
+    }
+    return out;
+}
+template <class S> SOFTXENT_INLINE void store_first(S *p, std::ptrdiff_t n, const Vec<S> &v) {
+    for (int i = 0; i < registers_of_vec<S>; ++i) isa::store_first(p + i * Vec<S>::width, lanes_in<S>(n, i), v.r[i]);
+}
+
+template <class S, int N> SOFTXENT_INLINE Pack<S, N> operator+(const Pack<S, N> &a, const Pack<S, N> &b) {
+    return map([](auto x, auto y) { return isa::add(x, y); }, a, b);
+}
+template <class S, int N> SOFTXENT_INLINE Pack<S, N> operator-(const Pack<S, N> &a, const Pack<S, N> &b) {
+    return map([](auto x, auto y) { return isa::sub(x, y); }, a, b);
+}
+template <class S, int N> SOFTXENT_INLINE Pack<S, N> operator*(const Pack<S, N> &a, const Pack<S, N> &b) {
+    return map([](auto x, auto y) { return isa::mul(x, y); }, a, b);
+}
+template <class S, int N> SOFTXENT_INLINE Pack<S, N> operator/(const Pack<S, N> &a, const Pack<S, N> &b) {
+    return map([](auto x, auto y) { return isa::div(x, y); }, a, b);
+}
+// a * b + c, rounded once where the level has a fused multiply-add.
+template <class S, int N> SOFTXENT_INLINE Pack<S, N> fma(const Pack<S, N> &a, const Pack<S, N> &b, const Pack<S, N> &c) {
+    return map([](auto x, auto y, auto z) { return isa::fma(x, y, z); }, a, b, c);
+}
+// The larger of the two; b where either is NaN.
+template <class S, int N> SOFTXENT_INLINE Pack<S, N> maximum(const Pack<S, N> &a, const Pack<S, N> &b) {
+    return map([](auto x, auto y) { return isa::maximum(x, y); }, a, b);
+}
+// a == b ? yes : no, lane by lane.
+template <class S, int N>
+SOFTXENT_INLINE Pack<S, N> select_equal(const Pack<S, N> &a, const Pack<S, N> &b, const Pack<S, N> &yes, const Pack<S, N> &no) {
+    return map([](auto x, auto y, auto u, auto v) { return isa::select_equal(x, y, u, v); }, a, b, yes, no);
+}
+
+// One bit per lane, set where a == b.
+template <class S, int N> SOFTXENT_INLINE unsigned equal_bits(const Pack<S, N> &a, const Pack<S, N> &b) {
+    unsigned bits = 0;
+    for (int i = 0; i < N; ++i) bits |= isa::equal_bits(a.r[i], b.r[i]) << (i * Pack<S, N>::width);
+    return bits;
+}
+SOFTXENT_INLINE int lowest_bit(unsigned bits) {
+    int i = 0;
+    while (!(bits >> i & 1)) ++i;
+    return i;
+}
+
+// 0, 1, 2 ... along the lanes.
+template <class S> SOFTXENT_INLINE Vec<S> lane_numbers() {
+    static constexpr Scalar<S> numbers[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    return load(numbers);
+}
+// v with lane i set to 0; i may be no lane of v.
+template <class S, int N> SOFTXENT_INLINE Pack<S, N> without_lane(const Pack<S, N> &v, std::ptrdiff_t i) {
+    return select_equal(lane_numbers<S>(), Vec<S>(static_cast<double>(i)), Vec<S>(0), v);
+}
+
+// Lanes are combined as halves, i with i + n/2, until M registers are left: the same tree at every register width.
+template <int M, class S, int N, class F> SOFTXENT_INLINE Pack<S, M> fold(Pack<S, N> v, F f) {
+    for (int n = N / 2; n >= M; n /= 2)
+        for (int i = 0; i < n; ++i) v.r[i] = f(v.r[i], v.r[i + n]);
+    return part<M>(v, 0);
+}
+template <class S, int N> SOFTXENT_INLINE double largest(const Pack<S, N> &v) {
+    return isa::largest(fold<1>(v, [](auto a, auto b) { return isa::maximum(a, b); }).r[0]);
+}
+// A Block's lanes that lie a Vec apart, combined.
+template <class S> SOFTXENT_INLINE Vec<S> fold_sum(const Block<S> &v) {
+    return fold<registers_of_vec<S>>(v, [](auto a, auto b) { return isa::add(a, b); });
+}
+template <class S> SOFTXENT_INLINE Vec<S> fold_largest(const Block<S> &v) {
+    return fold<registers_of_vec<S>>(v, [](auto a, auto b) { return isa::maximum(a, b); });
+}
+SOFTXENT_INLINE double total(const Vec<double> &v) {
+    return isa::total(fold<1>(v, [](auto a, auto b) { return isa::add(a, b); }).r[0]);
+}
+
+// A sum along a row whose error does not grow with the row's length.
+template <class S> struct Sum;
+
+// float: lanes of double.
+template <> struct Sum<float> {
+    Vec<double> low{0.0}, high{0.0};
+    SOFTXENT_INLINE void add(const Vec<float> &v) {
+        Block<double> wide;                                    // half of it used
+        for (int i = 0; i < registers_of_vec<float>; ++i) isa::widen(v.r[i], wide.r + 2 * i);
+        low = low + part<registers_of_vec<double>>(wide, 0);
+        high = high + part<registers_of_vec<double>>(wide, registers_of_vec<double>);
+    }
+    SOFTXENT_INLINE double value() const { return total(low + high); }
+};
+
+// double: each lane carries what its additions rounded off (Knuth's two-sum).
+template <> struct Sum<double> {
+    Vec<double> sum{0.0}, lost{0.0};
+    SOFTXENT_INLINE void add(const Vec<double> &v) {
+        const Vec<double> next = sum + v, of_v = next - sum;
+        lost = lost + ((sum - (next - of_v)) + (v - of_v));
+        sum = next;
+    }
+    SOFTXENT_INLINE double value() const {
+        const double s = total(sum);
+        // With an infinite term `lost` is NaN (inf - inf) and the sum is already the answer.
+        return s - s == 0 ? s + total(lost) : s;
+    }
+};
+
+// exp, by the textbook split exp(x) = 2^n * exp(r), n = round(x / ln 2), |r| <= ln(2) / 2.
+inline constexpr double LOG2E = 0x1.71547652b82fep0, LN2 = 0x1.62e42fefa39efp-1;
+
+template <class T> struct ExpConstants;
+template <> struct ExpConstants<float> {
+    static constexpr double LN2_HI = 0x1.62e8p-1, LN2_LO = -0x1.e8082ep-16;   // n * LN2_HI is exact
+    static constexpr double ROUNDER = 0x1.8p23;                // adding it leaves round(x) in the low mantissa bits
+    static constexpr double EXPONENT_OF_ONE = 127, HEADROOM = 64, SHIFT_FROM = 512;
+    // (exp(r) - 1 - r) / r^2 on |r| <= 0.35, highest power first
+    static constexpr double POLYNOMIAL[] = {0x1.6d1606p-10, 0x1.12106cp-7, 0x1.555516p-5, 0x1.5554d8p-3, 0.5};
+};
+template <> struct ExpConstants<double> {
+    static constexpr double LN2_HI = 0x1.62e42fefa4p-1, LN2_LO = -0x1.8432a1b0e2634p-43;
+    static constexpr double ROUNDER = 0x1.8p52;
+    static constexpr double EXPONENT_OF_ONE = 1023, HEADROOM = 512, SHIFT_FROM = 4096;
+    static constexpr double POLYNOMIAL[] = {
+        0x1.af3ce42b12b24p-26, 0x1.2894f52583578p-22, 0x1.71de0be2b5e96p-19, 0x1.a019b621f9d08p-16, 0x1.a01a01a83ba17p-13,
+        0x1.6c16c1794e1dcp-10, 0x1.1111111110918p-7,  0x1.5555555553b6cp-5,  0x1.5555555555556p-3,  0x1.0000000000001p-1};
+};
+
+// The unit that one row's exponentials are counted in: 2^(n0 - HEADROOM), n0 = round(m / ln 2), m the row's largest logit.
+//
+// Dividing by a power of two near e^m instead of by e^m itself costs nothing, since it only moves exponents, and
+// x - m is never formed: its rounding alone would be 16 ulp of the exponential at a spread of 40. HEADROOM keeps all
+// that can matter among the normal numbers; one product at the end scales back and rounds once, subnormals included.
+// Only where |m| >= SHIFT_FROM is m subtracted first: there the difference is exact for every x near enough to count.
+template <class S> struct Unit {
+    double shift, lowest, rounder;
+
+    Unit() = default;
+    SOFTXENT_INLINE explicit Unit(double m) {
+        using K = ExpConstants<Scalar<S>>;
+        shift = m >= K::SHIFT_FROM || m <= -K::SHIFT_FROM ? m : 0;
+        const double rounded = (m - shift) * LOG2E + ExpConstants<double>::ROUNDER;
+        const double exponent = K::EXPONENT_OF_ONE + K::HEADROOM - (rounded - ExpConstants<double>::ROUNDER);
+        rounder = K::ROUNDER + exponent;
+        lowest = -exponent * LN2;                              // the exponent field comes out as 0: the factor 0.0
+    }
+};
+
+// exp(x) counted in the row's unit, for x <= m. Max error 1 ulp; exactly 0 from HEADROOM + EXPONENT_OF_ONE powers of
+// two below the row's largest down to -inf; NaN stays NaN; everything is NaN where m is infinite.
+template <class S, int N> SOFTXENT_INLINE Pack<S, N> exp(Pack<S, N> x, const Unit<S> &unit) {
+    if constexpr (N > isa::IN_FLIGHT) {                        // no more chains of operations at once than registers hold
+        Pack<S, N> out;
+        for (int i = 0; i < N; i += isa::IN_FLIGHT) {
+            const auto e = exp(part<isa::IN_FLIGHT>(x, i), unit);
+            for (int j = 0; j < isa::IN_FLIGHT; ++j) out.r[i + j] = e.r[j];
+        }
+        return out;
+    } else {
+        using K = ExpConstants<Scalar<S>>;
+        using P = Pack<S, N>;
+        x = maximum(P(unit.lowest), x - P(unit.shift));
+        const P biased = fma(x, P(LOG2E), P(unit.rounder));
+        const P n = biased - P(unit.rounder);
+        const P r = fma(n, P(-K::LN2_LO), fma(n, P(-K::LN2_HI), x));
+        P q(K::POLYNOMIAL[0]);
+        for (std::size_t i = 1; i < sizeof(K::POLYNOMIAL) / sizeof(double); ++i) q = fma(q, r, P(K::POLYNOMIAL[i]));
+        return (fma(r * r, q, r) + P(1)) * map([](auto b) { return isa::shift_to_exponent(b); }, biased);
+    }
+}
+
+// log(1 + u) for u >= 0, from log(2^k f) = k ln 2 + log f, f in [sqrt 1/2, sqrt 2), and with g = f - 1, z = g / (2 + g)
+// from log(1 + g) = 2 atanh(z). Max error 1 ulp; 0 at 0, u itself where u is tiny; NaN stays NaN.
+template <int N> SOFTXENT_INLINE Pack<double, N> log1p(const Pack<double, N> &u) {
+    using K = ExpConstants<double>;
+    using P = Pack<double, N>;
+    // (2 atanh(z) - 2 z) / z^3 as a polynomial in z^2 <= 0.02945, highest power first
+    constexpr double POLYNOMIAL[] = {0x1.2b5b5fb2eac92p-3, 0x1.39fe208c33457p-3, 0x1.7462b69705382p-3, 0x1.c71c62debf86bp-3,
+                                     0x1.2492492df6947p-2, 0x1.99999999952b2p-2, 0x1.5555555555558p-1};
+    constexpr double SQRT2 = 0x1.6a09e667f3bcdp0;
+    const P one(1), s = one + u, of_one = s - u;
+    const P lost = (one - of_one) + (u - (s - of_one));        // s + lost is 1 + u exactly
+    const P k = map([](auto v) { return isa::exponent(v); }, s * P(SQRT2));
+    const P scale = map([](auto v) { return isa::shift_to_exponent(v); }, P(K::ROUNDER + K::EXPONENT_OF_ONE) - k);
+    const P g = (s * scale - one) + lost * scale;
+    const P z = g / (P(2) + g), w = z * z, half_square = P(0.5) * g * g;
+    P q(POLYNOMIAL[0]);
+    for (std::size_t i = 1; i < sizeof(POLYNOMIAL) / sizeof(double); ++i) q = fma(q, w, P(POLYNOMIAL[i]));
+    const P correction = z * (half_square + w * q) + k * P(K::LN2_LO);
+    return k * P(K::LN2_HI) + (g - (half_square - correction));
+}
+
+}  // namespace softxent

@@ -1,0 +1,86 @@
+// AVX2, FMA and F16C: two 256-bit registers to a Vec. See vec.hpp for what each function means.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace softxent::isa {
+
+using f32 = __m256;
+using f64 = __m256d;
+constexpr int IN_FLIGHT = 4;                                   // registers that exp works on side by side
+
+inline f32 broadcast(float x) { return _mm256_set1_ps(x); }
+inline f64 broadcast(double x) { return _mm256_set1_pd(x); }
+inline f32 load(const float *p) { return _mm256_loadu_ps(p); }
+inline f64 load(const double *p) { return _mm256_loadu_pd(p); }
+inline void store(float *p, f32 v) { _mm256_storeu_ps(p, v); }
+inline void store(double *p, f64 v) { _mm256_storeu_pd(p, v); }
+
+// All ones in the first n lanes: a window that slides over this table.
+alignas(32) constexpr std::int32_t LANES_ON[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
+inline __m256i mask8(int n) { return _mm256_loadu_si256(reinterpret_cast<const __m256i *>(LANES_ON + 8 - n)); }
+inline __m256i mask4(int n) { return mask8(2 * n); }
+inline f32 load_first(const float *p, int n, f32 fill) {
+    return _mm256_blendv_ps(fill, _mm256_maskload_ps(p, mask8(n)), _mm256_castsi256_ps(mask8(n)));
+}
+inline f64 load_first(const double *p, int n, f64 fill) {
+    return _mm256_blendv_pd(fill, _mm256_maskload_pd(p, mask4(n)), _mm256_castsi256_pd(mask4(n)));
+}
+inline void store_first(float *p, int n, f32 v) { _mm256_maskstore_ps(p, mask8(n), v); }
+inline void store_first(double *p, int n, f64 v) { _mm256_maskstore_pd(p, mask4(n), v); }
+
+inline f32 add(f32 a, f32 b) { return _mm256_add_ps(a, b); }
+inline f64 add(f64 a, f64 b) { return _mm256_add_pd(a, b); }
+inline f32 sub(f32 a, f32 b) { return _mm256_sub_ps(a, b); }
+inline f64 sub(f64 a, f64 b) { return _mm256_sub_pd(a, b); }
+inline f32 mul(f32 a, f32 b) { return _mm256_mul_ps(a, b); }
+inline f64 mul(f64 a, f64 b) { return _mm256_mul_pd(a, b); }
+inline f32 div(f32 a, f32 b) { return _mm256_div_ps(a, b); }
+inline f64 div(f64 a, f64 b) { return _mm256_div_pd(a, b); }
+inline f32 fma(f32 a, f32 b, f32 c) { return _mm256_fmadd_ps(a, b, c); }
+inline f64 fma(f64 a, f64 b, f64 c) { return _mm256_fmadd_pd(a, b, c); }
+inline f32 maximum(f32 a, f32 b) { return _mm256_max_ps(a, b); }
+inline f64 maximum(f64 a, f64 b) { return _mm256_max_pd(a, b); }
+
+inline f32 equal(f32 a, f32 b) { return _mm256_cmp_ps(a, b, _CMP_EQ_OQ); }
+inline f64 equal(f64 a, f64 b) { return _mm256_cmp_pd(a, b, _CMP_EQ_OQ); }
+inline unsigned equal_bits(f32 a, f32 b) { return static_cast<unsigned>(_mm256_movemask_ps(equal(a, b))); }
+inline unsigned equal_bits(f64 a, f64 b) { return static_cast<unsigned>(_mm256_movemask_pd(equal(a, b))); }
+inline f32 select_equal(f32 a, f32 b, f32 yes, f32 no) { return _mm256_blendv_ps(no, yes, equal(a, b)); }
+inline f64 select_equal(f64 a, f64 b, f64 yes, f64 no) { return _mm256_blendv_pd(no, yes, equal(a, b)); }
+
+// The low bits of the representation moved up to where the exponent is.
+inline f32 shift_to_exponent(f32 v) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(v), 23)); }
+inline f64 shift_to_exponent(f64 v) { return _mm256_castsi256_pd(_mm256_slli_epi64(_mm256_castpd_si256(v), 52)); }
+
+// floor(log2 v) of a positive, normal v; any number for NaN. The exponent field is read as the low bits of 2^52 + field.
+inline f64 exponent(f64 v) {
+    const __m256d two52 = _mm256_set1_pd(0x1p52);
+    const __m256i field = _mm256_srli_epi64(_mm256_castpd_si256(v), 52);
+    return _mm256_sub_pd(_mm256_or_pd(_mm256_castsi256_pd(field), two52), _mm256_set1_pd(0x1p52 + 1023));
+}
+
+inline void widen(f32 v, f64 *out) {
+    out[0] = _mm256_cvtps_pd(_mm256_castps256_ps128(v));
+    out[1] = _mm256_cvtps_pd(_mm256_extractf128_ps(v, 1));
+}
+
+inline double first(f32 v) { return _mm256_cvtss_f32(v); }
+inline double first(f64 v) { return _mm256_cvtsd_f64(v); }
+inline double total(f64 v) {
+    const __m128d a = _mm_add_pd(_mm256_castpd256_pd128(v), _mm256_extractf128_pd(v, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(a, _mm_unpackhi_pd(a, a)));
+}
+inline double largest(f32 v) {
+    const __m128 a = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    const __m128 b = _mm_max_ps(a, _mm_movehl_ps(a, a));
+    return _mm_cvtss_f32(_mm_max_ss(b, _mm_shuffle_ps(b, b, 1)));
+}
+inline double largest(f64 v) {
+    const __m128d a = _mm_max_pd(_mm256_castpd256_pd128(v), _mm256_extractf128_pd(v, 1));
+    return _mm_cvtsd_f64(_mm_max_sd(a, _mm_unpackhi_pd(a, a)));
+}
+
+}  // namespace softxent::isa
