@@ -44,7 +44,7 @@ class BuildWithFlags(build_ext):
                 # Never -ffast-math or the like, here or at link: it folds the constants of exp away, and switches
                 # denormals off for the whole process. Contraction would make results depend on the level.
                 extension.extra_compile_args = [
-                    "-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off",
+                    "-std=c++17", "-O3", "-g0", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off",
                     "-fvisibility=hidden", *gnu_flags,
                 ]  # fmt: skip
                 if is_kernel and self.is_gcc():
@@ -105,6 +105,7 @@ setup(
         include_path=[str(KERNELS)],
         compiler_directives={
             "language_level": 3,
+            "autotestdict": False,
             "cdivision": True,
             "boundscheck": False,
             "wraparound": False,

@@ -9,6 +9,7 @@ import numpy as np
 
 import softxent as sx
 from softxent import _dispatch
+from softxent._cpu import supported_levels
 
 SHAPES = ((32, 10), (128, 1000), (1024, 1000), (64, 50257))
 # Largest error allowed: of the loss relative to it, of the gradient relative to its largest entry.
@@ -16,9 +17,7 @@ LIMITS = {"float32": 1e-6, "float64": 1e-13}
 ROUNDS = 7
 
 
-def value_and_grad_in_numpy(
-    logits: np.ndarray, labels: np.ndarray, out: np.ndarray
-) -> tuple[float, np.ndarray]:
+def value_and_grad_in_numpy(logits: np.ndarray, labels: np.ndarray, out: np.ndarray) -> tuple[float, np.ndarray]:
     """The usual passes over the whole array, in the precision of `logits`: in float64 the reference."""
     rows = np.arange(len(logits))
     np.subtract(logits, logits.max(axis=1, keepdims=True), out=out)
@@ -50,11 +49,10 @@ class Row:
 
     def __str__(self) -> str:
         shape = f"{self.shape[0]} x {self.shape[1]}"
-        return (
-            f"  {shape:<13}{self.dtype:<9}{self.loss_error:>11.1e}{self.grad_error:>11.1e}{self.seconds * 1e3:>10.3f} ms"
-            f"{self.numpy_seconds / self.seconds:>10.1f} x{self.seconds / self.copy_seconds:>11.1f} x"
-            f"   {'ok' if self.passed else 'FAILED'}"
-        )
+        errors = f"{self.loss_error:>11.1e}{self.grad_error:>11.1e}"
+        ratios = f"{self.numpy_seconds / self.seconds:>10.1f} x{self.seconds / self.copy_seconds:>11.1f} x"
+        verdict = "ok" if self.passed else "FAILED"
+        return f"  {shape:<13}{self.dtype:<9}{errors}{self.seconds * 1e3:>10.3f} ms{ratios}   {verdict}"
 
 
 def medians(*calls: Callable[[], object]) -> list[float]:
@@ -90,11 +88,11 @@ def main() -> int:
     threads = "OpenMP" if _dispatch.active.openmp() else "built without OpenMP"
     print(f"softxent {sx.__version__}, NumPy {np.__version__}")
     print(f"  built           {', '.join(_dispatch.built_levels())}")
-    print(f"  this CPU runs   {', '.join(_dispatch.supported_levels())}")
+    print(f"  this CPU runs   {', '.join(supported_levels())}")
     print(f"  in use          {_dispatch.level}   ({_dispatch.ENVIRONMENT_VARIABLE}=<level> forces one)")
     print(f"  threads         {sx.get_num_threads()}   ({threads})")
     print()
-    print("Loss and gradient of class labels: errors against NumPy in float64; times on one thread, as multiples of each other")
+    print("Loss and gradient of class labels: errors against NumPy in float64, times on one thread")
     print("  shape        dtype     loss error grad error         time  NumPy/this    this/copy")
     rows = []
     for dtype in LIMITS:

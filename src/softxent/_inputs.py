@@ -52,7 +52,7 @@ def read_targets(targets: npt.ArrayLike, logits: np.ndarray) -> np.ndarray:
         _check_labels(t, logits.shape[-1])
         return t
     if t.shape == logits.shape:
-        if not (_is_float(t.dtype) or t.dtype.kind in "iub"):
+        if t.dtype.kind not in "fiub":
             raise TypeError(f"targets must be real numbers, got dtype {t.dtype}")
         return t
     raise ValueError(
@@ -66,12 +66,10 @@ def _check_labels(labels: np.ndarray, n_classes: int) -> None:
         return
     flat = int(np.argmax((labels < 0) | (labels >= n_classes)))
     index = tuple(int(i) for i in np.unravel_index(flat, labels.shape))
-    raise ValueError(
-        f"{_place('targets', index)} = {labels[index]} is not a class: expected 0 <= label < {n_classes}"
-    )
+    raise ValueError(f"{_place('targets', index)} = {labels[index]} is not a class: expected 0 <= label < {n_classes}")
 
 
-def read_out(out: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def read_out(out: object, shape: tuple[int, ...]) -> np.ndarray:
     """`out` as a plain array that the gradient can be written to."""
     if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
         raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
@@ -81,11 +79,11 @@ def read_out(out: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         raise ValueError(f"out must have the shape of the logits, {shape}, got {out.shape}")
     if not out.flags.writeable:
         raise ValueError("out must be writeable, got a read-only array")
-    if any(stride == 0 and length > 1 for stride, length in zip(out.strides, out.shape, strict=True)):
+    if out.size and any(stride == 0 and length > 1 for stride, length in zip(out.strides, out.shape, strict=True)):
         raise ValueError(f"out must have a place for each element, got strides {out.strides} for shape {shape}")
     return np.asarray(out)
 
 
-def check_reduction(reduction: str) -> None:
+def check_reduction(reduction: object) -> None:
     if not isinstance(reduction, str) or reduction not in ("mean", "sum", "none"):
         raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")

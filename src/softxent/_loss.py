@@ -13,8 +13,6 @@ from softxent import _threads
 from softxent._dispatch import active as _kernels
 from softxent._inputs import check_reduction, read_logits, read_out, read_targets
 
-Reduction = Literal["mean", "sum", "none"]
-
 
 @overload
 def cross_entropy(
@@ -32,11 +30,19 @@ def cross_entropy(
     reduction: Literal["none"],
     n_threads: SupportsIndex | None = None,
 ) -> np.ndarray: ...
+@overload
 def cross_entropy(
     logits: npt.ArrayLike,
     targets: npt.ArrayLike,
     *,
-    reduction: Reduction = "mean",
+    reduction: str,
+    n_threads: SupportsIndex | None = None,
+) -> float | np.ndarray: ...
+def cross_entropy(
+    logits: npt.ArrayLike,
+    targets: npt.ArrayLike,
+    *,
+    reduction: str = "mean",
     n_threads: SupportsIndex | None = None,
 ) -> float | np.ndarray:
     r"""Softmax cross-entropy loss.
@@ -96,7 +102,8 @@ def cross_entropy(
     >>> sx.cross_entropy(logits, [[0, 0, 1], [1, 0, 0]], reduction="none").round(6)
     array([0.510826, 0.223144])
     """
-    return _visit(logits, targets, reduction, n_threads, False, None)[0]
+    loss: float | np.ndarray = _visit(logits, targets, reduction, n_threads, False, None)[0]
+    return loss
 
 
 @overload
@@ -117,11 +124,20 @@ def value_and_grad(
     out: np.ndarray | None = None,
     n_threads: SupportsIndex | None = None,
 ) -> tuple[np.ndarray, np.ndarray]: ...
+@overload
 def value_and_grad(
     logits: npt.ArrayLike,
     targets: npt.ArrayLike,
     *,
-    reduction: Reduction = "mean",
+    reduction: str,
+    out: np.ndarray | None = None,
+    n_threads: SupportsIndex | None = None,
+) -> tuple[float | np.ndarray, np.ndarray]: ...
+def value_and_grad(
+    logits: npt.ArrayLike,
+    targets: npt.ArrayLike,
+    *,
+    reduction: str = "mean",
     out: np.ndarray | None = None,
     n_threads: SupportsIndex | None = None,
 ) -> tuple[float | np.ndarray, np.ndarray]:
@@ -202,28 +218,40 @@ def value_and_grad(
 def _visit(
     logits: Any, targets: Any, reduction: str, n_threads: SupportsIndex | None, with_grad: bool, out: Any
 ) -> tuple[Any, Any]:
+    """Loss and gradient (None without) of arrays as they came, if a kernel takes them so."""
     check_reduction(reduction)
     threads = _threads.setting if n_threads is None else _threads.checked(n_threads, "n_threads")
     mean, per_row = reduction == "mean", reduction == "none"
+    if _threads.in_forked_child and threads != 1:
+        return _threads.on_new_thread(_visit_with_care, logits, targets, mean, per_row, threads, with_grad, out)
     if type(logits) is np.ndarray and logits.dtype.char in "fd" and logits.ndim > 0:
         losses = np.empty(logits.shape[:-1], logits.dtype) if per_row else None
         grad = np.empty(logits.shape, logits.dtype) if with_grad and out is None else out
         total = _kernels.loss_and_grad(logits, targets, losses, grad, mean, threads)
         if total is not None:
             return (losses if per_row else total), grad
+        del losses, grad  # before their like is allocated again
+    return _visit_with_care(logits, targets, mean, per_row, threads, with_grad, out)
 
+
+def _visit_with_care(
+    logits: Any, targets: Any, mean: bool, per_row: bool, threads: int, with_grad: bool, out: Any
+) -> tuple[Any, Any]:
+    """The same of any arguments: refused with a reason, or converted on the way, a row at a time."""
     x = read_logits(logits)
     t = read_targets(targets, x)
+    n_classes = x.shape[-1]
     dtype = x.dtype.newbyteorder("=") if x.dtype.kind == "f" else np.dtype(np.float64)
     losses = np.empty(x.shape[:-1], dtype) if per_row else None
-    grad = np.empty(x.shape, dtype) if with_grad else None
+    # For each thread a row of logits or gradient, and a row of targets.
+    scratch = np.empty((_kernels.team_size(x.size // n_classes, n_classes, threads), 2, n_classes), dtype)
+    grad = None
     if out is not None:
         grad = read_out(out, x.shape)
-    n_classes = x.shape[-1]
-    # A row of logits or gradient and a row of targets for each thread, for what has to be converted on the way.
-    scratch = np.empty((_kernels.team_size(x.size // n_classes, n_classes, threads), 2, n_classes), dtype)
+    elif with_grad:
+        grad = np.empty(x.shape, dtype)
     total = _kernels.loss_and_grad(x, t, losses, grad, mean, threads, scratch)
-    if total is None:
+    if total is None and grad is not None:
         # All else is in order, so `out` overlaps an input otherwise than by being the logits.
         apart = np.empty_like(grad)
         total = _kernels.loss_and_grad(x, t, losses, apart, mean, threads, scratch)

@@ -1,17 +1,22 @@
 """How many threads a call may use, and the fork guard.
 
-GNU OpenMP hangs in a forked child whose parent has already run a team of threads, so a child starts with one thread
-until it is told otherwise.
+GNU OpenMP hangs in a forked child that enters a team from a thread whose parent had already run one: the team is still
+there on paper, its threads are not. So a child starts with one thread, and if it is told to use more it enters their
+team from a thread of its own, which has inherited nothing.
 """
 
 import operator
 import os
-from typing import SupportsIndex
+from collections.abc import Callable
+from typing import SupportsIndex, TypeVar
 
 from softxent._dispatch import active as kernels
 
 # 0 leaves the number to OpenMP: OMP_NUM_THREADS, threadpoolctl and the CPU affinity then decide.
 setting = 0
+in_forked_child = False
+
+T = TypeVar("T")
 
 
 def checked(n_threads: SupportsIndex, name: str) -> int:
@@ -44,8 +49,8 @@ def set_num_threads(n_threads: SupportsIndex | None) -> None:
     Notes
     -----
     The setting is one per process and holds for all Python threads; ``n_threads=`` on a call goes before it. Small
-    calls stay on the calling thread whatever it says. A process forked from this one starts with one thread: GNU
-    OpenMP would hang there if the parent had already run several.
+    calls stay on the calling thread whatever it says. A process forked from this one starts with one thread; told to
+    use more, it starts a new team for each call.
 
     Examples
     --------
@@ -78,9 +83,17 @@ def get_num_threads() -> int:
     return setting or kernels.max_threads()
 
 
+def on_new_thread(function: Callable[..., T], *arguments: object) -> T:
+    """Call `function` where no team of threads is left over from before a fork."""
+    from concurrent.futures import ThreadPoolExecutor  # longer to import than all of softxent, and rarely needed
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(function, *arguments).result()
+
+
 def _after_fork_in_child() -> None:
-    global setting
-    setting = 1
+    global setting, in_forked_child
+    setting, in_forked_child = 1, True
 
 
 if hasattr(os, "register_at_fork"):

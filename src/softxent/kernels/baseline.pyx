@@ -1,1 +1,2 @@
+# The kernels for any CPU of the architecture.
 include "kernels.pxi"

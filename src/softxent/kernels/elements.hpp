@@ -11,8 +11,22 @@ namespace softxent {
 using Reader = double (*)(const char *);
 using LabelReader = std::int64_t (*)(const char *);
 using Writer = void (*)(char *, double);
-// The first i in [0, n) whose label is not in [0, n_classes), else n. Labels are `stride` bytes apart.
-using LabelCheck = std::ptrdiff_t (*)(const char *, std::ptrdiff_t stride, std::ptrdiff_t n, std::int64_t n_classes);
+// Whether n labels, `stride` bytes apart, are all in [0, n_classes).
+using LabelCheck = bool (*)(const char *, std::ptrdiff_t stride, std::ptrdiff_t n, std::int64_t n_classes);
+
+// IEEE half precision, as NumPy's float16 stores it.
+struct Half {
+    std::uint16_t bits;
+
+    explicit operator double() const {
+        const std::uint64_t sign = bits >> 15, exponent = bits >> 10 & 31, fraction = bits & 1023;
+        if (exponent == 0) return (sign ? -0x1p-24 : 0x1p-24) * static_cast<double>(fraction);
+        const std::uint64_t wide = sign << 63 | (exponent == 31 ? 2047 : exponent - 15 + 1023) << 52 | fraction << 42;
+        double value;
+        std::memcpy(&value, &wide, sizeof value);
+        return value;
+    }
+};
 
 template <class T, bool SWAPPED> inline T load_element(const char *p) {
     char bytes[sizeof(T)];
@@ -34,15 +48,13 @@ template <class T, bool SWAPPED> void write_element(char *p, double x) {
 }
 
 template <class T, bool SWAPPED>
-std::ptrdiff_t first_bad_label(const char *p, std::ptrdiff_t stride, std::ptrdiff_t n, std::int64_t n_classes) {
-    // Negative labels, and unsigned ones beyond 2^63, are large as unsigned numbers.
-    const std::uint64_t limit = static_cast<std::uint64_t>(n_classes);
-    bool bad = false;
-    for (std::ptrdiff_t i = 0; i < n; ++i) bad |= static_cast<std::uint64_t>(load_element<T, SWAPPED>(p + i * stride)) >= limit;
-    if (!bad) return n;
-    std::ptrdiff_t i = 0;
-    while (static_cast<std::uint64_t>(load_element<T, SWAPPED>(p + i * stride)) < limit) ++i;
-    return i;
+bool are_labels(const char *p, std::ptrdiff_t stride, std::ptrdiff_t n, std::int64_t n_classes) {
+    bool good = true;
+    for (std::ptrdiff_t i = 0; i < n; ++i) {
+        // As unsigned numbers, negative labels are large, like unsigned ones beyond 2^63.
+        good &= static_cast<std::uint64_t>(load_element<T, SWAPPED>(p + i * stride)) < static_cast<std::uint64_t>(n_classes);
+    }
+    return good;
 }
 
 // How the elements of one NumPy dtype are handled; a null entry means that the dtype cannot play that part.
@@ -50,14 +62,14 @@ struct Element {
     Reader read = nullptr;
     Writer write = nullptr;
     LabelReader read_label = nullptr;
-    LabelCheck check_labels = nullptr;
+    LabelCheck are_labels = nullptr;
 };
 
 template <class T, bool SWAPPED> Element real_element() {
     return {read_element<double, T, SWAPPED>, write_element<T, SWAPPED>, nullptr, nullptr};
 }
 template <class T, bool SWAPPED> Element integer_element() {
-    return {read_element<double, T, SWAPPED>, nullptr, read_element<std::int64_t, T, SWAPPED>, first_bad_label<T, SWAPPED>};
+    return {read_element<double, T, SWAPPED>, nullptr, read_element<std::int64_t, T, SWAPPED>, are_labels<T, SWAPPED>};
 }
 
 template <bool SWAPPED> Element element_of(char kind, std::ptrdiff_t size) {
@@ -80,10 +92,10 @@ template <bool SWAPPED> Element element_of(char kind, std::ptrdiff_t size) {
         }
         break;
     case 'f':
-        switch (size) {
-        case 4: return real_element<float, SWAPPED>();
-        case 8: return real_element<double, SWAPPED>();
-        }
+        if (size == 2) return {read_element<double, Half, SWAPPED>, nullptr, nullptr, nullptr};
+        if (size == 4) return real_element<float, SWAPPED>();
+        if (size == 8) return real_element<double, SWAPPED>();
+        if (size == sizeof(long double)) return {read_element<double, long double, SWAPPED>, nullptr, nullptr, nullptr};
         break;
     }
     return {};

@@ -1,4 +1,7 @@
-# What the kernels see of a NumPy array: where each row starts, and how its elements are read.
+# What the kernels see of a NumPy array: where each row starts, how its elements are read, and what it overlaps.
+
+cdef enum:
+    MAX_AXES = 64               # NumPy's own limit
 
 
 cdef struct Rows:
@@ -13,13 +16,14 @@ cdef struct Rows:
     Element element
 
 
-cdef void read_layout(Rows* rows, cnp.ndarray array, bint has_classes):
+cdef void read_layout(Rows* rows, cnp.ndarray array, bint has_classes, int typenum):
+    """Fill `rows` from an array whose last axis, if it has classes, is theirs; direct means elements of `typenum`."""
     cdef int ndim = cnp.PyArray_NDIM(array) - has_classes
     cdef int axis, last = -1
     cdef Py_ssize_t length, stride
-    cdef cnp.dtype descr = array.descr
+    cdef bint native = cnp.PyArray_ISNOTSWAPPED(array)
     rows.data = cnp.PyArray_BYTES(array)
-    rows.element = element_of(descr.kind, cnp.PyArray_ITEMSIZE(array), not cnp.PyArray_ISNOTSWAPPED(array))
+    rows.element = element_of(array.descr.kind, cnp.PyArray_ITEMSIZE(array), not native)
     rows.class_stride = cnp.PyArray_STRIDE(array, ndim) if has_classes else 0
     for axis in range(ndim):
         length = cnp.PyArray_DIM(array, axis)
@@ -35,7 +39,7 @@ cdef void read_layout(Rows* rows, cnp.ndarray array, bint has_classes):
             rows.strides[last] = stride
     rows.n_axes = last + 1
     rows.direct = (
-        cnp.PyArray_ISALIGNED(array) and cnp.PyArray_ISNOTSWAPPED(array)
+        cnp.PyArray_TYPE(array) == typenum and native and cnp.PyArray_ISALIGNED(array)
         and (not has_classes or cnp.PyArray_DIM(array, ndim) == 1 or rows.class_stride == cnp.PyArray_ITEMSIZE(array)))
 
 
@@ -47,3 +51,73 @@ cdef inline char* row(const Rows* rows, Py_ssize_t i) noexcept nogil:
         i //= rows.shape[axis]
         axis -= 1
     return rows.data + offset + (i * rows.strides[0] if axis == 0 else 0)
+
+
+cdef bint labels_are_classes(const Rows* labels, Py_ssize_t n_rows, Py_ssize_t n_classes) noexcept nogil:
+    cdef Py_ssize_t i = 0, length = n_rows, stride = 0
+    if labels.n_axes > 0:
+        length = labels.shape[labels.n_axes - 1]
+        stride = labels.strides[labels.n_axes - 1]
+    while i < n_rows:
+        if not labels.element.are_labels(row(labels, i), stride, length, n_classes):
+            return False
+        i += length
+    return True
+
+
+cdef bint same_shape(cnp.ndarray a, cnp.ndarray b, int ndim) noexcept:
+    """Whether the first `ndim` axes agree."""
+    cdef int axis
+    for axis in range(ndim):
+        if cnp.PyArray_DIM(a, axis) != cnp.PyArray_DIM(b, axis):
+            return False
+    return True
+
+
+cdef void memory_bounds(cnp.ndarray array, size_t* low, size_t* high) noexcept:
+    cdef Py_ssize_t extent
+    cdef int axis
+    low[0] = high[0] = <size_t> cnp.PyArray_DATA(array)
+    for axis in range(cnp.PyArray_NDIM(array)):
+        extent = (cnp.PyArray_DIM(array, axis) - 1) * cnp.PyArray_STRIDE(array, axis)
+        if extent < 0:
+            low[0] += extent
+        else:
+            high[0] += extent
+    high[0] += cnp.PyArray_ITEMSIZE(array)
+
+
+cdef bint may_overlap(cnp.ndarray a, cnp.ndarray b) noexcept:
+    cdef size_t a_low, a_high, b_low, b_high
+    memory_bounds(a, &a_low, &a_high)
+    memory_bounds(b, &b_low, &b_high)
+    return a_low < b_high and b_low < a_high
+
+
+cdef bint may_overlap_itself(cnp.ndarray array) noexcept:
+    """Whether two elements may share memory: False if each axis steps over all that the axes of smaller steps span."""
+    cdef Py_ssize_t span, step, other_step
+    cdef int axis, other
+    for axis in range(cnp.PyArray_NDIM(array)):
+        if cnp.PyArray_DIM(array, axis) == 1:
+            continue
+        step = abs(cnp.PyArray_STRIDE(array, axis))
+        span = cnp.PyArray_ITEMSIZE(array)
+        for other in range(cnp.PyArray_NDIM(array)):
+            other_step = abs(cnp.PyArray_STRIDE(array, other))
+            if other_step < step or (other_step == step and other < axis):
+                span += (cnp.PyArray_DIM(array, other) - 1) * other_step
+        if span > step:
+            return True
+    return False
+
+
+cdef bint same_elements(cnp.ndarray a, cnp.ndarray b) noexcept:
+    """Two arrays of one shape whose elements lie in the same places."""
+    cdef int axis
+    if cnp.PyArray_DATA(a) != cnp.PyArray_DATA(b) or cnp.PyArray_TYPE(a) != cnp.PyArray_TYPE(b):
+        return False
+    for axis in range(cnp.PyArray_NDIM(a)):
+        if cnp.PyArray_STRIDE(a, axis) != cnp.PyArray_STRIDE(b, axis):
+            return False
+    return True

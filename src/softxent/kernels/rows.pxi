@@ -63,7 +63,7 @@ cdef inline Sum[storage] exp_vectors(
 cdef inline double exp_sum(
     const storage* x, storage* e, Py_ssize_t n, Py_ssize_t left_out, Unit[storage] unit
 ) noexcept nogil:
-    """The sum of the exponentials but for the one at `left_out` (-1: all), in an order that depends on n and left_out alone."""
+    """The sum of all exponentials but the one at `left_out` (-1: none is), in an order that depends on both alone."""
     cdef Py_ssize_t width = block_lanes(x)
     cdef Py_ssize_t blocks_end = n - n % width
     cdef Py_ssize_t done = 0, stop = blocks_end
@@ -80,12 +80,13 @@ cdef inline double exp_sum(
 
 
 cdef inline void scale_row(storage* e, Py_ssize_t n, double factor) noexcept nogil:
-    cdef Py_ssize_t i = 0
+    cdef Py_ssize_t i = 0, count
     while i + block_lanes(e) <= n:
         store(e + i, load_block(e + i) * Block[storage](factor))
         i += block_lanes(e)
     while i < n:
-        store_first(e + i, min(vec_lanes(e), n - i), load_first(e + i, min(vec_lanes(e), n - i), 0) * Vec[storage](factor))
+        count = min(vec_lanes(e), n - i)
+        store_first(e + i, count, load_first(e + i, count, 0) * Vec[storage](factor))
         i += vec_lanes(e)
 
 
@@ -159,7 +160,7 @@ cdef inline Outcome visit_row(
     """
     cdef double m = row_max(x, n)
     cdef Unit[storage] unit = Unit[storage](m)
-    cdef double e_top = largest(exp(Vec[storage](m), unit))
+    cdef double e_top = first(exp(Vec[storage](m), unit))
     # All else that is needed of x is read before exp_sum, which may overwrite it.
     cdef Target target = label_target(x, y, m) if t == NULL else distribution_target(x, t, n, m)
     cdef double S = exp_sum(x, g, n, target.top, unit)

@@ -155,6 +155,7 @@ template <int M, class S, int N, class F> SOFTXENT_INLINE Pack<S, M> fold(Pack<S
         for (int i = 0; i < n; ++i) v.r[i] = f(v.r[i], v.r[i + n]);
     return part<M>(v, 0);
 }
+template <class S, int N> SOFTXENT_INLINE double first(const Pack<S, N> &v) { return isa::first(v.r[0]); }
 template <class S, int N> SOFTXENT_INLINE double largest(const Pack<S, N> &v) {
     return isa::largest(fold<1>(v, [](auto a, auto b) { return isa::maximum(a, b); }).r[0]);
 }
@@ -258,7 +259,8 @@ template <class S, int N> SOFTXENT_INLINE Pack<S, N> exp(Pack<S, N> x, const Uni
         const P r = fma(n, P(-K::LN2_LO), fma(n, P(-K::LN2_HI), x));
         P q(K::POLYNOMIAL[0]);
         for (std::size_t i = 1; i < sizeof(K::POLYNOMIAL) / sizeof(double); ++i) q = fma(q, r, P(K::POLYNOMIAL[i]));
-        return (fma(r * r, q, r) + P(1)) * map([](auto b) { return isa::shift_to_exponent(b); }, biased);
+        const P power = map([](auto b) { return isa::shift_to_exponent(b); }, biased);
+        return fma(fma(r * r, q, r), power, power);            // (1 + r + r^2 q) * 2^n, the 1 never rounded
     }
 }
 

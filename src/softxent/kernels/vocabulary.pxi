@@ -1,0 +1,66 @@
+# The C++ headers, as the kernels see them. Cython deduces the template arguments from the operands.
+
+from libc.math cimport INFINITY
+
+cdef extern from "vec.hpp" namespace "softxent" nogil:
+    cdef cppclass Vec[T]:
+        Vec()
+        Vec(double)
+        Vec operator+(Vec)
+        Vec operator-(Vec)
+        Vec operator*(Vec)
+
+    cdef cppclass Block[T]:
+        Block()
+        Block(double)
+        Block operator*(Block)
+
+    cdef cppclass Sum[T]:
+        Sum()
+        void add(Vec[T])
+        double value()
+
+    cdef cppclass Unit[T]:
+        Unit()
+        Unit(double)
+
+    Py_ssize_t vec_lanes[T](const T*)
+    Py_ssize_t block_lanes[T](const T*)
+    Vec[T] load[T](const T*)
+    Vec[T] load_first[T](const T*, Py_ssize_t n, double fill)
+    Block[T] load_block[T](const T*)
+    void store[T](T*, Vec[T])
+    void store[T](T*, Block[T])
+    void store_first[T](T*, Py_ssize_t n, Vec[T])
+    Vec[T] fold_sum[T](Block[T])
+    Vec[T] fma[T](Vec[T], Vec[T], Vec[T])
+    Vec[T] maximum[T](Vec[T], Vec[T])
+    Block[T] maximum[T](Block[T], Block[T])
+    Vec[T] select_equal[T](Vec[T], Vec[T], Vec[T], Vec[T])
+    Vec[T] without_lane[T](Vec[T], Py_ssize_t lane)
+    Vec[T] exp[T](Vec[T], const Unit[T]&)
+    Block[T] exp[T](Block[T], const Unit[T]&)
+    unsigned int equal_bits[T](Vec[T], Vec[T])
+    int lowest_bit(unsigned int)
+    double first[T](Vec[T])
+    double largest[T](Vec[T])
+    Vec[T] fold_largest[T](Block[T])
+    Vec[double] log1p(Vec[double])
+
+cdef extern from "elements.hpp" namespace "softxent" nogil:
+    cdef cppclass Element:
+        double (*read)(const char*)
+        void (*write)(char*, double)
+        long long (*read_label)(const char*)
+        bint (*are_labels)(const char*, Py_ssize_t stride, Py_ssize_t n, long long n_classes)
+
+    Element element_of(char kind, Py_ssize_t itemsize, bint swapped)
+
+cdef extern from "threads.hpp" namespace "softxent" nogil:
+    bint has_openmp()
+    int openmp_threads()
+    int this_thread()
+
+ctypedef fused storage:
+    float
+    double

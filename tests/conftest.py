@@ -1,0 +1,23 @@
+"""What all tests share: every level that this machine has, and how hypothesis runs."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import settings
+
+from softxent import _dispatch, _loss
+
+pytest.register_assert_rewrite("support")
+
+settings.register_profile("default", deadline=None, max_examples=100)
+settings.register_profile("ci", settings.get_profile("default"), derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+
+@pytest.fixture(scope="module", params=_dispatch.usable_levels())
+def level(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The public functions compute with the kernels of this level. Of module scope, so that hypothesis may use it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_loss, "_kernels", _dispatch.load(request.param))
+        yield request.param

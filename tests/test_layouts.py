@@ -1,0 +1,114 @@
+"""Where and how the inputs lie in memory, and in which dtype, changes no bit of the result."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support import FLOATS, KINDS, SHAPES, assert_same_results, layouts, problem
+
+import softxent as sx
+
+pytestmark = pytest.mark.usefixtures("level")
+
+INTEGERS = [order + code for code in ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8") for order in "<>"]
+
+
+class Tagged(np.ndarray):
+    """A subclass that a caller may bring."""
+
+
+class ArrayLike:
+    """An object that is an array only on request."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.values = values
+
+    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self.values, dtype)
+
+
+def read_only(array: np.ndarray) -> np.ndarray:
+    array = array.copy()
+    array.flags.writeable = False
+    return array
+
+
+@given(st.data(), SHAPES, st.sampled_from(KINDS), st.sampled_from(FLOATS))
+def test_any_layout(data: st.DataObject, shape: tuple[int, ...], kind: str, dtype: str) -> None:
+    logits, targets = problem(shape, kind, dtype)
+    expected = sx.value_and_grad(logits, targets, reduction="none")
+    logits, _ = data.draw(layouts(logits.ndim)).place(logits)
+    targets, _ = data.draw(layouts(targets.ndim)).place(targets)
+    assert_same_results(sx.value_and_grad(logits, targets, reduction="none"), expected)
+    assert_same_results([sx.cross_entropy(logits, targets, reduction="none")], expected[:1])
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("shape", [(5, 1), (1, 7), (1, 1)], ids=str)
+@pytest.mark.parametrize("kind", ["labels", "soft"])
+def test_broadcast_inputs(kind: str, shape: tuple[int, int], dtype: str) -> None:
+    logits, targets = problem(shape, kind, dtype)
+    logits = np.broadcast_to(logits, (5, 7))
+    targets = np.broadcast_to(targets, (5, 7)[: targets.ndim])
+    expected = sx.value_and_grad(logits.copy(), targets.copy(), reduction="none")
+    assert_same_results(sx.value_and_grad(logits, targets, reduction="none"), expected)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [np.ndarray.tolist, read_only, ArrayLike, lambda a: a.view(Tagged)],
+    ids=["list", "read-only", "__array__", "subclass"],
+)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", [(4,), (3, 20)], ids=str)
+def test_whatever_becomes_an_array(shape: tuple[int, ...], kind: str, wrap: Callable[[np.ndarray], Any]) -> None:
+    logits, targets = problem(shape, kind)
+    expected = sx.value_and_grad(logits, targets)
+    assert_same_results(sx.value_and_grad(wrap(logits), wrap(targets)), expected)
+    assert type(sx.value_and_grad(wrap(logits), wrap(targets))[1]) is np.ndarray
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_a_memory_mapped_file(tmp_path: Path, dtype: str) -> None:
+    logits, labels = problem((30, 10), "labels", dtype)
+    logits.tofile(tmp_path / "logits")
+    mapped = np.memmap(tmp_path / "logits", dtype, "r", shape=logits.shape)
+    assert_same_results(sx.value_and_grad(mapped, labels), sx.value_and_grad(logits, labels))
+
+
+@pytest.mark.parametrize("dtype", [*INTEGERS, "bool", "longlong", "ulonglong"])
+def test_integer_logits_are_computed_in_float64(dtype: str) -> None:
+    values, labels = problem((6, 20))
+    logits = np.abs(values * 5).astype(dtype)
+    expected = sx.value_and_grad(logits.astype(np.float64), labels, reduction="none")
+    assert_same_results(sx.value_and_grad(logits, labels, reduction="none"), expected)
+
+
+@pytest.mark.parametrize("dtype", [*INTEGERS, "longlong", "ulonglong"])
+@pytest.mark.parametrize("floats", FLOATS)
+@pytest.mark.parametrize("shape", [(100,), (6, 20), (2, 3, 100)], ids=str)
+def test_labels_of_every_integer_dtype(shape: tuple[int, ...], floats: str, dtype: str) -> None:
+    logits, labels = problem(shape, "labels", floats)
+    assert_same_results(sx.value_and_grad(logits, labels.astype(dtype)), sx.value_and_grad(logits, labels))
+
+
+@pytest.mark.parametrize("dtype", [*INTEGERS, "bool", "<f2", ">f2", "<f4", ">f4", "<f8", ">f8"])
+@pytest.mark.parametrize("floats", FLOATS)
+def test_distributions_of_every_real_dtype(floats: str, dtype: str) -> None:
+    logits, values = problem((6, 20), "soft", floats)
+    targets = (values * 30).astype(dtype)
+    expected = sx.value_and_grad(logits, targets.astype(floats), reduction="none")
+    assert_same_results(sx.value_and_grad(logits, targets, reduction="none"), expected)
+
+
+def test_inputs_are_left_as_they_are() -> None:
+    for kind in KINDS:
+        logits, targets = problem((6, 20), kind)
+        before = logits.tobytes(), targets.tobytes()
+        sx.value_and_grad(logits, targets)
+        sx.cross_entropy(logits, targets)
+        assert (logits.tobytes(), targets.tobytes()) == before

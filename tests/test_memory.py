@@ -1,0 +1,65 @@
+"""In place, nothing of the logits' size is allocated; nor is it for the loss alone."""
+
+import tracemalloc
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from support import FLOATS
+
+import softxent as sx
+
+pytestmark = pytest.mark.usefixtures("level")
+
+SHAPES = [(200_000, 10), (8, 200_000), (2000, 300), (20, 50, 400), (200_000,), (500_000, 1)]
+SMALL = 64 * 1024
+
+
+def peak(function: Callable[[], object]) -> int:
+    """The most bytes that were allocated at once during the call, NumPy's arrays included."""
+    tracemalloc.start()
+    try:
+        function()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("kind", ["labels", "soft"])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_contiguous(reduction: str, kind: str, dtype: str, shape: tuple[int, ...]) -> None:
+    logits = np.zeros(shape, dtype)
+    targets = np.zeros(shape[:-1], int) if kind == "labels" else np.ones(shape, dtype)
+    losses = logits.nbytes // shape[-1] if reduction == "none" else 0
+    assert peak(lambda: sx.cross_entropy(logits, targets, reduction=reduction)) < SMALL + losses
+    assert peak(lambda: sx.value_and_grad(logits, targets, reduction=reduction, out=logits)) < SMALL + losses
+
+
+@pytest.mark.parametrize(
+    "view",
+    [lambda a: a[:, ::2], lambda a: a[::-1], lambda a: a[:, ::-1], lambda a: a.T, lambda a: a.view(">f8")],
+    ids=["every other class", "rows reversed", "classes reversed", "transposed", "byte-swapped"],
+)
+@pytest.mark.parametrize("kind", ["labels", "soft"])
+def test_what_must_be_converted_is_converted_row_by_row(kind: str, view: Callable[[np.ndarray], np.ndarray]) -> None:
+    logits = view(np.zeros((600, 600)))
+    targets = np.zeros(len(logits), int) if kind == "labels" else view(np.ones((600, 600)))
+    assert peak(lambda: sx.cross_entropy(logits, targets)) < SMALL
+    assert peak(lambda: sx.value_and_grad(logits, targets, out=logits)) < SMALL
+
+
+@pytest.mark.parametrize("out_dtype", FLOATS)
+@pytest.mark.parametrize("dtype", ["int8", *FLOATS])
+def test_another_dtype_is_converted_row_by_row(dtype: str, out_dtype: str) -> None:
+    logits, targets, out = np.zeros((600, 600), dtype), np.ones((600, 600), bool), np.zeros((600, 600), out_dtype)
+    assert peak(lambda: sx.value_and_grad(logits, targets, out=out)) < SMALL
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("dtype", ["int8", *FLOATS])
+def test_out_of_place_one_gradient_is_allocated(dtype: str, order: str) -> None:
+    logits, labels = np.zeros((600, 600), dtype, order), np.zeros(600, int)
+    grad_bytes = 600 * 600 * (4 if dtype == "float32" else 8)
+    assert peak(lambda: sx.value_and_grad(logits, labels)) < SMALL + grad_bytes

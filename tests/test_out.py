@@ -1,0 +1,134 @@
+"""out= takes the gradient wherever it is, even where an input is, and nothing else is written."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support import FLOATS, KINDS, SHAPES, assert_same_bits, assert_same_results, layouts, problem
+
+import softxent as sx
+
+pytestmark = pytest.mark.usefixtures("level")
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", [(7,), (9, 1), (40, 10), (2, 3, 65), (4, 1001), (0, 3)], ids=str)
+def test_in_place(shape: tuple[int, ...], kind: str, dtype: str) -> None:
+    logits, targets = problem(shape, kind, dtype)
+    expected = sx.value_and_grad(logits, targets)
+    loss, grad = sx.value_and_grad(logits, targets, out=logits)
+    assert grad is logits
+    assert_same_results((loss, logits), expected)
+
+
+@given(st.data(), SHAPES, st.sampled_from(KINDS), st.sampled_from(FLOATS), st.sampled_from(FLOATS))
+def test_any_layout_and_nothing_beside_it(
+    data: st.DataObject, shape: tuple[int, ...], kind: str, dtype: str, out_dtype: str
+) -> None:
+    logits, targets = problem(shape, kind, dtype)
+    loss, expected = sx.value_and_grad(logits, targets)
+    blank = np.full(shape, 7, out_dtype)
+    out, memory = data.draw(layouts(len(shape))).place(blank)
+    before = memory.copy()
+    same_loss, grad = sx.value_and_grad(logits, targets, out=out)
+    assert same_loss == loss
+    assert grad is out
+    assert_same_bits(out.astype(out_dtype), expected.astype(out_dtype))
+    out[...] = blank
+    assert_same_bits(memory, before)
+
+
+@given(st.data(), SHAPES, st.sampled_from(KINDS), st.sampled_from(FLOATS))
+def test_in_place_in_any_layout(data: st.DataObject, shape: tuple[int, ...], kind: str, dtype: str) -> None:
+    values, targets = problem(shape, kind, dtype)
+    expected = sx.value_and_grad(values, targets)
+    logits, memory = data.draw(layouts(len(shape))).place(values)
+    before = memory.copy()
+    loss, grad = sx.value_and_grad(logits, targets, out=logits)
+    assert grad is logits
+    assert_same_results((loss, logits.astype(dtype)), expected)
+    logits[...] = values
+    assert_same_bits(memory, before)
+
+
+@given(
+    st.data(), st.tuples(st.integers(1, 6), st.integers(1, 40)), st.sampled_from(("labels", "soft")),
+    st.sampled_from(FLOATS),
+)  # fmt: skip
+def test_out_may_be_a_shifted_view_of_the_logits(
+    data: st.DataObject, shape: tuple[int, int], kind: str, dtype: str
+) -> None:
+    values, targets = problem(shape, kind, dtype)
+    expected = sx.value_and_grad(values, targets)
+    memory = np.zeros(3 * values.size, dtype)
+    start = data.draw(st.integers(0, 2 * values.size))
+    logits = memory[values.size : 2 * values.size].reshape(shape)
+    logits[...] = values
+    out = memory[start : start + values.size].reshape(shape)
+    assert_same_results(sx.value_and_grad(logits, targets, out=out), expected)
+
+
+@pytest.mark.parametrize(
+    "view",
+    [lambda a: a[::-1], lambda a: a[:, ::-1], lambda a: a[::-1, ::-1], lambda a: a.T, lambda a: a[...]],
+    ids=["rows reversed", "classes reversed", "both reversed", "transposed", "another view"],
+)
+@pytest.mark.parametrize("kind", ["labels", "soft"])
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("side", [5, 40])
+def test_out_may_be_the_logits_seen_another_way(
+    side: int, dtype: str, kind: str, view: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    logits, targets = problem((side, side), kind, dtype)
+    expected = sx.value_and_grad(logits, targets)
+    out = view(logits)
+    assert_same_results(sx.value_and_grad(logits, targets, out=out), expected)
+
+
+@pytest.mark.parametrize("half", [0, 1])
+def test_out_may_lie_in_the_memory_of_logits_of_another_dtype(half: int) -> None:
+    logits, labels = problem((6, 20))
+    loss, grad = sx.value_and_grad(logits, labels)
+    out = logits.view(np.float32).reshape(-1)[half * 120 : half * 120 + 120].reshape(6, 20)
+    assert_same_results(sx.value_and_grad(logits, labels, out=out), (loss, grad.astype(np.float32)))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize(
+    "view", [lambda a: a, lambda a: a[::-1], lambda a: a.T], ids=["same", "reversed", "transposed"]
+)
+def test_out_may_be_the_distributions(view: Callable[[np.ndarray], np.ndarray], dtype: str) -> None:
+    logits, targets = problem((20, 20), "soft", dtype)
+    expected = sx.value_and_grad(logits, targets)
+    assert_same_results(sx.value_and_grad(logits, targets, out=view(targets)), expected)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("first", [0, 50, 110])
+def test_out_may_lie_over_the_labels(first: int, dtype: str) -> None:
+    logits, labels = problem((6, 20), "labels", dtype)
+    expected = sx.value_and_grad(logits, labels)
+    out = np.zeros((6, 20), dtype)
+    overlapping = out.reshape(-1).view(f"i{out.itemsize}")[first : first + 6]
+    overlapping[...] = labels
+    assert_same_results(sx.value_and_grad(logits, overlapping, out=out), expected)
+
+
+def test_logits_and_targets_and_out_may_be_one_array() -> None:
+    _, targets = problem((6, 20), "soft")
+    expected = sx.value_and_grad(targets, targets)
+    assert_same_results(sx.value_and_grad(targets, targets, out=targets), expected)
+
+
+def test_out_may_be_a_subclass_and_is_returned_as_it_came() -> None:
+    class Tagged(np.ndarray):
+        pass
+
+    logits, labels = problem((6, 20))
+    out = np.zeros((6, 20)).view(Tagged)
+    loss, grad = sx.value_and_grad(logits, labels, out=out)
+    assert grad is out
+    assert_same_results((loss, grad), sx.value_and_grad(logits, labels))

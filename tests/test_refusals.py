@@ -1,0 +1,335 @@
+"""Every wrong argument is refused with a reason, before anything is written."""
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+
+import softxent as sx
+
+pytestmark = pytest.mark.usefixtures("level")
+
+MASKED_LOGITS = np.ma.masked_array(np.zeros((2, 3)), mask=np.eye(2, 3))
+STRIDE_0_ROWS = np.lib.stride_tricks.as_strided(np.zeros(3), (2, 3), (0, 8))
+STRIDE_0_CLASSES = np.lib.stride_tricks.as_strided(np.zeros(2), (2, 3), (8, 0))
+READ_ONLY = np.frombuffer(bytes(48)).reshape(2, 3)
+
+# What differs from good arguments for logits of shape (2, 3), the error, and how its message starts.
+INPUTS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "complex logits": (
+        {"logits": np.zeros((2, 3), complex)},
+        TypeError,
+        "logits must be float32, float64, integers or bool, got dtype complex128",
+    ),
+    "object logits": (
+        {"logits": np.zeros((2, 3), object)},
+        TypeError,
+        "logits must be float32, float64, integers or bool, got dtype object",
+    ),
+    "string logits": (
+        {"logits": [["a", "b", "c"]] * 2},
+        TypeError,
+        "logits must be float32, float64, integers or bool, got dtype <U1",
+    ),
+    "datetime logits": (
+        {"logits": np.zeros((2, 3), "M8[s]")},
+        TypeError,
+        "logits must be float32, float64, integers or bool, got dtype datetime64[s]",
+    ),
+    "structured logits": (
+        {"logits": np.zeros((2, 3), "f4,f4")},
+        TypeError,
+        "logits must be float32, float64, integers or bool, got dtype [('f0', '<f4'), ('f1', '<f4')]",
+    ),
+    "missing logits": (
+        {"logits": None},
+        TypeError,
+        "logits must be float32, float64, integers or bool, got dtype object",
+    ),
+    "masked logits": (
+        {"logits": MASKED_LOGITS},
+        TypeError,
+        "logits must not be a masked array: the mask would be ignored; fill it, or leave rows out",
+    ),
+    "ragged logits": ({"logits": [[1, 2, 3], [4, 5]]}, ValueError, "logits cannot be read as an array: "),
+    "scalar logits": (
+        {"logits": 1.5},
+        ValueError,
+        "logits must have a class axis: expected shape (..., C), got a scalar, 1.5",
+    ),
+    "no classes": (
+        {"logits": np.zeros((2, 0))},
+        ValueError,
+        "logits must have at least one class: expected shape (..., C) with C >= 1, got (2, 0)",
+    ),
+    "no classes, one example": (
+        {"logits": []},
+        ValueError,
+        "logits must have at least one class: expected shape (..., C) with C >= 1, got (0,)",
+    ),
+    "too many labels": (
+        {"targets": np.zeros(4, int)},
+        ValueError,
+        "targets must be class labels of shape (2,) or distributions of shape (2, 3) "
+        "for logits of shape (2, 3), got shape (4,)",
+    ),
+    "a column of labels": (
+        {"targets": np.zeros((2, 1), int)},
+        ValueError,
+        "targets must be class labels of shape (2,) or distributions of shape (2, 3) "
+        "for logits of shape (2, 3), got shape (2, 1)",
+    ),
+    "transposed distributions": (
+        {"targets": np.zeros((3, 2))},
+        ValueError,
+        "targets must be class labels of shape (2,) or distributions of shape (2, 3) "
+        "for logits of shape (2, 3), got shape (3, 2)",
+    ),
+    "a scalar label for a batch": (
+        {"targets": 1},
+        ValueError,
+        "targets must be class labels of shape (2,) or distributions of shape (2, 3) "
+        "for logits of shape (2, 3), got shape ()",
+    ),
+    "an axis too many": (
+        {"targets": np.zeros((1, 2, 3))},
+        ValueError,
+        "targets must be class labels of shape (2,) or distributions of shape (2, 3) "
+        "for logits of shape (2, 3), got shape (1, 2, 3)",
+    ),
+    "float labels": (
+        {"targets": np.array([0.0, 1.0])},
+        TypeError,
+        "targets of shape (2,) are class labels and must be integers, got dtype float64; "
+        "convert them with targets.astype(int), or pass distributions of shape (2, 3)",
+    ),
+    "bool labels": (
+        {"targets": [True, False]},
+        TypeError,
+        "targets of shape (2,) are class labels and must be integers, got dtype bool; "
+        "convert them with targets.astype(int), or pass distributions of shape (2, 3)",
+    ),
+    "object labels": (
+        {"targets": np.array([0, 1], object)},
+        TypeError,
+        "targets of shape (2,) are class labels and must be integers, got dtype object; "
+        "convert them with targets.astype(int), or pass distributions of shape (2, 3)",
+    ),
+    "timedelta labels": (
+        {"targets": np.zeros(2, "m8[s]")},
+        TypeError,
+        "targets of shape (2,) are class labels and must be integers, got dtype timedelta64[s]; "
+        "convert them with targets.astype(int), or pass distributions of shape (2, 3)",
+    ),
+    "masked labels": (
+        {"targets": np.ma.masked_array([0, 1], mask=[0, 1])},
+        TypeError,
+        "targets must not be a masked array: the mask would be ignored; fill it, or leave rows out",
+    ),
+    "ragged targets": ({"targets": [[1, 2, 3], [4, 5]]}, ValueError, "targets cannot be read as an array: "),
+    "complex targets": (
+        {"targets": np.zeros((2, 3), complex)},
+        TypeError,
+        "targets must be real numbers, got dtype complex128",
+    ),
+    "object targets": (
+        {"targets": np.zeros((2, 3), object)},
+        TypeError,
+        "targets must be real numbers, got dtype object",
+    ),
+    "string targets": ({"targets": [["a", "b", "c"]] * 2}, TypeError, "targets must be real numbers, got dtype <U1"),
+    "datetime targets": (
+        {"targets": np.zeros((2, 3), "M8[s]")},
+        TypeError,
+        "targets must be real numbers, got dtype datetime64[s]",
+    ),
+    "masked targets": (
+        {"targets": MASKED_LOGITS},
+        TypeError,
+        "targets must not be a masked array: the mask would be ignored; fill it, or leave rows out",
+    ),
+    "label too large": (
+        {"targets": np.array([0, 3])},
+        ValueError,
+        "targets[1] = 3 is not a class: expected 0 <= label < 3",
+    ),
+    "first of several": (
+        {"targets": np.array([7, -9])},
+        ValueError,
+        "targets[0] = 7 is not a class: expected 0 <= label < 3",
+    ),
+    "negative label": (
+        {"targets": np.array([0, -1])},
+        ValueError,
+        "targets[1] = -1 is not a class: expected 0 <= label < 3",
+    ),
+    "negative int8 label": (
+        {"targets": np.array([0, -128], np.int8)},
+        ValueError,
+        "targets[1] = -128 is not a class: expected 0 <= label < 3",
+    ),
+    "byte-swapped label": (
+        {"targets": np.array([0, 256], ">i4")},
+        ValueError,
+        "targets[1] = 256 is not a class: expected 0 <= label < 3",
+    ),
+    "largest uint64": (
+        {"targets": np.array([0, 2**64 - 1], np.uint64)},
+        ValueError,
+        "targets[1] = 18446744073709551615 is not a class: expected 0 <= label < 3",
+    ),
+    "uint64 beyond int64": (
+        {"targets": np.array([2**63, 0], np.uint64)},
+        ValueError,
+        "targets[0] = 9223372036854775808 is not a class: expected 0 <= label < 3",
+    ),
+    "least int64": (
+        {"targets": np.array([0, -(2**63)])},
+        ValueError,
+        "targets[1] = -9223372036854775808 is not a class: expected 0 <= label < 3",
+    ),
+    "label of one example": (
+        {"logits": np.zeros(3), "targets": 5},
+        ValueError,
+        "targets = 5 is not a class: expected 0 <= label < 3",
+    ),
+    "label on two axes": (
+        {"logits": np.zeros((2, 3, 4)), "targets": [[0, 1, 2], [3, 0, 4]]},
+        ValueError,
+        "targets[1, 2] = 4 is not a class: expected 0 <= label < 4",
+    ),
+    "int8 labels, many classes": (
+        {"logits": np.zeros((2, 300)), "targets": np.array([127, -1], np.int8)},
+        ValueError,
+        "targets[1] = -1 is not a class: expected 0 <= label < 300",
+    ),
+    "unknown reduction": (
+        {"reduction": "average"},
+        ValueError,
+        "reduction must be 'mean', 'sum' or 'none', got 'average'",
+    ),
+    "no reduction": ({"reduction": None}, ValueError, "reduction must be 'mean', 'sum' or 'none', got None"),
+    "no threads": ({"n_threads": 0}, ValueError, "n_threads must be at least 1, got 0"),
+    "negative threads": ({"n_threads": -2}, ValueError, "n_threads must be at least 1, got -2"),
+    "fractional threads": ({"n_threads": 1.5}, TypeError, "n_threads must be an integer or None, got float"),
+    "threads in words": ({"n_threads": "all"}, TypeError, "n_threads must be an integer or None, got str"),
+}
+OUTPUTS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "list as out": ({"out": [[0.0] * 3] * 2}, TypeError, "out must be a NumPy array, got list"),
+    "masked out": ({"out": MASKED_LOGITS.copy()}, TypeError, "out must be a NumPy array, got MaskedArray"),
+    "integer out": (
+        {"out": np.zeros((2, 3), np.int64)},
+        TypeError,
+        "out must be float32 or float64, got dtype int64",
+    ),
+    "complex out": (
+        {"out": np.zeros((2, 3), complex)},
+        TypeError,
+        "out must be float32 or float64, got dtype complex128",
+    ),
+    "object out": (
+        {"out": np.zeros((2, 3), object)},
+        TypeError,
+        "out must be float32 or float64, got dtype object",
+    ),
+    "small out": (
+        {"out": np.zeros((2, 2))},
+        ValueError,
+        "out must have the shape of the logits, (2, 3), got (2, 2)",
+    ),
+    "flat out": ({"out": np.zeros(6)}, ValueError, "out must have the shape of the logits, (2, 3), got (6,)"),
+    "out with an axis more": (
+        {"out": np.zeros((1, 2, 3))},
+        ValueError,
+        "out must have the shape of the logits, (2, 3), got (1, 2, 3)",
+    ),
+    "read-only out": ({"out": READ_ONLY}, ValueError, "out must be writeable, got a read-only array"),
+    "read-only logits as out": (
+        {"logits": READ_ONLY, "out": READ_ONLY},
+        ValueError,
+        "out must be writeable, got a read-only array",
+    ),
+    "one row for all in out": (
+        {"out": STRIDE_0_ROWS},
+        ValueError,
+        "out must have a place for each element, got strides (0, 8) for shape (2, 3)",
+    ),
+    "one row for all in place": (
+        {"logits": STRIDE_0_ROWS, "out": STRIDE_0_ROWS},
+        ValueError,
+        "out must have a place for each element, got strides (0, 8) for shape (2, 3)",
+    ),
+    "one class for all in out": (
+        {"out": STRIDE_0_CLASSES},
+        ValueError,
+        "out must have a place for each element, got strides (8, 0) for shape (2, 3)",
+    ),
+}
+if np.dtype(np.longdouble).itemsize > 8:  # elsewhere it is another name for double
+    LONG = np.zeros((2, 3), np.longdouble)
+    INPUTS |= {
+        "longdouble logits": (
+            {"logits": LONG},
+            TypeError,
+            f"logits must be float32, float64, integers or bool, got dtype {LONG.dtype}",
+        ),
+        "longdouble targets": ({"targets": LONG}, TypeError, f"targets must be real numbers, got dtype {LONG.dtype}"),
+    }
+    OUTPUTS |= {
+        "longdouble out": ({"out": LONG}, TypeError, f"out must be float32 or float64, got dtype {LONG.dtype}"),
+    }
+
+
+def arguments(changes: dict[str, Any]) -> dict[str, Any]:
+    return {"logits": np.arange(6.0).reshape(2, 3), "targets": np.array([2, 0]), **changes}
+
+
+def array_bytes(values: dict[str, Any]) -> dict[str, bytes]:
+    return {name: value.tobytes() for name, value in values.items() if isinstance(value, np.ndarray)}
+
+
+@pytest.mark.parametrize("case", INPUTS)
+def test_loss_alone(case: str) -> None:
+    changes, error, message = INPUTS[case]
+    with pytest.raises(error, match=f"^{re.escape(message)}"):
+        sx.cross_entropy(**arguments(changes))
+
+
+@pytest.mark.parametrize("case", [*INPUTS, *OUTPUTS])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_nothing_is_written(case: str, reduction: str) -> None:
+    changes, error, message = (INPUTS | OUTPUTS)[case]
+    values = arguments({"reduction": reduction, **changes})
+    values.setdefault("out", np.full((2, 3), 7.0))
+    before = array_bytes(values)
+    with pytest.raises(error, match=f"^{re.escape(message)}"):
+        sx.value_and_grad(**values)
+    assert array_bytes(values) == before
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("n_rows", [1, 10, 5000])
+def test_a_bad_last_label_leaves_the_logits_in_place(n_rows: int, dtype: str) -> None:
+    logits = np.ones((n_rows, 10), dtype)
+    labels = np.zeros(n_rows, int)
+    labels[-1] = 10
+    with pytest.raises(ValueError, match=re.escape(f"targets[{n_rows - 1}] = 10 is not a class")):
+        sx.value_and_grad(logits, labels, out=logits)
+    np.testing.assert_array_equal(logits, 1)
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "message"),
+    [
+        (0, ValueError, "n_threads must be at least 1, got 0"),
+        (-1, ValueError, "n_threads must be at least 1, got -1"),
+        (2.0, TypeError, "n_threads must be an integer or None, got float"),
+        ("2", TypeError, "n_threads must be an integer or None, got str"),
+    ],
+)
+def test_a_bad_thread_setting_changes_nothing(value: Any, error: type[Exception], message: str) -> None:
+    before = sx.get_num_threads()
+    with pytest.raises(error, match=f"^{re.escape(message)}$"):
+        sx.set_num_threads(value)
+    assert sx.get_num_threads() == before

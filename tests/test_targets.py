@@ -1,0 +1,82 @@
+"""Labels, one-hot and soft targets mean the same thing, and distributions need not sum to one."""
+
+import numpy as np
+import pytest
+from support import FLOATS, assert_accurate, assert_same_bits, one_hot, problem
+
+import softxent as sx
+
+pytestmark = [pytest.mark.usefixtures("level"), pytest.mark.parametrize("dtype", FLOATS)]
+
+CLASSES = (1, 2, 3, 10, 17, 65, 1000)
+
+
+@pytest.mark.parametrize("n_classes", CLASSES)
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("ties", [False, True], ids=["distinct", "ties"])
+def test_one_hot_is_the_label(n_classes: int, reduction: str, ties: bool, dtype: str) -> None:
+    logits, labels = problem((9, n_classes), "labels", dtype)
+    if ties:
+        logits = np.round(logits)
+    loss, grad = sx.value_and_grad(logits, labels, reduction=reduction)
+    same_loss, same_grad = sx.value_and_grad(logits, one_hot(labels, n_classes), reduction=reduction)
+    assert same_loss == pytest.approx(loss, rel=4 * float(np.finfo(dtype).eps), abs=0)
+    assert_same_bits(same_grad, grad)
+
+
+@pytest.mark.parametrize("n_classes", CLASSES[:-1])
+def test_soft_targets_mix_the_results_of_labels(n_classes: int, dtype: str) -> None:
+    logits, targets = problem((9, n_classes), "soft", dtype)
+    per_label = [sx.value_and_grad(logits, np.full(9, label), reduction="none") for label in range(n_classes)]
+    losses, grad = sx.value_and_grad(logits, targets, reduction="none")
+    tolerance = 10 * np.finfo(dtype).eps
+    mixed_losses = np.sum([t * loss for t, (loss, _) in zip(targets.T, per_label, strict=True)], axis=0)
+    mixed_grads = np.sum([t[:, None] * grad for t, (_, grad) in zip(targets.T, per_label, strict=True)], axis=0)
+    np.testing.assert_allclose(losses, mixed_losses, rtol=tolerance)
+    np.testing.assert_allclose(grad, mixed_grads, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("n_classes", CLASSES)
+@pytest.mark.parametrize("mass", [0, 0.25, 7])
+def test_a_distribution_need_not_sum_to_one(mass: float, n_classes: int, dtype: str) -> None:
+    logits, targets = problem((9, n_classes), "soft", dtype)
+    targets *= np.asarray(mass, dtype)
+    losses, grad = sx.value_and_grad(logits, targets, reduction="none")
+    p = np.exp(logits.astype(np.float64))
+    p /= p.sum(axis=1, keepdims=True)
+    total = targets.sum(axis=1, keepdims=True, dtype=np.float64)
+    tolerance = 10 * np.finfo(dtype).eps
+    np.testing.assert_allclose(losses, -(targets * np.log(p)).sum(axis=1), rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(grad, total * p - targets, rtol=0, atol=7 * tolerance)
+
+
+def test_targets_may_be_negative(dtype: str) -> None:
+    logits, targets = problem((9, 20), "soft", dtype)
+    positive, negative = sx.value_and_grad(logits, targets), sx.value_and_grad(logits, -targets)
+    assert negative[0] == -positive[0]
+    assert_same_bits(negative[1] + 0, -positive[1] + 0)  # + 0 makes -0.0 and 0.0 alike
+
+
+@pytest.mark.parametrize("n_classes", CLASSES)
+@pytest.mark.parametrize("kind", ["labels", "soft"])
+def test_a_gradient_row_sums_to_zero(kind: str, n_classes: int, dtype: str) -> None:
+    _, grad = sx.value_and_grad(*problem((9, n_classes), kind, dtype), reduction="sum")
+    np.testing.assert_allclose(grad.sum(axis=1, dtype=np.float64), 0, atol=5 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("nowhere", [-1000, -np.inf])
+def test_a_class_without_target_costs_nothing(nowhere: float, dtype: str) -> None:
+    logits = np.array([[0, nowhere, 0]], dtype)
+    loss, grad = sx.value_and_grad(logits, [[0.5, 0, 0.5]])
+    assert loss == pytest.approx(np.log(2), rel=1e-6)
+    np.testing.assert_array_equal(grad, 0)
+
+
+def test_targets_are_read_in_the_precision_of_the_logits(dtype: str) -> None:
+    logits, targets = problem((9, 20), "soft", dtype)
+    other = "float32" if dtype == "float64" else "float64"
+    finer = targets.astype(other) * (1 + 1e-9)
+    as_read = finer.astype(dtype)
+    losses, grad = sx.value_and_grad(logits, finer, reduction="none")
+    assert_accurate(logits, as_read, losses, grad)
+    assert_same_bits(grad, sx.value_and_grad(logits, as_read, reduction="none")[1])

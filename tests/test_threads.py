@@ -1,0 +1,95 @@
+"""How many threads a call uses: the setting, OpenMP's own limits, and forked processes."""
+
+import os
+from typing import Any
+
+import numpy as np
+import pytest
+import threadpoolctl
+from support import run_python
+
+import softxent as sx
+from softxent import _loss, _threads
+
+needs_openmp = pytest.mark.skipif(not _threads.kernels.openmp(), reason="built without OpenMP")
+
+FORK = """
+import os, signal
+import numpy as np
+import softxent as sx
+
+logits, labels = np.random.default_rng(0).normal(size=(3000, 100)), np.zeros(3000, int)
+expected, _ = sx.value_and_grad(logits, labels, n_threads=2)
+child = os.fork()
+if child == 0:
+    signal.alarm(10)  # ends the child if it hangs
+    {in_child}
+    loss, _ = sx.value_and_grad(logits, labels, {options})
+    os._exit(0 if loss == expected else 1)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+"""
+
+
+@pytest.fixture(autouse=True)
+def _setting_is_restored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_threads, "setting", 0)
+
+
+@needs_openmp
+@pytest.mark.parametrize("n_threads", [1, 3, np.int8(5), 10**12])
+def test_setting(n_threads: int) -> None:
+    sx.set_num_threads(n_threads)
+    assert sx.get_num_threads() == min(n_threads, 2**31 - 1)
+    sx.set_num_threads(None)
+    assert sx.get_num_threads() == _threads.kernels.max_threads()
+
+
+def test_without_openmp_there_is_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_threads, "kernels", type("Kernels", (), {"openmp": staticmethod(lambda: False)}))
+    sx.set_num_threads(3)
+    assert sx.get_num_threads() == 1
+
+
+def test_an_argument_goes_before_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    class Kernels:
+        def loss_and_grad(self, *arguments: Any) -> float:
+            asked.append(arguments[5])
+            return 0.0
+
+    monkeypatch.setattr(_loss, "_kernels", Kernels())
+    logits, labels = np.zeros((2, 3)), np.zeros(2, int)
+    sx.cross_entropy(logits, labels)
+    sx.set_num_threads(3)
+    sx.cross_entropy(logits, labels)
+    sx.value_and_grad(logits, labels, n_threads=5)
+    assert asked == [0, 3, 5]
+
+
+@needs_openmp
+@pytest.mark.parametrize("limit", [1, 2])
+def test_threadpoolctl_is_obeyed(limit: int) -> None:
+    with threadpoolctl.threadpool_limits(limit):
+        assert sx.get_num_threads() == limit
+
+
+@needs_openmp
+def test_omp_num_threads_is_obeyed() -> None:
+    result = run_python("import softxent; print(softxent.get_num_threads())", {**os.environ, "OMP_NUM_THREADS": "3"})
+    assert result.stdout == "3\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.parametrize(
+    ("in_child", "options"),
+    [
+        ("assert sx.get_num_threads() == 1", ""),
+        ("", "n_threads=2"),
+        ("sx.set_num_threads(2)", ""),
+    ],
+    ids=["untold", "argument", "setting"],
+)
+def test_a_forked_child_computes_too(in_child: str, options: str) -> None:
+    result = run_python(FORK.format(in_child=in_child, options=options), dict(os.environ))
+    assert result.returncode == 0, result.stderr
