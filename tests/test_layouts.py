@@ -96,7 +96,7 @@ def test_labels_of_every_integer_dtype(shape: tuple[int, ...], floats: str, dtyp
     assert_same_results(sx.value_and_grad(logits, labels.astype(dtype)), sx.value_and_grad(logits, labels))
 
 
-@pytest.mark.parametrize("dtype", [*INTEGERS, "bool", "<f2", ">f2", "<f4", ">f4", "<f8", ">f8"])
+@pytest.mark.parametrize("dtype", [*INTEGERS, "bool", "<f2", ">f2", "<f4", ">f4", "<f8", ">f8", "longdouble"])
 @pytest.mark.parametrize("floats", FLOATS)
 def test_distributions_of_every_real_dtype(floats: str, dtype: str) -> None:
     logits, values = problem((6, 20), "soft", floats)

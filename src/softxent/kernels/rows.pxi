@@ -15,9 +15,11 @@
 
 cdef inline double row_max(const storage* x, Py_ssize_t n) noexcept nogil:
     """The largest element, NaNs passed over; -inf if there is nothing else."""
-    cdef Py_ssize_t i = 0
+    cdef Py_ssize_t i = line_start(x, n)
     cdef Block[storage] tops = Block[storage](-INFINITY)
     cdef Vec[storage] top = Vec[storage](-INFINITY)
+    if i > 0:
+        top = load_first(x, i, -INFINITY)
     while i + block_lanes(x) <= n:
         tops = maximum(load_block(x + i), tops)
         i += block_lanes(x)
@@ -80,7 +82,10 @@ cdef inline double exp_sum(
 
 
 cdef inline void scale_row(storage* e, Py_ssize_t n, double factor) noexcept nogil:
-    cdef Py_ssize_t i = 0, count
+    # Stores that cross a cache line cost twice; where a row starts is chance.
+    cdef Py_ssize_t i = line_start(e, n), count
+    if i > 0:
+        store_first(e, i, load_first(e, i, 0) * Vec[storage](factor))
     while i + block_lanes(e) <= n:
         store(e + i, load_block(e + i) * Block[storage](factor))
         i += block_lanes(e)

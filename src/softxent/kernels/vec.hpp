@@ -53,6 +53,12 @@ template <class S> using Block = Pack<S, 4 * registers_of_vec<S>>;
 template <class S> constexpr std::ptrdiff_t vec_lanes(const S *) { return Vec<S>::lanes; }
 template <class S> constexpr std::ptrdiff_t block_lanes(const S *) { return Block<S>::lanes; }
 
+// Where in a row of n elements at p the first cache line starts; 0 in a row too short for that to matter.
+template <class S> SOFTXENT_INLINE std::ptrdiff_t line_start(const S *p, std::ptrdiff_t n) {
+    const std::size_t past = reinterpret_cast<std::size_t>(p) % 64;
+    return past == 0 || n < Block<S>::lanes ? 0 : static_cast<std::ptrdiff_t>((64 - past) / sizeof(S));
+}
+
 // f applied register by register.
 template <class S, int N, class F, class... Packs>
 SOFTXENT_INLINE Pack<S, N> map(F f, const Pack<S, N> &first, const Packs &...others) {

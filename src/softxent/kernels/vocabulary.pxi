@@ -25,6 +25,7 @@ cdef extern from "vec.hpp" namespace "softxent" nogil:
         Unit(double)
 
     Py_ssize_t vec_lanes[T](const T*)
+    Py_ssize_t line_start[T](const T*, Py_ssize_t n)
     Py_ssize_t block_lanes[T](const T*)
     Vec[T] load[T](const T*)
     Vec[T] load_first[T](const T*, Py_ssize_t n, double fill)
