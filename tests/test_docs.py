@@ -1,17 +1,34 @@
-"""The examples in the docstrings of the public functions give what they say."""
+"""The examples in the docstrings, the README and the documentation give what they say."""
 
 import doctest
+import re
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from softxent import _loss, _threads
 
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
 pytestmark = pytest.mark.usefixtures("level")
+
+
+def run(test: doctest.DocTest) -> None:
+    results = doctest.DocTestRunner().run(test)
+    assert results.attempted > 0
+    assert results.failed == 0
 
 
 @pytest.mark.parametrize("module", [_loss, _threads], ids=lambda module: module.__name__)
 def test_docstring_examples(module: ModuleType) -> None:
-    results = doctest.testmod(module)
-    assert results.attempted > 0
-    assert results.failed == 0
+    for test in doctest.DocTestFinder(exclude_empty=True).find(module):
+        if test.examples:
+            run(test)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_examples_of_a_page(page: Path) -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    run(doctest.DocTestParser().get_doctest("\n".join(blocks), {}, page.name, str(page), 0))
