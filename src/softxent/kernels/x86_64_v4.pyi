@@ -1,3 +1,4 @@
+# The kernels for AVX-512 F, BW, CD, DQ, VL: the functions of the baseline.
 from softxent.kernels.baseline import loss_and_grad as loss_and_grad
 from softxent.kernels.baseline import max_threads as max_threads
 from softxent.kernels.baseline import openmp as openmp
