@@ -7,6 +7,8 @@ any strides, alignment and byte order, of the dtypes below.
 import numpy as np
 import numpy.typing as npt
 
+from softxent._dispatch import active as kernels
+
 
 def _is_float(dtype: np.dtype) -> bool:
     return dtype.kind == "f" and dtype.itemsize in (4, 8)
@@ -79,9 +81,10 @@ def read_out(out: object, shape: tuple[int, ...]) -> np.ndarray:
         raise ValueError(f"out must have the shape of the logits, {shape}, got {out.shape}")
     if not out.flags.writeable:
         raise ValueError("out must be writeable, got a read-only array")
-    if out.size and any(stride == 0 and length > 1 for stride, length in zip(out.strides, out.shape, strict=True)):
+    plain = np.asarray(out)
+    if out.size and kernels.may_overlap_itself(plain):
         raise ValueError(f"out must have a place for each element, got strides {out.strides} for shape {shape}")
-    return np.asarray(out)
+    return plain
 
 
 def check_reduction(reduction: object) -> None:

@@ -94,7 +94,7 @@ cdef bint may_overlap(cnp.ndarray a, cnp.ndarray b) noexcept:
     return a_low < b_high and b_low < a_high
 
 
-cdef bint may_overlap_itself(cnp.ndarray array) noexcept:
+cpdef bint may_overlap_itself(cnp.ndarray array) noexcept:
     """Whether two elements may share memory: False if each axis steps over all that the axes of smaller steps span."""
     cdef Py_ssize_t span, step, other_step
     cdef int axis, other

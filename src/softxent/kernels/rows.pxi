@@ -137,7 +137,7 @@ cdef inline Target distribution_target(const storage* x, const storage* t, Py_ss
         if wanted and target.top < 0:
             target.top = i + lowest_bit(wanted)
         mass.add(weights)
-        cross.add(select_equal(weights, zero, zero, weights * (top - logits)))
+        cross.add_gaps(weights, logits, m)
         i += vec_lanes(x)
     target.mass = mass.value()
     target.cross = cross.value()

@@ -176,19 +176,33 @@ SOFTXENT_INLINE double total(const Vec<double> &v) {
     return isa::total(fold<1>(v, [](auto a, auto b) { return isa::add(a, b); }).r[0]);
 }
 
+// The lanes of a float Vec as doubles.
+struct Wide { Vec<double> low, high; };
+SOFTXENT_INLINE Wide widen(const Vec<float> &v) {
+    Pack<double, 2 * registers_of_vec<double>> wide;
+    for (int i = 0; i < registers_of_vec<float>; ++i) isa::widen(v.r[i], wide.r + 2 * i);
+    return {part<registers_of_vec<double>>(wide, 0), part<registers_of_vec<double>>(wide, registers_of_vec<double>)};
+}
+
+// t * (top - x); 0 where t is 0, whatever x is.
+SOFTXENT_INLINE Vec<double> weighted_gap(const Vec<double> &t, const Vec<double> &x, double top) {
+    const Vec<double> zero(0);
+    return select_equal(t, zero, zero, t * (Vec<double>(top) - x));
+}
+
 // A sum along a row whose error does not grow with the row's length.
 template <class S> struct Sum;
 
 // float: lanes of double.
 template <> struct Sum<float> {
-    Vec<double> low{0.0}, high{0.0};
-    SOFTXENT_INLINE void add(const Vec<float> &v) {
-        Block<double> wide;                                    // half of it used
-        for (int i = 0; i < registers_of_vec<float>; ++i) isa::widen(v.r[i], wide.r + 2 * i);
-        low = low + part<registers_of_vec<double>>(wide, 0);
-        high = high + part<registers_of_vec<double>>(wide, registers_of_vec<double>);
+    Wide sum{Vec<double>(0), Vec<double>(0)};
+    SOFTXENT_INLINE void add(const Wide &v) { sum = {sum.low + v.low, sum.high + v.high}; }
+    SOFTXENT_INLINE void add(const Vec<float> &v) { add(widen(v)); }
+    SOFTXENT_INLINE void add_gaps(const Vec<float> &weights, const Vec<float> &x, double top) {
+        const Wide t = widen(weights), wide = widen(x);
+        add(Wide{weighted_gap(t.low, wide.low, top), weighted_gap(t.high, wide.high, top)});
     }
-    SOFTXENT_INLINE double value() const { return total(low + high); }
+    SOFTXENT_INLINE double value() const { return total(sum.low + sum.high); }
 };
 
 // double: each lane carries what its additions rounded off (Knuth's two-sum).
@@ -198,6 +212,9 @@ template <> struct Sum<double> {
         const Vec<double> next = sum + v, of_v = next - sum;
         lost = lost + ((sum - (next - of_v)) + (v - of_v));
         sum = next;
+    }
+    SOFTXENT_INLINE void add_gaps(const Vec<double> &weights, const Vec<double> &x, double top) {
+        add(weighted_gap(weights, x, top));
     }
     SOFTXENT_INLINE double value() const {
         const double s = total(sum);
@@ -213,14 +230,14 @@ template <class T> struct ExpConstants;
 template <> struct ExpConstants<float> {
     static constexpr double LN2_HI = 0x1.62e8p-1, LN2_LO = -0x1.e8082ep-16;   // n * LN2_HI is exact
     static constexpr double ROUNDER = 0x1.8p23;                // adding it leaves round(x) in the low mantissa bits
-    static constexpr double EXPONENT_OF_ONE = 127, HEADROOM = 64, SHIFT_FROM = 512;
+    static constexpr double EXPONENT_OF_ONE = 127, HEADROOM = 40, SHIFT_FROM = 512;
     // (exp(r) - 1 - r) / r^2 on |r| <= 0.35, highest power first
     static constexpr double POLYNOMIAL[] = {0x1.6d1606p-10, 0x1.12106cp-7, 0x1.555516p-5, 0x1.5554d8p-3, 0.5};
 };
 template <> struct ExpConstants<double> {
     static constexpr double LN2_HI = 0x1.62e42fefa4p-1, LN2_LO = -0x1.8432a1b0e2634p-43;
     static constexpr double ROUNDER = 0x1.8p52;
-    static constexpr double EXPONENT_OF_ONE = 1023, HEADROOM = 512, SHIFT_FROM = 4096;
+    static constexpr double EXPONENT_OF_ONE = 1023, HEADROOM = 128, SHIFT_FROM = 4096;
     static constexpr double POLYNOMIAL[] = {
         0x1.af3ce42b12b24p-26, 0x1.2894f52583578p-22, 0x1.71de0be2b5e96p-19, 0x1.a019b621f9d08p-16, 0x1.a01a01a83ba17p-13,
         0x1.6c16c1794e1dcp-10, 0x1.1111111110918p-7,  0x1.5555555553b6cp-5,  0x1.5555555555556p-3,  0x1.0000000000001p-1};

@@ -18,6 +18,7 @@ cdef extern from "vec.hpp" namespace "softxent" nogil:
     cdef cppclass Sum[T]:
         Sum()
         void add(Vec[T])
+        void add_gaps(Vec[T] weights, Vec[T] x, double top)
         double value()
 
     cdef cppclass Unit[T]:
@@ -37,7 +38,6 @@ cdef extern from "vec.hpp" namespace "softxent" nogil:
     Vec[T] fma[T](Vec[T], Vec[T], Vec[T])
     Vec[T] maximum[T](Vec[T], Vec[T])
     Block[T] maximum[T](Block[T], Block[T])
-    Vec[T] select_equal[T](Vec[T], Vec[T], Vec[T], Vec[T])
     Vec[T] without_lane[T](Vec[T], Py_ssize_t lane)
     Vec[T] exp[T](Vec[T], const Unit[T]&)
     Block[T] exp[T](Block[T], const Unit[T]&)

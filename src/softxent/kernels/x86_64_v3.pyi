@@ -1,5 +1,6 @@
 # The kernels for AVX2, FMA, F16C: the functions of the baseline.
 from softxent.kernels.baseline import loss_and_grad as loss_and_grad
 from softxent.kernels.baseline import max_threads as max_threads
+from softxent.kernels.baseline import may_overlap_itself as may_overlap_itself
 from softxent.kernels.baseline import openmp as openmp
 from softxent.kernels.baseline import team_size as team_size
