@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+import ml_dtypes  # noqa: F401
 import numpy as np
 import numpy.typing as npt
 from hypothesis import strategies as st
@@ -13,6 +14,7 @@ from hypothesis.extra import numpy as hnp
 from reference import reference
 
 FLOATS = ("float32", "float64")
+HALVES = ("float16", "bfloat16")  # the second is known to np.dtype by its name once ml_dtypes is imported
 KINDS = ("labels", "one-hot", "soft")
 REDUCTIONS = ("mean", "sum", "none")
 

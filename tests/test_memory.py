@@ -37,6 +37,24 @@ def test_contiguous(reduction: str, kind: str, dtype: str, shape: tuple[int, ...
     assert peak(lambda: sx.value_and_grad(logits, targets, reduction=reduction, out=logits)) < SMALL + losses
 
 
+class Subclass(np.ndarray):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("shape", "targets"), [((8, 200_000), [0] * 8), ((200_000,), 5), ((8, 200_000), np.zeros(8, int).view(Subclass))]
+)
+def test_arguments_that_become_arrays_cost_no_more(shape: tuple[int, ...], targets: object) -> None:
+    logits = np.zeros(shape)
+    assert peak(lambda: sx.value_and_grad(logits, targets, out=logits)) < SMALL
+    assert peak(lambda: sx.value_and_grad(logits.view(Subclass), targets, out=logits)) < SMALL
+
+
+def test_conversion_takes_a_row_for_each_thread() -> None:
+    logits = np.zeros((8, 400_000))[:, ::2]
+    assert peak(lambda: sx.value_and_grad(logits, np.zeros(8, int), out=logits, n_threads=1)) < 200_000 * 8 + SMALL
+
+
 @pytest.mark.parametrize(
     "view",
     [lambda a: a[:, ::2], lambda a: a[::-1], lambda a: a[:, ::-1], lambda a: a.T, lambda a: a.view(">f8")],

@@ -133,3 +133,20 @@ def test_out_may_be_a_subclass_and_is_returned_as_it_came() -> None:
     loss, grad = sx.value_and_grad(logits, labels, out=out)
     assert grad is out
     assert_same_results((loss, grad), sx.value_and_grad(logits, labels))
+
+
+def test_a_subclass_that_lies_about_its_shape() -> None:
+    class Liar(np.ndarray):
+        shape = property(lambda self: (2, 3))  # type: ignore[assignment]
+
+    memory = np.full((3, 2), 7.0)
+    with pytest.raises(ValueError, match=r"out must have the shape of the logits, \(2, 3\), got \(3, 2\)"):
+        sx.value_and_grad(np.zeros((2, 3)), [0, 1], out=memory.view(Liar))
+    np.testing.assert_array_equal(memory, 7.0)
+
+
+def test_in_place_where_an_axis_of_length_one_has_another_stride() -> None:
+    logits, labels = problem((1, 5, 7), "labels")
+    expected = sx.value_and_grad(logits, labels)
+    same = np.lib.stride_tricks.as_strided(logits, (1, 5, 7), (8, *logits.strides[1:]))
+    assert_same_results(sx.value_and_grad(logits, labels, out=same), expected)

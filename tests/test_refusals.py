@@ -20,32 +20,32 @@ INPUTS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "complex logits": (
         {"logits": np.zeros((2, 3), complex)},
         TypeError,
-        "logits must be float32, float64, integers or bool, got dtype complex128",
+        "logits must be float16, bfloat16, float32 or float64, integers or bool, got dtype complex128",
     ),
     "object logits": (
         {"logits": np.zeros((2, 3), object)},
         TypeError,
-        "logits must be float32, float64, integers or bool, got dtype object",
+        "logits must be float16, bfloat16, float32 or float64, integers or bool, got dtype object",
     ),
     "string logits": (
         {"logits": [["a", "b", "c"]] * 2},
         TypeError,
-        "logits must be float32, float64, integers or bool, got dtype <U1",
+        "logits must be float16, bfloat16, float32 or float64, integers or bool, got dtype <U1",
     ),
     "datetime logits": (
         {"logits": np.zeros((2, 3), "M8[s]")},
         TypeError,
-        "logits must be float32, float64, integers or bool, got dtype datetime64[s]",
+        "logits must be float16, bfloat16, float32 or float64, integers or bool, got dtype datetime64[s]",
     ),
     "structured logits": (
         {"logits": np.zeros((2, 3), "f4,f4")},
         TypeError,
-        "logits must be float32, float64, integers or bool, got dtype [('f0', '<f4'), ('f1', '<f4')]",
+        "logits must be float16, bfloat16, float32 or float64, integers or bool, got dtype [('f0', '<f4'), ",
     ),
     "missing logits": (
         {"logits": None},
         TypeError,
-        "logits must be float32, float64, integers or bool, got dtype object",
+        "logits must be float16, bfloat16, float32 or float64, integers or bool, got dtype object",
     ),
     "masked logits": (
         {"logits": MASKED_LOGITS},
@@ -102,25 +102,25 @@ INPUTS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         {"targets": np.array([0.0, 1.0])},
         TypeError,
         "targets of shape (2,) are class labels and must be integers, got dtype float64; "
-        "convert them with targets.astype(int), or pass distributions of shape (2, 3)",
+        "convert them to integers, or pass distributions of shape (2, 3)",
     ),
     "bool labels": (
         {"targets": [True, False]},
         TypeError,
         "targets of shape (2,) are class labels and must be integers, got dtype bool; "
-        "convert them with targets.astype(int), or pass distributions of shape (2, 3)",
+        "convert them to integers, or pass distributions of shape (2, 3)",
     ),
     "object labels": (
         {"targets": np.array([0, 1], object)},
         TypeError,
         "targets of shape (2,) are class labels and must be integers, got dtype object; "
-        "convert them with targets.astype(int), or pass distributions of shape (2, 3)",
+        "convert them to integers, or pass distributions of shape (2, 3)",
     ),
     "timedelta labels": (
         {"targets": np.zeros(2, "m8[s]")},
         TypeError,
         "targets of shape (2,) are class labels and must be integers, got dtype timedelta64[s]; "
-        "convert them with targets.astype(int), or pass distributions of shape (2, 3)",
+        "convert them to integers, or pass distributions of shape (2, 3)",
     ),
     "masked labels": (
         {"targets": np.ma.masked_array([0, 1], mask=[0, 1])},
@@ -221,22 +221,22 @@ INPUTS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "threads in words": ({"n_threads": "all"}, TypeError, "n_threads must be an integer or None, got str"),
 }
 OUTPUTS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
-    "list as out": ({"out": [[0.0] * 3] * 2}, TypeError, "out must be a NumPy array, got list"),
-    "masked out": ({"out": MASKED_LOGITS.copy()}, TypeError, "out must be a NumPy array, got MaskedArray"),
+    "list as out": ({"out": [[0.0] * 3] * 2}, TypeError, "out must be a plain NumPy array, got list"),
+    "masked out": ({"out": MASKED_LOGITS.copy()}, TypeError, "out must be a plain NumPy array, got MaskedArray"),
     "integer out": (
         {"out": np.zeros((2, 3), np.int64)},
         TypeError,
-        "out must be float32 or float64, got dtype int64",
+        "out must be float16, bfloat16, float32 or float64, got dtype int64",
     ),
     "complex out": (
         {"out": np.zeros((2, 3), complex)},
         TypeError,
-        "out must be float32 or float64, got dtype complex128",
+        "out must be float16, bfloat16, float32 or float64, got dtype complex128",
     ),
     "object out": (
         {"out": np.zeros((2, 3), object)},
         TypeError,
-        "out must be float32 or float64, got dtype object",
+        "out must be float16, bfloat16, float32 or float64, got dtype object",
     ),
     "small out": (
         {"out": np.zeros((2, 2))},
@@ -258,17 +258,17 @@ OUTPUTS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "one row for all in out": (
         {"out": STRIDE_0_ROWS},
         ValueError,
-        "out must have a place for each element, got strides (0, 8) for shape (2, 3)",
+        "out must not overlap itself, got strides (0, 8) for shape (2, 3)",
     ),
     "one row for all in place": (
         {"logits": STRIDE_0_ROWS, "out": STRIDE_0_ROWS},
         ValueError,
-        "out must have a place for each element, got strides (0, 8) for shape (2, 3)",
+        "out must not overlap itself, got strides (0, 8) for shape (2, 3)",
     ),
     "one class for all in out": (
         {"out": STRIDE_0_CLASSES},
         ValueError,
-        "out must have a place for each element, got strides (8, 0) for shape (2, 3)",
+        "out must not overlap itself, got strides (8, 0) for shape (2, 3)",
     ),
 }
 if np.dtype(np.longdouble).itemsize > 8:  # elsewhere it is another name for double
@@ -277,11 +277,15 @@ if np.dtype(np.longdouble).itemsize > 8:  # elsewhere it is another name for dou
         "longdouble logits": (
             {"logits": LONG},
             TypeError,
-            f"logits must be float32, float64, integers or bool, got dtype {LONG.dtype}",
+            f"logits must be float16, bfloat16, float32 or float64, integers or bool, got dtype {LONG.dtype}",
         ),
     }
     OUTPUTS |= {
-        "longdouble out": ({"out": LONG}, TypeError, f"out must be float32 or float64, got dtype {LONG.dtype}"),
+        "longdouble out": (
+            {"out": LONG},
+            TypeError,
+            f"out must be float16, bfloat16, float32 or float64, got dtype {LONG.dtype}",
+        ),
     }
 
 

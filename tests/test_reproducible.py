@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from support import FLOATS, KINDS, REDUCTIONS, assert_same_bits, assert_same_results, problem
+from support import FLOATS, HALVES, KINDS, REDUCTIONS, assert_same_bits, assert_same_results, problem
 
 import softxent as sx
 from softxent import _dispatch, _loss
@@ -18,7 +18,7 @@ LARGE = [(4000, 100), (1024, 64), (513, 700), (511, 129), (3, 4, 50, 200), (5, 6
 @pytest.mark.usefixtures("level")
 @pytest.mark.parametrize("shape", LARGE, ids=str)
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("dtype", FLOATS + HALVES)
 def test_any_number_of_threads(dtype: str, kind: str, shape: tuple[int, ...]) -> None:
     logits, targets = problem(shape, kind, dtype)
     for reduction in REDUCTIONS:
@@ -45,7 +45,7 @@ def test_any_number_of_threads_where_rows_are_converted(kind: str, shape: tuple[
 @pytest.mark.usefixtures("level")
 @pytest.mark.parametrize("n_classes", [1, 3, 10, 64, 1001])
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("dtype", FLOATS + HALVES)
 def test_a_row_does_not_depend_on_the_others(dtype: str, kind: str, n_classes: int) -> None:
     logits, targets = problem((45, n_classes), kind, dtype)
     batch = sx.value_and_grad(logits, targets, reduction="none")
@@ -68,7 +68,7 @@ def test_calls_from_several_python_threads(dtype: str) -> None:
 @pytest.mark.skipif(not set(_dispatch.usable_levels()) >= FUSED, reason="needs a CPU with AVX-512")
 @pytest.mark.parametrize("shape", [(9, 1), (9, 3), (50, 10), (20, 64), (20, 129), (4, 1001), (3, 5000)], ids=str)
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("dtype", FLOATS + HALVES)
 @pytest.mark.parametrize("spread", [1, 30])
 def test_levels_with_fused_multiply_add_agree(
     spread: float, dtype: str, kind: str, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from reference import reference
 from support import FLOATS, assert_accurate, assert_same_bits, one_hot, problem
 
 import softxent as sx
@@ -80,3 +81,24 @@ def test_targets_are_read_in_the_precision_of_the_logits(dtype: str) -> None:
     losses, grad = sx.value_and_grad(logits, finer, reduction="none")
     assert_accurate(logits, as_read, losses, grad)
     assert_same_bits(grad, sx.value_and_grad(logits, as_read, reduction="none")[1])
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]], ids=str)
+def test_a_confident_soft_row_keeps_its_digits_in_any_order(order: list[int], dtype: str) -> None:
+    """What the target leaves to the other classes is summed without the 1 of the top class, wherever that stands."""
+    logits = np.array([-100, 0, -20], dtype)
+    targets = np.array([0, 1, 1e-9], dtype)
+    _, grad = sx.value_and_grad(logits[order], targets[order])
+    p = np.exp(-20.0)
+    expected = np.array([np.exp(-100.0), 1e-9 - p, p - 1e-9])
+    np.testing.assert_allclose(grad, expected[order].astype(dtype), rtol=1e-4 if dtype == "float32" else 1e-6)
+
+
+def test_next_to_no_mass_keeps_its_digits(dtype: str) -> None:
+    tiny = 1e-33 if dtype == "float32" else 1e-300
+    logits, targets = np.array([0, 1, 2], dtype), np.array([tiny, 0, 0], dtype)
+    loss, grad = sx.value_and_grad(logits, targets)
+    true_loss, true_grad = reference(logits, np.array([1, 0, 0]))
+    mass = float(targets[0])
+    assert loss == pytest.approx(mass * true_loss, rel=1e-6)
+    np.testing.assert_allclose(grad / mass, true_grad, rtol=2e-6)

@@ -19,7 +19,7 @@ LEVELS = ("x86_64_v4", "x86_64_v3", "baseline")
 
 
 class Kernels(Protocol):
-    """What every kernel module offers; `kernels/baseline.pyi` documents the functions."""
+    """What every kernel module offers; `kernels/kernels.pxi` documents the functions."""
 
     def loss_and_grad(
         self,
@@ -35,6 +35,8 @@ class Kernels(Protocol):
     def team_size(self, n_rows: int, n_classes: int, n_threads: int) -> int: ...
     def max_threads(self) -> int: ...
     def openmp(self) -> bool: ...
+    def exp_of(self, x: np.ndarray, m: float, out: np.ndarray) -> float: ...
+    def log1p_of(self, u: np.ndarray, out: np.ndarray) -> None: ...
 
 
 def built_levels() -> tuple[str, ...]:

@@ -9,9 +9,15 @@ import numpy.typing as npt
 
 from softxent._dispatch import active as kernels
 
+FLOATS = "float16, bfloat16, float32 or float64"
+
 
 def _is_float(dtype: np.dtype) -> bool:
-    return dtype.kind == "f" and dtype.itemsize in (4, 8)
+    return (dtype.kind == "f" and dtype.itemsize in (2, 4, 8)) or _is_bfloat16(dtype)
+
+
+def _is_bfloat16(dtype: np.dtype) -> bool:
+    return dtype.name == "bfloat16"  # as ml_dtypes calls it, which need not be there
 
 
 def _array(value: npt.ArrayLike, name: str) -> np.ndarray:
@@ -31,12 +37,20 @@ def read_logits(logits: npt.ArrayLike) -> np.ndarray:
     """`logits` as an array (..., C) with C >= 1."""
     x = _array(logits, "logits")
     if not (_is_float(x.dtype) or x.dtype.kind in "iub"):
-        raise TypeError(f"logits must be float32, float64, integers or bool, got dtype {x.dtype}")
+        raise TypeError(f"logits must be {FLOATS}, integers or bool, got dtype {x.dtype}")
     if x.ndim == 0:
         raise ValueError(f"logits must have a class axis: expected shape (..., C), got a scalar, {x}")
     if x.shape[-1] == 0:
         raise ValueError(f"logits must have at least one class: expected shape (..., C) with C >= 1, got {x.shape}")
     return x
+
+
+def result_dtypes(logits: np.ndarray) -> tuple[np.dtype, np.dtype]:
+    """The dtype of the gradient, and the one that rows are computed and their losses returned in."""
+    if not _is_float(logits.dtype):
+        return np.dtype(np.float64), np.dtype(np.float64)
+    native = logits.dtype.newbyteorder("=")
+    return native, np.dtype(np.float32) if native.itemsize == 2 else native
 
 
 def read_targets(targets: npt.ArrayLike, logits: np.ndarray) -> np.ndarray:
@@ -49,12 +63,12 @@ def read_targets(targets: npt.ArrayLike, logits: np.ndarray) -> np.ndarray:
         if t.dtype.kind not in "iu":
             raise TypeError(
                 f"targets of shape {t.shape} are class labels and must be integers, got dtype {t.dtype}; "
-                f"convert them with targets.astype(int), or pass distributions of shape {logits.shape}"
+                f"convert them to integers, or pass distributions of shape {logits.shape}"
             )
         _check_labels(t, logits.shape[-1])
         return t
     if t.shape == logits.shape:
-        if t.dtype.kind not in "fiub":
+        if t.dtype.kind not in "fiub" and not _is_bfloat16(t.dtype):
             raise TypeError(f"targets must be real numbers, got dtype {t.dtype}")
         return t
     raise ValueError(
@@ -74,16 +88,16 @@ def _check_labels(labels: np.ndarray, n_classes: int) -> None:
 def read_out(out: object, shape: tuple[int, ...]) -> np.ndarray:
     """`out` as a plain array that the gradient can be written to."""
     if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
-        raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
-    if not _is_float(out.dtype):
-        raise TypeError(f"out must be float32 or float64, got dtype {out.dtype}")
-    if out.shape != shape:
-        raise ValueError(f"out must have the shape of the logits, {shape}, got {out.shape}")
-    if not out.flags.writeable:
+        raise TypeError(f"out must be a plain NumPy array, got {type(out).__name__}")
+    plain = np.asarray(out)  # a subclass may say anything of itself
+    if not _is_float(plain.dtype):
+        raise TypeError(f"out must be {FLOATS}, got dtype {plain.dtype}")
+    if plain.shape != shape:
+        raise ValueError(f"out must have the shape of the logits, {shape}, got {plain.shape}")
+    if not plain.flags.writeable:
         raise ValueError("out must be writeable, got a read-only array")
-    plain = np.asarray(out)
-    if out.size and kernels.may_overlap_itself(plain):
-        raise ValueError(f"out must have a place for each element, got strides {out.strides} for shape {shape}")
+    if plain.size and kernels.may_overlap_itself(plain):
+        raise ValueError(f"out must not overlap itself, got strides {plain.strides} for shape {shape}")
     return plain
 
 

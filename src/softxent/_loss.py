@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from softxent import _threads
 from softxent._dispatch import active as _kernels
-from softxent._inputs import check_reduction, read_logits, read_out, read_targets
+from softxent._inputs import check_reduction, read_logits, read_out, read_targets, result_dtypes
 
 
 @overload
@@ -50,12 +50,13 @@ def cross_entropy(
     Parameters
     ----------
     logits : array_like, shape (..., C)
-        Unnormalised log-probabilities, the classes along the last axis; shape ``(C,)`` is one example. float32 or
-        float64; integers and bool are computed in float64. Any strides and byte order.
+        Unnormalised log-probabilities, the classes along the last axis; shape ``(C,)`` is one example. float16,
+        bfloat16 (of ``ml_dtypes``), float32 or float64; integers and bool are computed in float64, half-precision
+        numbers in float32. Any strides and byte order.
     targets : array_like, shape (...) or (..., C)
         With the shape of `logits` less the class axis: class labels, of any integer dtype, in ``[0, C)``. With the
         shape of `logits`: one distribution over the classes per row, one-hot or soft, of any real or bool dtype, read
-        in the precision of the logits. Its rows need not sum to one.
+        in the precision that the logits are computed in. Its rows need not sum to one.
     reduction : {"mean", "sum", "none"}, default "mean"
         The mean over all rows, their sum, or the loss of each row.
     n_threads : int, optional
@@ -65,7 +66,7 @@ def cross_entropy(
     -------
     loss : float or ndarray
         For "mean" and "sum" a float accumulated in double precision, 0.0 if there are no rows. For "none" an array of
-        shape (...), float64 for float64 logits and float32 for float32.
+        shape (...), float64 for logits computed in float64 and float32 for others; a 0-d array for one example.
 
     Raises
     ------
@@ -146,18 +147,20 @@ def value_and_grad(
     Parameters
     ----------
     logits : array_like, shape (..., C)
-        Unnormalised log-probabilities, the classes along the last axis; shape ``(C,)`` is one example. float32 or
-        float64; integers and bool are computed in float64. Any strides and byte order.
+        Unnormalised log-probabilities, the classes along the last axis; shape ``(C,)`` is one example. float16,
+        bfloat16 (of ``ml_dtypes``), float32 or float64; integers and bool are computed in float64, half-precision
+        numbers in float32. Any strides and byte order.
     targets : array_like, shape (...) or (..., C)
         With the shape of `logits` less the class axis: class labels, of any integer dtype, in ``[0, C)``. With the
         shape of `logits`: one distribution over the classes per row, one-hot or soft, of any real or bool dtype, read
-        in the precision of the logits. Its rows need not sum to one.
+        in the precision that the logits are computed in. Its rows need not sum to one.
     reduction : {"mean", "sum", "none"}, default "mean"
         The mean over all rows, their sum, or the loss of each row.
     out : ndarray, shape (..., C), optional
-        Where to write the gradient: any writeable float32 or float64 array of the logits' shape, with any strides, or
-        the logits themselves, which are then overwritten. If it shares memory with an input in another way, the
-        result is the same as if it did not.
+        Where to write the gradient: any writeable array of the logits' shape and one of the floating dtypes above, with
+        any strides, or the logits themselves, which are then overwritten. If it overlaps an input in another way, the
+        result is the same as if it did not, at the cost of a copy of the gradient; that two arrays overlap is judged by
+        the stretches of memory they lie in.
     n_threads : int, optional
         How many threads this call may use; see `set_num_threads`.
 
@@ -165,10 +168,10 @@ def value_and_grad(
     -------
     loss : float or ndarray
         For "mean" and "sum" a float accumulated in double precision, 0.0 if there are no rows. For "none" an array of
-        shape (...), float64 for float64 logits and float32 for float32.
+        shape (...), float64 for logits computed in float64 and float32 for others; a 0-d array for one example.
     grad : ndarray, shape (..., C)
         The gradient of the reduced loss, of the sum for "none". `out` if that was given, else a new array of the
-        logits' dtype (float64 for integers and bool).
+        logits' dtype (float64 for integers and bool), rounded to it once.
 
     Raises
     ------
@@ -222,9 +225,8 @@ def _visit(
     check_reduction(reduction)
     threads = _threads.setting if n_threads is None else _threads.checked(n_threads, "n_threads")
     mean, per_row = reduction == "mean", reduction == "none"
-    if _threads.in_forked_child and threads != 1:
-        return _threads.on_new_thread(_visit_with_care, logits, targets, mean, per_row, threads, with_grad, out)
-    if type(logits) is np.ndarray and logits.dtype.char in "fd" and logits.ndim > 0:
+    guarded = _threads.in_forked_child and threads != 1
+    if type(logits) is np.ndarray and logits.dtype.char in "fd" and logits.ndim > 0 and not guarded:
         losses = np.empty(logits.shape[:-1], logits.dtype) if per_row else None
         grad = np.empty(logits.shape, logits.dtype) if with_grad and out is None else out
         total = _kernels.loss_and_grad(logits, targets, losses, grad, mean, threads)
@@ -240,20 +242,32 @@ def _visit_with_care(
     """The same of any arguments: refused with a reason, or converted on the way, a row at a time."""
     x = read_logits(logits)
     t = read_targets(targets, x)
-    n_classes = x.shape[-1]
-    dtype = x.dtype.newbyteorder("=") if x.dtype.kind == "f" else np.dtype(np.float64)
+    grad_dtype, dtype = result_dtypes(x)
     losses = np.empty(x.shape[:-1], dtype) if per_row else None
-    # For each thread a row of logits or gradient, and a row of targets.
-    scratch = np.empty((_kernels.team_size(x.size // n_classes, n_classes, threads), 2, n_classes), dtype)
     grad = None
     if out is not None:
         grad = read_out(out, x.shape)
     elif with_grad:
-        grad = np.empty(x.shape, dtype)
-    total = _kernels.loss_and_grad(x, t, losses, grad, mean, threads, scratch)
+        grad = np.empty(x.shape, grad_dtype)
+    n_classes = x.shape[-1]
+    n_threads = _kernels.team_size(x.size // n_classes, n_classes, threads)
+
+    def compute(grad: np.ndarray | None) -> float | None:
+        """First without scratch, then with a row of logits or gradient, and one of a distribution, for each thread."""
+        total = _kernels.loss_and_grad(x, t, losses, grad, mean, n_threads)
+        if total is None:
+            scratch = np.empty((n_threads, 1 + (t.ndim == x.ndim), n_classes), dtype)
+            total = _kernels.loss_and_grad(x, t, losses, grad, mean, n_threads, scratch)
+        return total
+
+    run = _threads.on_new_thread if _threads.in_forked_child and n_threads > 1 else lambda function, *a: function(*a)
+    total = run(compute, grad)
     if total is None and grad is not None:
-        # All else is in order, so `out` overlaps an input otherwise than by being the logits.
+        # All else is in order, so `out` may overlap an input otherwise than by being the logits.
         apart = np.empty_like(grad)
-        total = _kernels.loss_and_grad(x, t, losses, apart, mean, threads, scratch)
-        np.copyto(grad, apart)
+        total = run(compute, apart)
+        if total is not None:
+            np.copyto(grad, apart)
+    if total is None:
+        raise RuntimeError("the arguments were changed by another thread during the call")
     return (losses if per_row else total), (grad if out is None else out)

@@ -18,6 +18,7 @@ cdef struct Job:
     Py_ssize_t n_rows
     Py_ssize_t n_classes
     Py_ssize_t rows_per_block
+    Py_ssize_t scratch_per_thread
     double scale
     float* losses32          # at most one of the two is given
     double* losses64
@@ -31,25 +32,30 @@ cdef struct Partial:
 
 cdef inline void add_loss(Partial* partial, double loss) noexcept nogil:
     cdef double next = partial.sum + loss
-    cdef double of_loss = next - partial.sum
-    partial.lost += (partial.sum - (next - of_loss)) + (loss - of_loss)
+    partial.lost += rounded_off(partial.sum, loss, next)
     partial.sum = next
 
 
 cdef inline void read_row(storage* to, const char* source, const Rows* rows, Py_ssize_t n) noexcept nogil:
     cdef Py_ssize_t c
+    if storage is float and rows.packed and rows.element.read_row != NULL:
+        rows.element.read_row(source, to, n)
+        return
     for c in range(n):
         to[c] = <storage> rows.element.read(source + c * rows.class_stride)
 
 
 cdef inline void write_row(char* to, const storage* source, const Rows* rows, Py_ssize_t n) noexcept nogil:
     cdef Py_ssize_t c
+    if storage is float and rows.packed and rows.element.write_row != NULL:
+        rows.element.write_row(to, source, n)
+        return
     for c in range(n):
         rows.element.write(to + c * rows.class_stride, source[c])
 
 
 cdef inline Outcome visit_row_of(const Job* job, Py_ssize_t i, storage* scratch) noexcept nogil:
-    """Visit row i; `scratch` holds two rows, for what cannot be loaded or stored as it is."""
+    """Visit row i; what cannot be loaded or stored as it is goes through `scratch`, a row and one for distributions."""
     cdef Py_ssize_t n = job.n_classes, label = 0
     cdef storage* x = <storage*> row(&job.logits, i)
     cdef storage* g = NULL
@@ -62,6 +68,9 @@ cdef inline Outcome visit_row_of(const Job* job, Py_ssize_t i, storage* scratch)
         read_row(x, row(&job.logits, i), &job.logits, n)
     if job.has_labels:
         label = job.targets.element.read_label(row(&job.targets, i))
+        # Checked before, but another thread may have changed it since: then the result is wrong, not the memory.
+        if not 0 <= label < n:
+            label = 0
     elif job.targets.direct:
         t = <storage*> row(&job.targets, i)
     else:
@@ -77,19 +86,23 @@ cdef void visit_block(const Job* job, Py_ssize_t block, storage* scratch, Partia
     cdef Py_ssize_t i = block * job.rows_per_block
     cdef Py_ssize_t stop = min(i + job.rows_per_block, job.n_rows)
     cdef Py_ssize_t k, count
-    cdef double[LOSSES_AT_ONCE] ratios, masses, crosses, losses
-    cdef Vec[double] logs
+    cdef double[LOSSES_AT_ONCE] R, R_low, high, low, mass, cross, losses
     cdef Outcome outcome
     partial.sum = partial.lost = 0
     while i < stop:
         count = min(stop - i, LOSSES_AT_ONCE)
         for k in range(count):
             outcome = visit_row_of(job, i + k, scratch)
-            ratios[k] = outcome.ratio
-            masses[k] = outcome.mass
-            crosses[k] = outcome.cross
-        logs = log1p(load_first(&ratios[0], count, 0))
-        store_first(&losses[0], count, fma(load_first(&masses[0], count, 0), logs, load_first(&crosses[0], count, 0)))
+            R[k] = outcome.R
+            R_low[k] = outcome.R_low
+            high[k] = outcome.high
+            low[k] = outcome.low
+            mass[k] = outcome.mass
+            cross[k] = outcome.cross
+        store_first(&losses[0], count, row_losses(
+            load_first(&R[0], count, 0), load_first(&R_low[0], count, 0), load_first(&high[0], count, 0),
+            load_first(&low[0], count, 0), unit_size(scratch), load_first(&mass[0], count, 0),
+            load_first(&cross[0], count, 0)))
         for k in range(count):
             add_loss(partial, losses[k])
             if job.losses32 != NULL:
@@ -110,7 +123,7 @@ cdef double visit_all(const Job* job, int n_threads, storage* scratch) noexcept 
             visit_block(job, block, scratch, partials + block)
     else:
         for block in prange(n_blocks, num_threads=n_threads, schedule="static"):
-            visit_block(job, block, scratch + 2 * job.n_classes * this_thread(), partials + block)
+            visit_block(job, block, scratch + job.scratch_per_thread * this_thread(), partials + block)
     for block in range(n_blocks):
         add_loss(&total, partials[block].sum)
         total.lost += partials[block].lost

@@ -6,27 +6,17 @@
 #include <cstdint>
 #include <cstring>
 
+#include "vec.hpp"
+
 namespace softxent {
 
 using Reader = double (*)(const char *);
 using LabelReader = std::int64_t (*)(const char *);
 using Writer = void (*)(char *, double);
+using RowReader = void (*)(const char *, float *, std::ptrdiff_t n);
+using RowWriter = void (*)(char *, const float *, std::ptrdiff_t n);
 // Whether n labels, `stride` bytes apart, are all in [0, n_classes).
 using LabelCheck = bool (*)(const char *, std::ptrdiff_t stride, std::ptrdiff_t n, std::int64_t n_classes);
-
-// IEEE half precision, as NumPy's float16 stores it.
-struct Half {
-    std::uint16_t bits;
-
-    explicit operator double() const {
-        const std::uint64_t sign = bits >> 15, exponent = bits >> 10 & 31, fraction = bits & 1023;
-        if (exponent == 0) return (sign ? -0x1p-24 : 0x1p-24) * static_cast<double>(fraction);
-        const std::uint64_t wide = sign << 63 | (exponent == 31 ? 2047 : exponent - 15 + 1023) << 52 | fraction << 42;
-        double value;
-        std::memcpy(&value, &wide, sizeof value);
-        return value;
-    }
-};
 
 template <class T, bool SWAPPED> inline T load_element(const char *p) {
     char bytes[sizeof(T)];
@@ -38,6 +28,14 @@ template <class T, bool SWAPPED> inline T load_element(const char *p) {
 
 template <class Out, class T, bool SWAPPED> Out read_element(const char *p) {
     return static_cast<Out>(load_element<T, SWAPPED>(p));
+}
+
+// A whole row of half-precision numbers that lie side by side.
+template <class T> void read_halves(const char *p, float *to, std::ptrdiff_t n) {
+    convert_row(reinterpret_cast<const T *>(p), to, n);
+}
+template <class T> void write_halves(char *p, const float *from, std::ptrdiff_t n) {
+    convert_row(from, reinterpret_cast<T *>(p), n);
 }
 
 template <class T, bool SWAPPED> void write_element(char *p, double x) {
@@ -63,18 +61,30 @@ struct Element {
     Writer write = nullptr;
     LabelReader read_label = nullptr;
     LabelCheck are_labels = nullptr;
+    RowReader read_row = nullptr;
+    RowWriter write_row = nullptr;
 };
 
 template <class T, bool SWAPPED> Element real_element() {
-    return {read_element<double, T, SWAPPED>, write_element<T, SWAPPED>, nullptr, nullptr};
+    return {read_element<double, T, SWAPPED>, write_element<T, SWAPPED>};
+}
+template <class T, bool SWAPPED> Element half_element() {
+    Element element = real_element<T, SWAPPED>();
+    if constexpr (!SWAPPED) {
+        element.read_row = read_halves<T>;
+        element.write_row = write_halves<T>;
+    }
+    return element;
 }
 template <class T, bool SWAPPED> Element integer_element() {
     return {read_element<double, T, SWAPPED>, nullptr, read_element<std::int64_t, T, SWAPPED>, are_labels<T, SWAPPED>};
 }
 
+constexpr char BFLOAT16 = 'E';
+
 template <bool SWAPPED> Element element_of(char kind, std::ptrdiff_t size) {
     switch (kind) {
-    case 'b': return {read_element<double, std::uint8_t, SWAPPED>, nullptr, nullptr, nullptr};
+    case 'b': return {read_element<double, std::uint8_t, SWAPPED>};
     case 'i':
         switch (size) {
         case 1: return integer_element<std::int8_t, SWAPPED>();
@@ -92,16 +102,17 @@ template <bool SWAPPED> Element element_of(char kind, std::ptrdiff_t size) {
         }
         break;
     case 'f':
-        if (size == 2) return {read_element<double, Half, SWAPPED>, nullptr, nullptr, nullptr};
+        if (size == 2) return half_element<Half, SWAPPED>();
         if (size == 4) return real_element<float, SWAPPED>();
         if (size == 8) return real_element<double, SWAPPED>();
-        if (size == sizeof(long double)) return {read_element<double, long double, SWAPPED>, nullptr, nullptr, nullptr};
+        if (size == sizeof(long double)) return {read_element<double, long double, SWAPPED>};
         break;
+    case BFLOAT16: return half_element<BFloat16, SWAPPED>();
     }
     return {};
 }
 
-// By dtype.kind and dtype.itemsize, as NumPy gives them.
+// By dtype.kind and dtype.itemsize, as NumPy gives them, but for bfloat16, whose kind NumPy does not know.
 inline Element element_of(char kind, std::ptrdiff_t size, bool swapped) {
     return swapped ? element_of<true>(kind, size) : element_of<false>(kind, size);
 }

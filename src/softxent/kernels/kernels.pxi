@@ -14,7 +14,7 @@ include "rows.pxi"
 include "batch.pxi"
 
 
-def team_size(Py_ssize_t n_rows, Py_ssize_t n_classes, int n_threads):
+cpdef int team_size(Py_ssize_t n_rows, Py_ssize_t n_classes, int n_threads) noexcept:
     """How many threads a call of this size runs on; n_threads = 0 leaves the limit to OpenMP."""
     cdef double work = <double> n_rows * n_classes      # the product of two sizes may not fit an integer
     cdef int limit = n_threads if n_threads > 0 else openmp_threads()
@@ -33,12 +33,16 @@ def openmp():
     return has_openmp()
 
 
-cdef bint describe_inputs(Job* job, x, t, int typenum):
-    """Fill in logits and targets; False if they are not arrays that belong together."""
-    cdef int axes
-    if not cnp.PyArray_CheckExact(x) or not cnp.PyArray_CheckExact(t):
-        return False
-    axes = cnp.PyArray_NDIM(x) - 1
+cdef int computed_in(cnp.ndarray logits):
+    cdef char kind = kind_of(logits)
+    if kind == BFLOAT16 or (kind == b"f" and cnp.PyArray_ITEMSIZE(logits) <= 4):
+        return cnp.NPY_FLOAT
+    return cnp.NPY_DOUBLE
+
+
+cdef bint describe_inputs(Job* job, cnp.ndarray x, cnp.ndarray t, int typenum):
+    """Fill in logits and targets; False if they do not belong together."""
+    cdef int axes = cnp.PyArray_NDIM(x) - 1
     if axes < 0 or cnp.PyArray_DIM(x, axes) == 0:
         return False
     job.n_classes = cnp.PyArray_DIM(x, axes)
@@ -72,7 +76,7 @@ cdef bint describe_grad(Job* job, g, x, t, int typenum):
     return not may_overlap_itself(g) and not may_overlap(g, t) and (same_elements(g, x) or not may_overlap(g, x))
 
 
-cdef bint describe_losses(Job* job, losses):
+cdef bint describe_losses(Job* job, cnp.ndarray losses):
     """Fill in where the losses of the rows go."""
     job.losses32 = NULL
     job.losses64 = NULL
@@ -82,9 +86,24 @@ cdef bint describe_losses(Job* job, losses):
         return False
     if cnp.PyArray_TYPE(losses) == cnp.NPY_FLOAT:
         job.losses32 = <float*> cnp.PyArray_DATA(losses)
-    else:
-        job.losses64 = <double*> cnp.PyArray_DATA(losses)
-    return True
+        return True
+    job.losses64 = <double*> cnp.PyArray_DATA(losses)
+    return cnp.PyArray_TYPE(losses) == cnp.NPY_DOUBLE
+
+
+cdef bint describe_scratch(Job* job, cnp.ndarray scratch, int typenum):
+    """Fill in how much of it each thread has; False if it is not enough for what has to be converted."""
+    cdef bint converts = not job.logits.direct or (job.has_grad and not job.grad.direct)
+    cdef bint converts_targets = not job.has_labels and not job.targets.direct
+    job.scratch_per_thread = 0
+    if scratch is None:
+        return not converts and not converts_targets
+    if cnp.PyArray_NDIM(scratch) != 3 or cnp.PyArray_TYPE(scratch) != typenum or not cnp.PyArray_ISCARRAY(scratch):
+        return False
+    if cnp.PyArray_DIM(scratch, 1) < 1 + converts_targets or cnp.PyArray_DIM(scratch, 2) != job.n_classes:
+        return False
+    job.scratch_per_thread = cnp.PyArray_DIM(scratch, 1) * job.n_classes
+    return cnp.PyArray_DIM(scratch, 0) > 0
 
 
 def loss_and_grad(
@@ -93,8 +112,9 @@ def loss_and_grad(
     """Sum or mean of the losses as a float; per-row losses into `losses`, the gradient into `grad`, where given.
 
     logits (..., C); targets (...) class labels or (..., C) distributions; losses (...) C-contiguous, float32 or
-    float64; grad (..., C). Computes in float32 for float32 logits and in float64 for all others. Arrays that cannot be
-    loaded or stored directly need `scratch`, (threads, 2, C) of the type computed in, C-contiguous.
+    float64; grad (..., C). Computes in float32 for float16, bfloat16 and float32 logits, and in float64 for all others.
+    Arrays that cannot be loaded or stored directly need `scratch`, (threads, 1, C) of the type computed in, or
+    (threads, 2, C) for distributions, C-contiguous.
 
     Returns None, and has written nothing, if an argument is not an array that it can take as it is: another type,
     dtype or shape, a label that is no class, or a `grad` that overlaps an input otherwise than by being the logits.
@@ -102,22 +122,21 @@ def loss_and_grad(
     cdef Job job
     cdef void* space = NULL
     cdef double total
-    cdef int typenum = cnp.NPY_DOUBLE
-    if cnp.PyArray_Check(logits) and cnp.PyArray_TYPE(logits) == cnp.NPY_FLOAT:
-        typenum = cnp.NPY_FLOAT
+    cdef int typenum
+    if not cnp.PyArray_CheckExact(logits) or not cnp.PyArray_CheckExact(targets):
+        return None
+    typenum = computed_in(logits)
     if not describe_inputs(&job, logits, targets, typenum):
         return None
     if not describe_grad(&job, grad, logits, targets, typenum) or not describe_losses(&job, losses):
         return None
 
+    if not describe_scratch(&job, scratch, typenum):
+        return None
     n_threads = team_size(job.n_rows, job.n_classes, n_threads)
     if scratch is not None:
         n_threads = min(n_threads, cnp.PyArray_DIM(scratch, 0))
         space = cnp.PyArray_DATA(scratch)
-    elif not job.logits.direct or (job.has_grad and not job.grad.direct):
-        return None
-    elif not job.has_labels and not job.targets.direct:
-        return None
 
     if job.n_rows == 0:
         return 0.0
@@ -131,3 +150,31 @@ def loss_and_grad(
         else:
             total = visit_all(&job, n_threads, <double*> space)
     return total / job.n_rows if mean else total
+
+
+cdef double exp_all(const storage* x, double m, storage* out, Py_ssize_t n) noexcept nogil:
+    cdef Unit[storage] unit = Unit[storage](m)
+    exp_vectors(x, out, 0, n, -1, unit, Sum[storage]())
+    return first(exp(Vec[storage](m), unit))
+
+
+def exp_of(cnp.ndarray x, double m, cnp.ndarray out):
+    """The exponentials of x <= m, counted in the unit of a row with the maximum m, and that of m itself, returned.
+
+    For the tests of the bound that vec.hpp states. Contiguous arrays of one float dtype and size.
+    """
+    cdef Py_ssize_t n = cnp.PyArray_SIZE(x)
+    if cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT:
+        return exp_all(<float*> cnp.PyArray_DATA(x), m, <float*> cnp.PyArray_DATA(out), n)
+    return exp_all(<double*> cnp.PyArray_DATA(x), m, <double*> cnp.PyArray_DATA(out), n)
+
+
+def log1p_of(cnp.ndarray u, cnp.ndarray out):
+    """log(1 + u) of u >= 0, for the tests of the bound that vec.hpp states. Contiguous float64 arrays of one size."""
+    cdef double* source = <double*> cnp.PyArray_DATA(u)
+    cdef double* target = <double*> cnp.PyArray_DATA(out)
+    cdef Py_ssize_t i = 0, n = cnp.PyArray_SIZE(u), count
+    while i < n:
+        count = min(LOSSES_AT_ONCE, n - i)
+        store_first(target + i, count, log1p(load_first(source + i, count, 0)))
+        i += count

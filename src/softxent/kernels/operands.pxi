@@ -12,18 +12,26 @@ cdef struct Rows:
     Py_ssize_t[MAX_AXES] shape
     Py_ssize_t[MAX_AXES] strides
     Py_ssize_t class_stride
-    bint direct                    # the kernel may load and store it as it is
+    bint packed                    # the elements of a row lie side by side, aligned and in native byte order
+    bint direct                    # and are of the type computed in: the kernel may load and store them as they are
     Element element
 
 
-cdef void read_layout(Rows* rows, cnp.ndarray array, bint has_classes, int typenum):
+cdef char kind_of(cnp.ndarray array):
+    """The dtype's kind; bfloat16 is known by the name that its users gave it, not by NumPy."""
+    if cnp.PyTypeNum_ISUSERDEF(cnp.PyArray_TYPE(array)):
+        return BFLOAT16 if array.dtype.type.__name__ == "bfloat16" else 0
+    return array.descr.kind
+
+
+cdef int read_layout(Rows* rows, cnp.ndarray array, bint has_classes, int typenum) except -1:
     """Fill `rows` from an array whose last axis, if it has classes, is theirs; direct means elements of `typenum`."""
     cdef int ndim = cnp.PyArray_NDIM(array) - has_classes
     cdef int axis, last = -1
     cdef Py_ssize_t length, stride
     cdef bint native = cnp.PyArray_ISNOTSWAPPED(array)
     rows.data = cnp.PyArray_BYTES(array)
-    rows.element = element_of(array.descr.kind, cnp.PyArray_ITEMSIZE(array), not native)
+    rows.element = element_of(kind_of(array), cnp.PyArray_ITEMSIZE(array), not native)
     rows.class_stride = cnp.PyArray_STRIDE(array, ndim) if has_classes else 0
     for axis in range(ndim):
         length = cnp.PyArray_DIM(array, axis)
@@ -38,9 +46,11 @@ cdef void read_layout(Rows* rows, cnp.ndarray array, bint has_classes, int typen
             rows.shape[last] = length
             rows.strides[last] = stride
     rows.n_axes = last + 1
-    rows.direct = (
-        cnp.PyArray_TYPE(array) == typenum and native and cnp.PyArray_ISALIGNED(array)
+    rows.packed = (
+        native and cnp.PyArray_ISALIGNED(array)
         and (not has_classes or cnp.PyArray_DIM(array, ndim) == 1 or rows.class_stride == cnp.PyArray_ITEMSIZE(array)))
+    rows.direct = rows.packed and cnp.PyArray_TYPE(array) == typenum
+    return 0
 
 
 cdef inline char* row(const Rows* rows, Py_ssize_t i) noexcept nogil:
@@ -94,7 +104,7 @@ cdef bint may_overlap(cnp.ndarray a, cnp.ndarray b) noexcept:
     return a_low < b_high and b_low < a_high
 
 
-cpdef bint may_overlap_itself(cnp.ndarray array) noexcept:
+cpdef bint may_overlap_itself(cnp.ndarray array):
     """Whether two elements may share memory: False if each axis steps over all that the axes of smaller steps span."""
     cdef Py_ssize_t span, step, other_step
     cdef int axis, other
@@ -118,6 +128,6 @@ cdef bint same_elements(cnp.ndarray a, cnp.ndarray b) noexcept:
     if cnp.PyArray_DATA(a) != cnp.PyArray_DATA(b) or cnp.PyArray_TYPE(a) != cnp.PyArray_TYPE(b):
         return False
     for axis in range(cnp.PyArray_NDIM(a)):
-        if cnp.PyArray_STRIDE(a, axis) != cnp.PyArray_STRIDE(b, axis):
+        if cnp.PyArray_DIM(a, axis) > 1 and cnp.PyArray_STRIDE(a, axis) != cnp.PyArray_STRIDE(b, axis):
             return False
     return True

@@ -1,10 +1,11 @@
 # The wide kernel: one row at a time, lanes across its classes.
 #
-# With m the row's largest logit, e_j = exp(x_j - m), S the sum of all e_j and R = S - 1:
+# With m the row's largest logit, a the first class there that the target wants (any there, if it wants none),
+# e_j = exp(x_j - m), so e_a = 1, R the sum of e_j over j != a, and S = R + 1:
 #     loss       T * log1p(R) + sum over j of t_j (m - x_j),   T = sum of t_j  (one, for a class label)
-#     gradient   T * e_j / S - t_j
-# In a confident row R is tiny and p_a - t_a cancels, for a the class at the maximum that the target wants too. There R
-# is summed without e_a, so that it never contains a 1, and the gradient at a is (T - t_a) - T * R / S.
+#     gradient   T * e_j / S - t_j,   and at a, where p_a > 1/2:   (T - t_a) - T * R / S
+# In a confident row R is tiny and p_a - t_a cancels. So where the target wants a, neither R nor T - t_a ever contains
+# what a contributes; where it does not, nothing cancels and e_a is taken off the sum of all.
 #
 # Three sweeps over a row that stays in cache: maximum, exponentials (written where the gradient will stand), scaling.
 # The exponentials are counted in a power of two near e^m (Unit in vec.hpp), which R / e_a and e_j / S are free of.
@@ -63,22 +64,22 @@ cdef inline Sum[storage] exp_vectors(
 
 
 cdef inline double exp_sum(
-    const storage* x, storage* e, Py_ssize_t n, Py_ssize_t left_out, Unit[storage] unit
+    const storage* x, storage* e, Py_ssize_t n, Py_ssize_t top, double e_top, Unit[storage] unit, double* rounded
 ) noexcept nogil:
-    """The sum of all exponentials but the one at `left_out` (-1: none is), in an order that depends on both alone."""
+    """The sum of all exponentials but the e_top of one class at the maximum: class `top`, or any if `top` is -1."""
     cdef Py_ssize_t width = block_lanes(x)
     cdef Py_ssize_t blocks_end = n - n % width
     cdef Py_ssize_t done = 0, stop = blocks_end
     cdef Sum[storage] total
-    if left_out >= 0:
-        stop = left_out - left_out % width
-    # Whole blocks up to the one with `left_out`, that one Vec by Vec, whole blocks again, the tail Vec by Vec.
+    if top >= 0:
+        stop = top - top % width
+    # Whole blocks up to the one with `top`, that one Vec by Vec, whole blocks again, the tail Vec by Vec.
     while done < n:
         total = exp_blocks(x, e, done, stop, unit, total)
         done = min(stop + width, n)
-        total = exp_vectors(x, e, stop, done, left_out, unit, total)
+        total = exp_vectors(x, e, stop, done, top, unit, total)
         stop = blocks_end
-    return total.value()
+    return total.value_less(e_top if top < 0 else 0, rounded)
 
 
 cdef inline void scale_row(storage* e, Py_ssize_t n, double factor) noexcept nogil:
@@ -125,33 +126,34 @@ cdef inline Target distribution_target(const storage* x, const storage* t, Py_ss
     cdef Vec[storage] top = Vec[storage](m)
     cdef Vec[storage] zero = Vec[storage](0)
     cdef Vec[storage] weights, logits
-    cdef Sum[storage] cross, mass
+    cdef Sum[storage] cross, rest
     cdef Py_ssize_t i = 0, count
     cdef unsigned int wanted
-    cdef storage minus
     while i < n:
         count = min(vec_lanes(x), n - i)
         weights = load_first(t + i, count, 0)
         logits = load_first(x + i, count, 0)
-        wanted = equal_bits(logits, top) & ~equal_bits(weights, zero)
-        if wanted and target.top < 0:
-            target.top = i + lowest_bit(wanted)
-        mass.add(weights)
         cross.add_gaps(weights, logits, m)
+        if target.top < 0:
+            wanted = equal_bits(logits, top) & ~equal_bits(weights, zero)
+            if wanted:
+                target.top = i + lowest_bit(wanted)
+                target.at_top = t[target.top]
+                weights = without_lane(weights, target.top - i)
+        rest.add(weights)
         i += vec_lanes(x)
-    target.mass = mass.value()
+    target.rest = rest.value()
+    target.mass = target.rest + target.at_top
     target.cross = cross.value()
-    if target.top >= 0:
-        target.at_top = t[target.top]
-        minus = -t[target.top]
-        mass.add(load_first(&minus, 1, 0))
-    target.rest = mass.value()
     return target
 
 
 cdef struct Outcome:
-    # A row's loss is mass * log1p(ratio) + cross; the logarithms of several rows are taken together.
-    double ratio
+    # A row's loss is mass * log1p((R + R_low) / e_a) + cross, with e_a from high + low (see Unit); see row_losses.
+    double R
+    double R_low
+    double high
+    double low
     double mass
     double cross
 
@@ -165,23 +167,26 @@ cdef inline Outcome visit_row(
     """
     cdef double m = row_max(x, n)
     cdef Unit[storage] unit = Unit[storage](m)
-    cdef double e_top = first(exp(Vec[storage](m), unit))
     # All else that is needed of x is read before exp_sum, which may overwrite it.
     cdef Target target = label_target(x, y, m) if t == NULL else distribution_target(x, t, n, m)
-    cdef double S = exp_sum(x, g, n, target.top, unit)
-    cdef double R = S
+    cdef double e_top = first(exp(Vec[storage](m), unit))
+    cdef double R_low
+    cdef double R = exp_sum(x, g, n, target.top, e_top, unit, &R_low)
+    cdef double S = R + e_top
+    cdef double S_low = rounded_off(e_top, R, S) + R_low
+    cdef double factor = divide(x, scale * target.mass, S, S_low)
     cdef Vec[storage] at_label
-    if target.top >= 0:
-        S += e_top
-    else:
-        R -= e_top
     if g != NULL:
+        if fabs(factor) < smallest_normal(x):
+            # A target of next to no mass: its factor keeps its digits only if the unit is taken out first.
+            scale_row(g, n, 1 / unit_size(x))
+            factor = scale * target.mass / (S / unit_size(x))
         if t == NULL:
-            at_label = fma(load_first(g + y, 1, 0), Vec[storage](scale / S), Vec[storage](-scale))
-            scale_row(g, n, scale / S)
-            store_first(g + y, 1, at_label)
+            at_label = fma(Vec[storage](g[y]), Vec[storage](factor), Vec[storage](-scale))
+            scale_row(g, n, factor)
+            g[y] = <storage> first(at_label)
         else:
-            blend_row(g, t, n, scale * target.mass / S, -scale)
+            blend_row(g, t, n, factor, -scale)
         if target.top >= 0 and R < e_top:
-            g[target.top] = <storage> (scale * (target.rest - target.mass * (R / S)))
-    return Outcome(R / e_top, target.mass, target.cross)
+            g[target.top] = <storage> (scale * (target.rest - divide(x, target.mass * R, S, S_low)))
+    return Outcome(R, R_low, unit.high, unit.low, target.mass, target.cross)

@@ -8,7 +8,11 @@
 // Assumes round-to-nearest and -ffp-contract=off. Never allocates, throws, or touches memory beyond the lanes asked for.
 #pragma once
 
+#include <cmath>
 #include <cstddef>
+#include <limits>
+
+#include "halves.hpp"
 
 #if defined(_MSC_VER) && !defined(__clang__)
 #define SOFTXENT_INLINE __forceinline
@@ -87,6 +91,20 @@ template <class S, int N> SOFTXENT_INLINE void store(S *p, const Pack<S, N> &v) 
     for (int i = 0; i < N; ++i) isa::store(p + i * Pack<S, N>::width, v.r[i]);
 }
 
+// A row of halves as floats, or of floats as halves.
+template <class From, class To> void convert_row(const From *from, To *to, std::ptrdiff_t n) {
+    constexpr std::ptrdiff_t width = Pack<float, 1>::width;
+    std::ptrdiff_t i = 0;
+    for (; i + width <= n; i += width) isa::store(to + i, isa::load(from + i));
+    if (i < n) {
+        From rest[width] = {};
+        To converted[width];
+        std::memcpy(rest, from + i, static_cast<std::size_t>(n - i) * sizeof(From));
+        isa::store(converted, isa::load(rest));
+        std::memcpy(to + i, converted, static_cast<std::size_t>(n - i) * sizeof(To));
+    }
+}
+
 // How many of a Vec's first n lanes lie in its register i.
 template <class S> SOFTXENT_INLINE int lanes_in(std::ptrdiff_t n, int i) {
     const int rest = static_cast<int>(n) - i * Vec<S>::width;
@@ -122,6 +140,10 @@ template <class S, int N> SOFTXENT_INLINE Pack<S, N> operator/(const Pack<S, N> 
 // a * b + c, rounded once where the level has a fused multiply-add.
 template <class S, int N> SOFTXENT_INLINE Pack<S, N> fma(const Pack<S, N> &a, const Pack<S, N> &b, const Pack<S, N> &c) {
     return map([](auto x, auto y, auto z) { return isa::fma(x, y, z); }, a, b, c);
+}
+// The same, rounded once at every level.
+template <int N> SOFTXENT_INLINE Pack<double, N> exact_fma(const Pack<double, N> &a, const Pack<double, N> &b, const Pack<double, N> &c) {
+    return map([](auto x, auto y, auto z) { return isa::exact_fma(x, y, z); }, a, b, c);
 }
 // The larger of the two; b where either is NaN.
 template <class S, int N> SOFTXENT_INLINE Pack<S, N> maximum(const Pack<S, N> &a, const Pack<S, N> &b) {
@@ -190,6 +212,12 @@ SOFTXENT_INLINE Vec<double> weighted_gap(const Vec<double> &t, const Vec<double>
     return select_equal(t, zero, zero, t * (Vec<double>(top) - x));
 }
 
+// What a + b rounded off, `sum` being that (Knuth's two-sum): of doubles or of Vecs.
+template <class T> SOFTXENT_INLINE T rounded_off(const T &a, const T &b, const T &sum) {
+    const T of_b = sum - a;
+    return (a - (sum - of_b)) + (b - of_b);
+}
+
 // A sum along a row whose error does not grow with the row's length.
 template <class S> struct Sum;
 
@@ -203,23 +231,45 @@ template <> struct Sum<float> {
         add(Wide{weighted_gap(t.low, wide.low, top), weighted_gap(t.high, wide.high, top)});
     }
     SOFTXENT_INLINE double value() const { return total(sum.low + sum.high); }
+    SOFTXENT_INLINE double value_less(double taken_off, double *rounded) const {
+        *rounded = 0;                                          // float exponentials are not worth more
+        return value() - taken_off;
+    }
 };
 
-// double: each lane carries what its additions rounded off (Knuth's two-sum).
+// double: each lane carries what its additions rounded off, and so do the additions of the lanes.
 template <> struct Sum<double> {
     Vec<double> sum{0.0}, lost{0.0};
     SOFTXENT_INLINE void add(const Vec<double> &v) {
-        const Vec<double> next = sum + v, of_v = next - sum;
-        lost = lost + ((sum - (next - of_v)) + (v - of_v));
+        const Vec<double> next = sum + v;
+        lost = lost + rounded_off(sum, v, next);
         sum = next;
     }
     SOFTXENT_INLINE void add_gaps(const Vec<double> &weights, const Vec<double> &x, double top) {
         add(weighted_gap(weights, x, top));
     }
     SOFTXENT_INLINE double value() const {
-        const double s = total(sum);
-        // With an infinite term `lost` is NaN (inf - inf) and the sum is already the answer.
-        return s - s == 0 ? s + total(lost) : s;
+        double rounded;
+        return value_less(0, &rounded);
+    }
+    // The sum less what is taken off; `rounded` gets what that result rounds off.
+    SOFTXENT_INLINE double value_less(double taken_off, double *rounded) const {
+        double lanes[Vec<double>::lanes], low = total(lost);
+        store(lanes, sum);
+        for (int n = Vec<double>::lanes / 2; n > 0; n /= 2) {
+            for (int i = 0; i < n; ++i) {
+                const double next = lanes[i] + lanes[i + n];
+                low += rounded_off(lanes[i], lanes[i + n], next);
+                lanes[i] = next;
+            }
+        }
+        const double rest = lanes[0] - taken_off;
+        low += rounded_off(lanes[0], -taken_off, rest);
+        *rounded = 0;
+        if (rest - rest != 0) return rest;                     // infinite or NaN: `low` is NaN, and this the answer
+        const double result = rest + low;
+        *rounded = rounded_off(rest, low, result);
+        return result;
     }
 };
 
@@ -230,17 +280,19 @@ template <class T> struct ExpConstants;
 template <> struct ExpConstants<float> {
     static constexpr double LN2_HI = 0x1.62e8p-1, LN2_LO = -0x1.e8082ep-16;   // n * LN2_HI is exact
     static constexpr double ROUNDER = 0x1.8p23;                // adding it leaves round(x) in the low mantissa bits
-    static constexpr double EXPONENT_OF_ONE = 127, HEADROOM = 40, SHIFT_FROM = 512;
+    static constexpr double EXPONENT_OF_ONE = 127, HEADROOM = 40, UNIT = 0x1p40, SHIFT_FROM = 512;
+    static constexpr bool CARRY = false;                       // what rounding r loses is worth 0.1 ulp and 5% of the time
     // (exp(r) - 1 - r) / r^2 on |r| <= 0.35, highest power first
-    static constexpr double POLYNOMIAL[] = {0x1.6d1606p-10, 0x1.12106cp-7, 0x1.555516p-5, 0x1.5554d8p-3, 0.5};
+    static constexpr double POLYNOMIAL[] = {0x1.6a3ffcp-10, 0x1.1239ecp-7, 0x1.5558bep-5, 0x1.555492p-3, 0x1.fffffcp-2};
 };
 template <> struct ExpConstants<double> {
     static constexpr double LN2_HI = 0x1.62e42fefa4p-1, LN2_LO = -0x1.8432a1b0e2634p-43;
     static constexpr double ROUNDER = 0x1.8p52;
-    static constexpr double EXPONENT_OF_ONE = 1023, HEADROOM = 128, SHIFT_FROM = 4096;
+    static constexpr double EXPONENT_OF_ONE = 1023, HEADROOM = 128, UNIT = 0x1p128, SHIFT_FROM = 4096;
+    static constexpr bool CARRY = true;
     static constexpr double POLYNOMIAL[] = {
-        0x1.af3ce42b12b24p-26, 0x1.2894f52583578p-22, 0x1.71de0be2b5e96p-19, 0x1.a019b621f9d08p-16, 0x1.a01a01a83ba17p-13,
-        0x1.6c16c1794e1dcp-10, 0x1.1111111110918p-7,  0x1.5555555553b6cp-5,  0x1.5555555555556p-3,  0x1.0000000000001p-1};
+        0x1.af20bc852ec32p-26, 0x1.28ac594adffe9p-22, 0x1.71ddd21698b3cp-19, 0x1.a0199c7433484p-16, 0x1.a01a01f84ea5ap-13,
+        0x1.6c16c182e1af3p-10, 0x1.11111110f0fb7p-7,  0x1.5555555550e41p-5,  0x1.555555555564ep-3,  0x1.000000000000ap-1};
 };
 
 // The unit that one row's exponentials are counted in: 2^(n0 - HEADROOM), n0 = round(m / ln 2), m the row's largest logit.
@@ -251,20 +303,24 @@ template <> struct ExpConstants<double> {
 // Only where |m| >= SHIFT_FROM is m subtracted first: there the difference is exact for every x near enough to count.
 template <class S> struct Unit {
     double shift, lowest, rounder;
+    double high, low;                                          // m = shift + n0 ln 2 + (high + low), to twice double's digits
 
     Unit() = default;
     SOFTXENT_INLINE explicit Unit(double m) {
         using K = ExpConstants<Scalar<S>>;
+        using D = ExpConstants<double>;
         shift = m >= K::SHIFT_FROM || m <= -K::SHIFT_FROM ? m : 0;
-        const double rounded = (m - shift) * LOG2E + ExpConstants<double>::ROUNDER;
-        const double exponent = K::EXPONENT_OF_ONE + K::HEADROOM - (rounded - ExpConstants<double>::ROUNDER);
+        const double n0 = (m - shift) * LOG2E + D::ROUNDER - D::ROUNDER;
+        const double exponent = K::EXPONENT_OF_ONE + K::HEADROOM - n0;
         rounder = K::ROUNDER + exponent;
         lowest = -exponent * LN2;                              // the exponent field comes out as 0: the factor 0.0
+        high = (m - shift) - n0 * D::LN2_HI;
+        low = -(n0 * D::LN2_LO);
     }
 };
 
-// exp(x) counted in the row's unit, for x <= m. Max error 1 ulp; exactly 0 from HEADROOM + EXPONENT_OF_ONE powers of
-// two below the row's largest down to -inf; NaN stays NaN; everything is NaN where m is infinite.
+// exp(x) counted in the row's unit, for x <= m. Max error 1.02 ulp in float, 1.0 ulp in double; exactly 0 from about
+// HEADROOM + EXPONENT_OF_ONE powers of two below the row's largest down to -inf; NaN stays NaN; all NaN if m is infinite.
 template <class S, int N> SOFTXENT_INLINE Pack<S, N> exp(Pack<S, N> x, const Unit<S> &unit) {
     if constexpr (N > isa::IN_FLIGHT) {                        // no more chains of operations at once than registers hold
         Pack<S, N> out;
@@ -279,33 +335,85 @@ template <class S, int N> SOFTXENT_INLINE Pack<S, N> exp(Pack<S, N> x, const Uni
         x = maximum(P(unit.lowest), x - P(unit.shift));
         const P biased = fma(x, P(LOG2E), P(unit.rounder));
         const P n = biased - P(unit.rounder);
-        const P r = fma(n, P(-K::LN2_LO), fma(n, P(-K::LN2_HI), x));
+        const P high = fma(n, P(-K::LN2_HI), x);               // exact: LN2_HI leaves room for n
+        const P r = fma(n, P(-K::LN2_LO), high);
         P q(K::POLYNOMIAL[0]);
         for (std::size_t i = 1; i < sizeof(K::POLYNOMIAL) / sizeof(double); ++i) q = fma(q, r, P(K::POLYNOMIAL[i]));
+        P less_one;                                            // exp(r) - 1
+        if constexpr (K::CARRY)
+            less_one = r + fma(r * r, q, fma(n, P(-K::LN2_LO), high - r));
+        else
+            less_one = fma(r * r, q, r);
         const P power = map([](auto b) { return isa::shift_to_exponent(b); }, biased);
-        return fma(fma(r * r, q, r), power, power);            // (1 + r + r^2 q) * 2^n, the 1 never rounded
+        return fma(less_one, power, power);                    // (1 + less_one) * 2^n, the 1 never rounded
     }
 }
 
+// a / (b + b_low), for a gradient stored as S: where that is double, the quotient's own rounding is made good.
+template <class S> SOFTXENT_INLINE double divide(const S *, double a, double b, double b_low) {
+    const double quotient = a / b;
+    if constexpr (sizeof(Scalar<S>) < sizeof(double)) return quotient;
+    return quotient + (std::fma(-quotient, b, a) - quotient * b_low) * (1 / b);
+}
+template <class S> constexpr double unit_size(const S *) { return ExpConstants<Scalar<S>>::UNIT; }
+template <class S> constexpr double smallest_normal(const S *) { return std::numeric_limits<Scalar<S>>::min(); }
+
+// A number as a sum of two doubles, the second within a rounding of the first.
+struct TwoDoubles { Vec<double> high, low; };
+
 // log(1 + u) for u >= 0, from log(2^k f) = k ln 2 + log f, f in [sqrt 1/2, sqrt 2), and with g = f - 1, z = g / (2 + g)
-// from log(1 + g) = 2 atanh(z). Max error 1 ulp; 0 at 0, u itself where u is tiny; NaN stays NaN.
-template <int N> SOFTXENT_INLINE Pack<double, N> log1p(const Pack<double, N> &u) {
+// from log(1 + g) = 2 atanh(z). The sum of the two parts is within 1 ulp; 0 at 0, u itself where u is tiny; NaN stays NaN.
+SOFTXENT_INLINE TwoDoubles log1p_parts(const Vec<double> &u) {
     using K = ExpConstants<double>;
-    using P = Pack<double, N>;
+    using V = Vec<double>;
     // (2 atanh(z) - 2 z) / z^3 as a polynomial in z^2 <= 0.02945, highest power first
     constexpr double POLYNOMIAL[] = {0x1.2b5b5fb2eac92p-3, 0x1.39fe208c33457p-3, 0x1.7462b69705382p-3, 0x1.c71c62debf86bp-3,
                                      0x1.2492492df6947p-2, 0x1.99999999952b2p-2, 0x1.5555555555558p-1};
     constexpr double SQRT2 = 0x1.6a09e667f3bcdp0;
-    const P one(1), s = one + u, of_one = s - u;
-    const P lost = (one - of_one) + (u - (s - of_one));        // s + lost is 1 + u exactly
-    const P k = map([](auto v) { return isa::exponent(v); }, s * P(SQRT2));
-    const P scale = map([](auto v) { return isa::shift_to_exponent(v); }, P(K::ROUNDER + K::EXPONENT_OF_ONE) - k);
-    const P g = (s * scale - one) + lost * scale;
-    const P z = g / (P(2) + g), w = z * z, half_square = P(0.5) * g * g;
-    P q(POLYNOMIAL[0]);
-    for (std::size_t i = 1; i < sizeof(POLYNOMIAL) / sizeof(double); ++i) q = fma(q, w, P(POLYNOMIAL[i]));
-    const P correction = z * (half_square + w * q) + k * P(K::LN2_LO);
-    return k * P(K::LN2_HI) + (g - (half_square - correction));
+    const V one(1), s = one + u, of_one = s - u;
+    const V lost = (one - of_one) + (u - (s - of_one));        // s + lost is 1 + u exactly
+    const V k = map([](auto v) { return isa::exponent(v); }, s * V(SQRT2));
+    const V scale = map([](auto v) { return isa::shift_to_exponent(v); }, V(K::ROUNDER + K::EXPONENT_OF_ONE) - k);
+    const V exact = s * scale - one, g = exact + lost * scale, lost_of_g = (exact - g) + lost * scale;
+    const V z = g / (V(2) + g), w = z * z, half_square = V(0.5) * g * g;
+    V q(POLYNOMIAL[0]);
+    for (std::size_t i = 1; i < sizeof(POLYNOMIAL) / sizeof(double); ++i) q = fma(q, w, V(POLYNOMIAL[i]));
+    // Only k ln 2 + g is as large as the result: all that it rounds off goes with the rest.
+    const V high = k * V(K::LN2_HI) + g, rest = (k * V(K::LN2_HI) - high) + g + lost_of_g * (one - g);
+    return {high, rest - (half_square - (z * (half_square + w * q) + k * V(K::LN2_LO)))};
+}
+SOFTXENT_INLINE Vec<double> log1p(const Vec<double> &u) {
+    const TwoDoubles parts = log1p_parts(u);
+    return parts.high + parts.low;
+}
+
+// exp(high + low) for a sum of at most ln(2) / 2, as a sum of two.
+SOFTXENT_INLINE TwoDoubles exp_parts(const Vec<double> &high, const Vec<double> &low) {
+    using K = ExpConstants<double>;
+    using V = Vec<double>;
+    const V r = high + low, one_r = V(1) + high;
+    V q(K::POLYNOMIAL[0]);
+    for (std::size_t i = 1; i < sizeof(K::POLYNOMIAL) / sizeof(double); ++i) q = fma(q, r, V(K::POLYNOMIAL[i]));
+    const V tail = (high - (one_r - V(1))) + (low + r * r * q), sum = one_r + tail;
+    return {sum, (one_r - sum) + tail};
+}
+
+// mass * log(1 + (R + R_low) / top) + cross, the losses of as many rows as there are lanes, top = unit_size * exp(high + low).
+// The roundings on the way are made good, so that those of the exponentials and of the result are what remains.
+SOFTXENT_INLINE Vec<double> row_losses(
+    const Vec<double> &R, const Vec<double> &R_low, const Vec<double> &high, const Vec<double> &low, double unit_size, const Vec<double> &mass,
+    const Vec<double> &cross
+) {
+    using V = Vec<double>;
+    const TwoDoubles exp = exp_parts(high, low);
+    const V top = exp.high * V(unit_size), top_low = exp.low * V(unit_size), ratio = R / top;
+    const TwoDoubles log = log1p_parts(ratio);
+    const V ratio_low = exact_fma(V(-1) * ratio, top, R) + (R_low - ratio * top_low);
+    const V product = mass * log.high, sum = product + cross;
+    const V sum_low = rounded_off(product, cross, sum) + exact_fma(mass, log.high, V(-1) * product);
+    const V rest = mass * (log.low + ratio_low / (top * (V(1) + ratio)));
+    // An infinite sum is the answer as it is: sum_low is NaN then (inf - inf).
+    return select_equal(sum - sum, V(0), sum + (sum_low + rest), sum);
 }
 
 }  // namespace softxent

@@ -18,6 +18,24 @@ inline f64 load(const double *p) { return _mm256_loadu_pd(p); }
 inline void store(float *p, f32 v) { _mm256_storeu_ps(p, v); }
 inline void store(double *p, f64 v) { _mm256_storeu_pd(p, v); }
 
+inline f32 load(const Half *p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p))); }
+inline void store(Half *p, f32 v) {
+    _mm_storeu_si128(reinterpret_cast<__m128i *>(p), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+inline f32 load(const BFloat16 *p) {
+    const __m256i bits = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p)));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16));
+}
+// Half a unit less a bit, and the bit that makes a tie even, carry into the upper 16 bits; a NaN is only made quiet.
+inline void store(BFloat16 *p, f32 v) {
+    const __m256i bits = _mm256_castps_si256(v), odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const __m256i rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
+    const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+    const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+    const __m256i upper = _mm256_srli_epi32(_mm256_blendv_epi8(rounded, quiet, nan), 16);
+    _mm_storeu_si128(reinterpret_cast<__m128i *>(p), _mm_packus_epi32(_mm256_castsi256_si128(upper), _mm256_extracti128_si256(upper, 1)));
+}
+
 // All ones in the first n lanes: a window that slides over this table.
 alignas(32) constexpr std::int32_t LANES_ON[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
 inline __m256i mask8(int n) { return _mm256_loadu_si256(reinterpret_cast<const __m256i *>(LANES_ON + 8 - n)); }
@@ -41,6 +59,7 @@ inline f32 div(f32 a, f32 b) { return _mm256_div_ps(a, b); }
 inline f64 div(f64 a, f64 b) { return _mm256_div_pd(a, b); }
 inline f32 fma(f32 a, f32 b, f32 c) { return _mm256_fmadd_ps(a, b, c); }
 inline f64 fma(f64 a, f64 b, f64 c) { return _mm256_fmadd_pd(a, b, c); }
+inline f64 exact_fma(f64 a, f64 b, f64 c) { return fma(a, b, c); }
 inline f32 maximum(f32 a, f32 b) { return _mm256_max_ps(a, b); }
 inline f64 maximum(f64 a, f64 b) { return _mm256_max_pd(a, b); }
 

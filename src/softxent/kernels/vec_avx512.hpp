@@ -16,6 +16,23 @@ inline f64 load(const double *p) { return _mm512_loadu_pd(p); }
 inline void store(float *p, f32 v) { _mm512_storeu_ps(p, v); }
 inline void store(double *p, f64 v) { _mm512_storeu_pd(p, v); }
 
+inline f32 load(const Half *p) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p))); }
+inline void store(Half *p, f32 v) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+inline f32 load(const BFloat16 *p) {
+    const __m512i bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
+}
+// Half a unit less a bit, and the bit that makes a tie even, carry into the upper 16 bits; a NaN is only made quiet.
+inline void store(BFloat16 *p, f32 v) {
+    const __m512i bits = _mm512_castps_si512(v), odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+    const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+    const __m512i chosen = _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x400000));
+    _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), _mm512_cvtepi32_epi16(_mm512_srli_epi32(chosen, 16)));
+}
+
 inline __mmask16 mask16(int n) { return static_cast<__mmask16>((1u << n) - 1); }
 inline __mmask8 mask8(int n) { return static_cast<__mmask8>((1u << n) - 1); }
 inline f32 load_first(const float *p, int n, f32 fill) { return _mm512_mask_loadu_ps(fill, mask16(n), p); }
@@ -33,6 +50,7 @@ inline f32 div(f32 a, f32 b) { return _mm512_div_ps(a, b); }
 inline f64 div(f64 a, f64 b) { return _mm512_div_pd(a, b); }
 inline f32 fma(f32 a, f32 b, f32 c) { return _mm512_fmadd_ps(a, b, c); }
 inline f64 fma(f64 a, f64 b, f64 c) { return _mm512_fmadd_pd(a, b, c); }
+inline f64 exact_fma(f64 a, f64 b, f64 c) { return fma(a, b, c); }
 inline f32 maximum(f32 a, f32 b) { return _mm512_max_ps(a, b); }
 inline f64 maximum(f64 a, f64 b) { return _mm512_max_pd(a, b); }
 

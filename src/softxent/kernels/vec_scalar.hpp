@@ -2,6 +2,7 @@
 // multiply-add is assumed: fma rounds twice. See vec.hpp for what each function means.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 
@@ -22,6 +23,13 @@ SOFTXENT_INLINE f32 broadcast(float x) { return fill_lanes<float, 16>([&](int) {
 SOFTXENT_INLINE f64 broadcast(double x) { return fill_lanes<double, 8>([&](int) { return x; }); }
 SOFTXENT_INLINE f32 load(const float *p) { return fill_lanes<float, 16>([&](int i) { return p[i]; }); }
 SOFTXENT_INLINE f64 load(const double *p) { return fill_lanes<double, 8>([&](int i) { return p[i]; }); }
+
+template <int F, int B> SOFTXENT_INLINE f32 load(const Small<F, B> *p) {
+    return fill_lanes<float, 16>([&](int i) { return static_cast<float>(static_cast<double>(p[i])); });
+}
+template <int F, int B> SOFTXENT_INLINE void store(Small<F, B> *p, const f32 &v) {
+    for (int i = 0; i < 16; ++i) p[i] = Small<F, B>(static_cast<double>(v.lane[i]));
+}
 
 template <class T, int N> SOFTXENT_INLINE void store_first(T *p, int n, const Lanes<T, N> &v) {
     for (int i = 0; i < n; ++i) p[i] = v.lane[i];
@@ -46,6 +54,9 @@ template <class T, int N> SOFTXENT_INLINE Lanes<T, N> div(const Lanes<T, N> &a, 
 }
 template <class T, int N> SOFTXENT_INLINE Lanes<T, N> fma(const Lanes<T, N> &a, const Lanes<T, N> &b, const Lanes<T, N> &c) {
     return fill_lanes<T, N>([&](int i) { return a.lane[i] * b.lane[i] + c.lane[i]; });
+}
+inline f64 exact_fma(const f64 &a, const f64 &b, const f64 &c) {    // a library call, for the few that matter
+    return fill_lanes<double, 8>([&](int i) { return std::fma(a.lane[i], b.lane[i], c.lane[i]); });
 }
 template <class T, int N> SOFTXENT_INLINE Lanes<T, N> maximum(const Lanes<T, N> &a, const Lanes<T, N> &b) {
     return fill_lanes<T, N>([&](int i) { return a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]; });

@@ -1,6 +1,6 @@
 # The C++ headers, as the kernels see them. Cython deduces the template arguments from the operands.
 
-from libc.math cimport INFINITY
+from libc.math cimport INFINITY, fabs
 
 cdef extern from "vec.hpp" namespace "softxent" nogil:
     cdef cppclass Vec[T]:
@@ -20,8 +20,11 @@ cdef extern from "vec.hpp" namespace "softxent" nogil:
         void add(Vec[T])
         void add_gaps(Vec[T] weights, Vec[T] x, double top)
         double value()
+        double value_less(double taken_off, double* rounded)
 
     cdef cppclass Unit[T]:
+        double high
+        double low
         Unit()
         Unit(double)
 
@@ -46,15 +49,25 @@ cdef extern from "vec.hpp" namespace "softxent" nogil:
     double first[T](Vec[T])
     double largest[T](Vec[T])
     Vec[T] fold_largest[T](Block[T])
+    double rounded_off(double a, double b, double sum)
+    double divide[T](const T*, double a, double b, double b_low)
+    double smallest_normal[T](const T*)
+    double unit_size[T](const T*)
     Vec[double] log1p(Vec[double])
+    Vec[double] row_losses(
+        Vec[double] R, Vec[double] R_low, Vec[double] high, Vec[double] low, double unit_size, Vec[double] mass,
+        Vec[double] cross)
 
 cdef extern from "elements.hpp" namespace "softxent" nogil:
     cdef cppclass Element:
         double (*read)(const char*)
         void (*write)(char*, double)
         long long (*read_label)(const char*)
+        void (*read_row)(const char*, float*, Py_ssize_t n)
+        void (*write_row)(char*, const float*, Py_ssize_t n)
         bint (*are_labels)(const char*, Py_ssize_t stride, Py_ssize_t n, long long n_classes)
 
+    const char BFLOAT16
     Element element_of(char kind, Py_ssize_t itemsize, bint swapped)
 
 cdef extern from "threads.hpp" namespace "softxent" nogil:

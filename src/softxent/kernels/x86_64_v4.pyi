@@ -1,4 +1,6 @@
 # The kernels for AVX-512 F, BW, CD, DQ, VL: the functions of the baseline.
+from softxent.kernels.baseline import exp_of as exp_of
+from softxent.kernels.baseline import log1p_of as log1p_of
 from softxent.kernels.baseline import loss_and_grad as loss_and_grad
 from softxent.kernels.baseline import max_threads as max_threads
 from softxent.kernels.baseline import may_overlap_itself as may_overlap_itself

@@ -1,0 +1,558 @@
+"""How exact are softxent and its peers? Writes the tables and the plot of docs/numerics.md.
+
+Every loss and gradient is compared with the same of the same logits, rounded to the dtype first, in 50 digits. An error
+is counted in ulp: the distance between neighbouring numbers of the dtype at the truth. All rows of a case are computed
+one by one, so that no reduction takes part. `--check` measures softxent alone, at every level, and changes nothing.
+The exit status is 1 if softxent misses its contract.
+"""
+
+import argparse
+import functools
+import importlib.metadata
+import math
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+from unittest import mock
+
+import mpmath
+import numpy as np
+from mpmath import mpf
+from peers import PEERS, SOFTXENT, Array
+
+import softxent as sx
+from softxent import _dispatch, _loss
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+PAGE = Path(__file__).parents[1] / "docs" / "numerics.md"
+PLOT = PAGE.with_name("numerics-margin.png")
+BEGIN, END = "<!-- begin: written by bench/numerics.py -->", "<!-- end: written by bench/numerics.py -->"
+
+DIGITS = 50
+DTYPES = ("float32", "float64")
+QUANTITIES = ("loss", "gradient at the label", "gradient elsewhere")
+CONTRACT = dict(zip(QUANTITIES, (2.0, 4.0, 4.0), strict=True))  # in ulp
+
+CLASSES = (2, 3, 10, 1000, 100_000)
+MARGINS = {
+    "float32": (5, 10, 17.3, 20, 50, 90, 95),
+    "float64": (5, 10, 17.3, 20, 30, 36, 40, 50, 90, 95, 200, 500, 700, 730),
+}
+LARGEST_MARGIN = {"float32": 103.0, "float64": 744.0}  # beyond, the truth is below the smallest subnormal
+RANDOM_ROWS = 5000
+# The worst rows that longer searches found; all other cases are as they were thought of.
+FOUND: dict[str, Sequence[tuple[list[float], int]]] = {
+    "float32": [([-16.963396072387695, -47.47047805786133], 0), ([-28.066509246826172, -36.38438415527344], 0)],
+    "float64": [
+        ([28.778695803102586, -7.958795038433109], 0),
+        ([22.573473911323745, 0.3804088138834061], 0),
+        ([11.959682518769242, 11.57264539456979], 1),
+        ([-2.0768503477185227, -7.620071886366305], 0),
+        ([25.00571741971507, 3.8267965341360792, 13.175105697143174], 1),
+    ],
+}
+# Truths are kept this many times as large, so that what lies below a subnormal is not lost. A power of two: exact.
+ENLARGED = 500
+
+
+class Row(NamedTuple):
+    logits: Array  # in float64 until they are rounded to the dtype
+    label: int
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    rows: Sequence[Row]
+
+
+def cases(dtype: str) -> Iterator[Case]:
+    rng = np.random.default_rng(0)
+    eps = float(np.finfo(dtype).eps)
+
+    def behind(n_classes: int) -> Array:
+        """Logits of which the largest is 0."""
+        x = rng.uniform(-3, 0, n_classes)
+        x[-1] = 0
+        return x
+
+    def first_at(gap: float) -> list[Row]:
+        """The label's logit is 0, the best of the others lies `gap` below; at a place in the middle of the row."""
+        labels = {n: n // 3 for n in CLASSES}
+        return [Row(np.insert(behind(n - 1) - gap, label, 0), label) for n, label in labels.items()]
+
+    def top_and_other(x: Array) -> list[Row]:
+        return [Row(x, int(np.argmax(x))), Row(x, int(np.argmin(x))), Row(x, len(x) // 2)]
+
+    yield Case("one class", [Row(np.array([3.0]), 0)])
+    for margin in MARGINS[dtype]:
+        yield Case(f"right by {margin:g}", first_at(margin))
+    for gap in (20, 90):
+        yield Case(f"wrong by {gap}", first_at(-gap))
+    yield Case("all equal", [Row(np.full(n, 1.7), n - 1) for n in CLASSES])
+    yield Case("N(0, 1) + 1e4", top_and_other(rng.normal(size=1000) + 1e4))
+    yield Case("N(0, 10) - 1e4", top_and_other(10 * rng.normal(size=1000) - 1e4))
+    yield Case("all 1e30", [Row(np.full(n, 1e30), 0) for n in CLASSES])
+    spread = 1e30 * np.array([1, 1, -1, 0, 1e-25, 1 - eps])
+    yield Case("of size 1e30", [Row(spread, label) for label in range(len(spread))])
+    yield Case("+50 and -50", [Row(np.resize([50, -50], n), label) for n in CLASSES for label in (0, 1)])
+    for size in (1, 30):
+        alternating = [np.resize([size, -size], n) for n in CLASSES]
+        yield Case(f"alternating +-{size}", [Row(x, label) for x in alternating for label in (0, 1)])
+    for scale in (1, 10):
+        for n in (1000, 32768):
+            yield Case(f"N(0, {scale}), C = {n}", top_and_other(scale * rng.normal(size=n)))
+    ties = [1 + eps * rng.integers(8, size=n) for n in (2, 3, 10, 1000) for _ in range(3)]
+    yield Case("near ties", [row for x in ties for row in top_and_other(x)])
+    yield Case(f"{RANDOM_ROWS} random rows", list(random_rows(rng, LARGEST_MARGIN[dtype])))
+    yield Case("found by search", [Row(np.array(x), label) for x, label in FOUND[dtype]])
+
+
+def random_rows(rng: np.random.Generator, largest_margin: float) -> Iterator[Row]:
+    """Of many widths, spreads, offsets and margins: they meet by chance what the other cases do not look for."""
+    for _ in range(RANDOM_ROWS):
+        n = int(rng.choice([2, 3, 10, 64, 130]))
+        x = 10 ** rng.uniform(-6, np.log10(largest_margin / 5)) * rng.normal(size=n)
+        x += rng.choice([0, 1]) * rng.normal(scale=1000)
+        if rng.integers(2):
+            x[rng.integers(n)] = x.max() + rng.uniform(0, largest_margin / 2)
+        yield Row(x, int(rng.choice([np.argmax(x), rng.integers(n)])))
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Numbers 2^ENLARGED times as large, each as the sum of two doubles."""
+
+    high: Array
+    low: Array
+
+    @classmethod
+    def of(cls, values: Iterable[Any]) -> "Truth":
+        large = [mpmath.ldexp(value, ENLARGED) for value in values]
+        high = [float(value) for value in large]
+        return cls(np.array(high), np.array([float(a - b) for a, b in zip(large, high, strict=True)]))
+
+    @classmethod
+    def joined(cls, parts: Iterable["Truth"]) -> "Truth":
+        parts = list(parts)
+        return cls(np.concatenate([part.high for part in parts]), np.concatenate([part.low for part in parts]))
+
+    def __getitem__(self, index: Any) -> "Truth":
+        return Truth(self.high[index], self.low[index])
+
+    @property
+    def nearest(self) -> Array:
+        return np.ldexp(self.high, -ENLARGED)
+
+    def distance(self, got: Array) -> Array:
+        """|got - truth|, 2^ENLARGED times as large."""
+        distance: Array = np.abs(np.ldexp(got, ENLARGED) - self.high - self.low)
+        return distance
+
+
+def solve(logits: Array, label: int) -> tuple[Truth, Truth]:
+    """Loss and gradient of one row. Equal logits have equal exponentials, computed once."""
+    unique, place, counts = np.unique(logits, return_inverse=True, return_counts=True)
+    x = [mpf(float(value)) for value in unique]
+    e = [mpmath.exp(value - x[-1]) for value in x]
+    # Without the 1 of the first class at the maximum: in 50 digits, too, 1 + 1e-300 is 1.
+    rest = mpmath.fsum(int(count) * value for count, value in zip(counts, e, strict=True) if value < 1)
+    rest += int(counts[-1]) - 1
+    at = int(place[label])
+    probabilities = [value / (1 + rest) for value in e]
+    at_label = -rest / (1 + rest) if unique[at] == unique[-1] else probabilities[at] - 1
+    # One more place at the end, for the label.
+    place[label] = len(probabilities)
+    gradient = Truth.of([*probabilities, at_label])[place]
+    loss = mpmath.log1p(rest) + (x[-1] - x[at])
+    return Truth.of([loss]), gradient
+
+
+def power_of_ten(number: float, decimals: int) -> str:
+    significand, exponent = f"{number:.{decimals}e}".split("e")
+    return f"{significand}e{int(exponent)}"
+
+
+@dataclass(frozen=True)
+class Error:
+    """The worst of some results: by how many ulp it is off, and whether a truth was lost altogether."""
+
+    ulps: float = 0.0
+    got: float = 0.0
+    true: float = 0.0
+    lost: bool = False  # anywhere, a 0 where the truth is not below the smallest subnormal
+
+    @classmethod
+    def between(cls, got: Array, truth: Truth, dtype: str) -> "Error":
+        if got.size == 0:
+            return cls()
+        true = truth.nearest
+        spacing = np.abs(np.spacing(true.astype(dtype))).astype(np.float64)
+        off = truth.distance(got) / np.ldexp(spacing, ENLARGED)
+        off[~np.isfinite(got)] = np.inf
+        worst = int(np.argmax(off))
+        lost = (got == 0) & (np.abs(true) >= np.finfo(dtype).smallest_subnormal)
+        return cls(float(off[worst]), float(got[worst]), float(true[worst]), bool(lost.any()))
+
+    def or_worse(self, other: "Error") -> "Error":
+        worse = max(self, other, key=lambda error: error.ulps)
+        return Error(worse.ulps, worse.got, worse.true, self.lost or other.lost)
+
+    def __str__(self) -> str:
+        if self.got == 0 and self.true != 0 and self.lost:
+            return f"0 for {power_of_ten(self.true, 1)}"
+        if math.isinf(self.ulps):
+            return f"{self.got} for {power_of_ten(self.true, 1)}"
+        text = f"{self.ulps:.1f}" if self.ulps < 100 else power_of_ten(self.ulps, 0)
+        return text + " †" * self.lost
+
+
+# Losses of all rows, and the gradient of their sum.
+Compute = Callable[[Array, Array], tuple[Any, Any]]
+
+
+def with_softxent(x: Array, labels: Array) -> tuple[Any, Any]:
+    return sx.value_and_grad(x, labels, reduction="none")
+
+
+def with_numpy(x: Array, labels: Array) -> tuple[Any, Any]:
+    rows = np.arange(len(x))
+    x = x - x.max(axis=1, keepdims=True)
+    e = np.exp(x)
+    total = e.sum(axis=1, keepdims=True)
+    gradient = e / total
+    gradient[rows, labels] -= 1
+    return np.log(total[:, 0]) - x[rows, labels], gradient
+
+
+def with_scipy(x: Array, labels: Array) -> tuple[Any, Any]:
+    from scipy.special import log_softmax, softmax
+
+    rows = np.arange(len(x))
+    gradient = softmax(x, axis=1)
+    gradient[rows, labels] -= 1
+    return -log_softmax(x, axis=1)[rows, labels], gradient
+
+
+def with_scikit_learn(x: Array, labels: Array) -> tuple[Any, Any]:
+    from sklearn._loss.loss import HalfMultinomialLoss  # private: it may move or change
+
+    criterion = HalfMultinomialLoss(n_classes=x.shape[1])
+    result: tuple[Any, Any] = criterion.loss_gradient(labels.astype(x.dtype), x)
+    return result
+
+
+def with_torch(x: Array, labels: Array) -> tuple[Any, Any]:
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    logits = torch.from_numpy(x).requires_grad_()
+    losses = cross_entropy(logits, torch.from_numpy(labels), reduction="none")
+    return losses.detach().numpy(), torch.autograd.grad(losses.sum(), logits)[0].numpy()
+
+
+@functools.cache
+def compiled_by_jax() -> Compute:
+    import jax
+    import jax.numpy as jnp
+
+    def total(x: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+        losses = -jnp.take_along_axis(jax.nn.log_softmax(x, axis=1), labels[:, None], axis=1)[:, 0]
+        return jnp.sum(losses), losses
+
+    compiled = jax.jit(jax.value_and_grad(total, has_aux=True))
+
+    def call(x: Array, labels: Array) -> tuple[Any, Any]:
+        (_, losses), gradient = compiled(x, labels)
+        return losses, gradient
+
+    return call
+
+
+def with_jax(x: Array, labels: Array) -> tuple[Any, Any]:
+    return compiled_by_jax()(x, labels)
+
+
+COMPUTE: dict[str, Compute] = {
+    SOFTXENT.name: with_softxent,
+    "torch": with_torch,
+    "jax": with_jax,
+    "scipy": with_scipy,
+    "scikit-learn": with_scikit_learn,
+    "numpy": with_numpy,
+}
+
+
+Solved = tuple[Row, Truth, Truth]
+
+
+def solve_all(case: Case, dtype: str) -> list[Solved]:
+    """With the logits rounded."""
+    rounded = [Row(x.astype(dtype), label) for x, label in case.rows]
+    return [(row, *solve(*row)) for row in rounded]
+
+
+def measure(compute: Compute, rows: Sequence[Solved], dtype: str) -> dict[str, Error] | None:
+    """The worst over all rows of each quantity; None if what computes them refuses."""
+    worst = dict.fromkeys(QUANTITIES, Error())
+    for (x, label), true_loss, true_gradient in rows:
+        try:
+            losses, gradients = compute(x[None], np.array([label]))
+        except ValueError:
+            return None
+        loss, gradient = np.asarray(losses, np.float64), np.asarray(gradients, np.float64)[0]
+        others = np.arange(len(x)) != label
+        found = (
+            Error.between(loss, true_loss, dtype),
+            Error.between(gradient[[label]], true_gradient[[label]], dtype),
+            Error.between(gradient[others], true_gradient[others], dtype),
+        )
+        worst = {name: worst[name].or_worse(error) for name, error in zip(QUANTITIES, found, strict=True)}
+    return worst
+
+
+Table = dict[str, dict[str, dict[str, Error] | None]]  # by case, then by contender
+
+
+def measure_levels(dtype: str, rows_of: dict[str, list[Solved]]) -> Table:
+    """softxent, by case and level."""
+    found: Table = {name: {} for name in rows_of}
+    for level in _dispatch.usable_levels():
+        with mock.patch.object(_loss, "_kernels", _dispatch.load(level)):
+            for name, rows in rows_of.items():
+                found[name][level] = measure(with_softxent, rows, dtype)
+    return found
+
+
+def misses(dtype: str, found: Table) -> list[str]:
+    """What is not as promised: for each case and quantity the worst level."""
+    missed = []
+    for case, by_level in found.items():
+        for quantity, bound in CONTRACT.items():
+            level, error = max(
+                ((level, errors[quantity]) for level, errors in by_level.items() if errors),
+                key=lambda item: item[1].ulps,
+            )
+            if not error.ulps <= bound or error.lost:
+                figures = f"{error.ulps:.2f} ulp, {error.got!r} for {error.true!r}"
+                missed.append(f"{dtype}, {case}, {quantity}: {figures} ({level})")
+    return missed
+
+
+def markdown(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def table_of_levels(found: dict[str, Table]) -> str:
+    """The worst of each level over all cases."""
+    rows = []
+    for level in _dispatch.usable_levels():
+        cells = []
+        for dtype in DTYPES:
+            of_level = [errors for by_level in found[dtype].values() if (errors := by_level[level])]
+            cells += [f"{max(errors[quantity].ulps for errors in of_level):.2f}" for quantity in QUANTITIES]
+        rows.append([level, *cells])
+    rows.append(["**promised**", *[f"{CONTRACT[quantity]:g}" for _ in DTYPES for quantity in QUANTITIES]])
+    return markdown(["level", *[f"{dtype}: {quantity}" for dtype in DTYPES for quantity in QUANTITIES]], rows)
+
+
+def table_of_peers(quantity: str, found: Table) -> str:
+    names = list(next(iter(found.values())))
+    rows = [
+        [case, *[str(errors[quantity]) if errors else "refused" for errors in by_name.values()]]
+        for case, by_name in found.items()
+    ]
+    return markdown(["logits", *names], rows)
+
+
+class HalfCase(NamedTuple):
+    dtype: str
+    n_rows: int
+    n_classes: int
+
+
+HALF_CASES = (
+    HalfCase("float16", 1, 131_072),
+    HalfCase("float16", 60_000, 3),
+    HalfCase("float16", 70_000, 3),
+    HalfCase("bfloat16", 300, 3),
+    HalfCase("bfloat16", 100_000, 3),
+)
+
+
+def half_softxent(case: HalfCase) -> tuple[float, float]:
+    import ml_dtypes
+
+    dtype = np.dtype(ml_dtypes.bfloat16 if case.dtype == "bfloat16" else np.float16)
+    logits = np.zeros((case.n_rows, case.n_classes), dtype)
+    loss, gradient = sx.value_and_grad(logits, np.zeros(case.n_rows, np.int64))
+    return loss, float(gradient[0, -1])
+
+
+def half_torch(case: HalfCase) -> tuple[float, float]:
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    logits = torch.zeros(case.n_rows, case.n_classes, dtype=getattr(torch, case.dtype), requires_grad=True)
+    loss = cross_entropy(logits, torch.zeros(case.n_rows, dtype=torch.int64))
+    return float(loss.detach()), float(torch.autograd.grad(loss, logits)[0][0, -1])
+
+
+def half_jax(case: HalfCase) -> tuple[float, float]:
+    import jax
+    import jax.numpy as jnp
+
+    def loss(x: jax.Array) -> jax.Array:
+        return -jnp.mean(jax.nn.log_softmax(x, axis=1)[:, 0])
+
+    value, gradient = jax.value_and_grad(loss)(jnp.zeros((case.n_rows, case.n_classes), case.dtype))
+    return float(value), float(gradient[0, -1])
+
+
+HALF = {SOFTXENT.name: half_softxent, "torch": half_torch, "jax": half_jax}
+
+
+def table_of_halves(names: Sequence[str]) -> str:
+    rows = []
+    for case in HALF_CASES:
+        results = [(math.log(case.n_classes), 1 / case.n_classes / case.n_rows)]
+        cells = []
+        for name in names:
+            try:
+                cells.append(HALF[name](case))
+            except TypeError:  # a version without these dtypes
+                cells.append((math.nan, math.nan))
+        for i, quantity in enumerate(("mean loss", "gradient off the label")):
+            numbers = [f"{result[i]:.4g}" for result in results + cells]
+            rows.append([case.dtype, f"{case.n_rows} x {case.n_classes}", quantity, *numbers])
+    return markdown(["dtype", "rows x classes", "quantity", "truth", *names], rows)
+
+
+# Okabe and Ito's colours, told apart with any colour vision; the markers and dashes do it without colour.
+STYLES: dict[str, dict[str, Any]] = {
+    SOFTXENT.name: {"color": "black", "linewidth": 2.4, "zorder": 5},
+    "torch": {"color": "#D55E00", "marker": "s"},
+    "jax": {"color": "#0072B2", "marker": "^", "linestyle": "--"},
+    "scipy": {"color": "#009E73", "marker": "D", "linestyle": "-."},
+    "scikit-learn": {"color": "#CC79A7", "marker": "P", "linestyle": ":"},
+    "numpy": {"color": "#E69F00", "marker": "v", "linestyle": (0, (5, 3))},
+}
+BINS, ROWS_OF_BIN = 60, 8
+
+
+def draw(names: Sequence[str]) -> None:
+    """Relative error against the margin: a panel for the loss and the label's gradient (across) and dtype (down)."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, grid = plt.subplots(2, 2, figsize=(11, 8), sharex="row", sharey="row", layout="constrained")
+    for panels, dtype in zip(grid, DTYPES, strict=True):
+        edges = np.geomspace(1, LARGEST_MARGIN[dtype], BINS * ROWS_OF_BIN + 1)[:-1]
+        logits = np.stack([edges, 0 * edges, 0 * edges - 1], axis=1).astype(dtype)
+        labels = np.zeros(len(logits), np.int64)
+        # Of all truths, loss and gradient at the label.
+        solved = [solve(x, 0) for x in logits]
+        truths = [Truth.joined(pair[i][:1] for pair in solved) for i in (0, 1)]
+        for name in names:
+            losses, gradients = COMPUTE[name](logits, labels)
+            results = (np.asarray(losses, np.float64), np.asarray(gradients, np.float64)[:, 0])
+            for axes, got, truth in zip(panels, results, truths, strict=True):
+                draw_error(axes, name, edges, truth.distance(got) / np.abs(truth.high), dtype)
+        for axes, quantity, truth in zip(panels, QUANTITIES[:2], truths, strict=True):
+            smallest = edges[np.abs(truth.nearest) < np.finfo(dtype).tiny]
+            axes.axvspan(smallest[0], smallest[-1], color="0.9", label="the truth is subnormal")
+            axes.set(xscale="log", yscale="log", title=f"{quantity}, {dtype}", xlabel="margin of the true class")
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.grid(alpha=0.3)
+        panels[0].set_ylabel("relative error")
+    lines = {line.get_label(): line for line in grid[0, 0].get_legend_handles_labels()[0]}
+    figure.legend(handles=list(lines.values()), loc="outside lower center", ncols=len(lines), frameon=False)
+    figure.suptitle("Logits [margin, 0, -1], label 0: error 1 means that the result is 0")
+    figure.savefig(PLOT, dpi=110, metadata={"Software": None})
+    plt.close(figure)
+
+
+def draw_error(axes: "Axes", name: str, margins: Array, error: Array, dtype: str) -> None:
+    worst = error.reshape(BINS, ROWS_OF_BIN).max(axis=1)
+    lowest = float(np.finfo(dtype).eps) / 100  # no error at all has no place on the axis
+    place = list(COMPUTE).index(name)
+    axes.plot(
+        margins[ROWS_OF_BIN - 1 :: ROWS_OF_BIN],
+        np.maximum(worst, lowest),
+        **{"label": name, "markevery": (place, len(COMPUTE)), "markersize": 5, "linewidth": 1.2, **STYLES[name]},
+    )
+
+
+def write_page(text: str) -> None:
+    before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
+    after = rest.split(END)[1]
+    PAGE.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
+
+
+def versions(names: Sequence[str]) -> str:
+    distributions = ["softxent", *[name for name in names if name != SOFTXENT.name], "ml_dtypes", "mpmath"]
+    return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in distributions)
+
+
+def generate(names: Sequence[str], levels: dict[str, Table], peers: dict[str, Table], missed: Sequence[str]) -> str:
+    usable = ", ".join(f"`{level}`" for level in _dispatch.usable_levels())
+    parts = [
+        f"Measured with {versions(names)}.\nsoftxent's levels on this CPU: {usable}.",
+        "### Every level of softxent\n\nThe worst in ulp over all cases below.",
+        table_of_levels(levels),
+        "\n".join(["**Beyond what is promised:**\n", *[f"- {miss}" for miss in missed]])
+        if missed
+        else "All of it is within what is promised, and nothing is lost to 0.",
+    ]
+    for dtype in DTYPES:
+        parts.append(f"### {dtype}")
+        for quantity in QUANTITIES:
+            parts += [f"Largest error of the **{quantity}**, in ulp.", table_of_peers(quantity, peers[dtype])]
+    parts += [
+        "### Half precision\n\nEqual logits, and the mean over the rows.",
+        table_of_halves([name for name in names if name in HALF]),
+        "### Against the margin\n\n"
+        f"![Relative error of the loss and of the label's gradient against the margin]({PLOT.name})",
+    ]
+    return "\n\n".join(parts)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="measure softxent alone, and leave the page as it is")
+    check = parser.parse_args().check
+
+    os.environ.update(JAX_PLATFORMS="cpu", JAX_ENABLE_X64="1")
+    mpmath.mp.dps = DIGITS
+    installed = {peer.name for peer in PEERS if peer.installed}
+    names = [name for name in COMPUTE if name == SOFTXENT.name or name in installed]
+
+    levels: dict[str, Table] = {}
+    peers: dict[str, Table] = {}
+    missed = []
+    for dtype in DTYPES:
+        rows_of = {case.name: solve_all(case, dtype) for case in cases(dtype)}
+        levels[dtype] = measure_levels(dtype, rows_of)
+        missed += misses(dtype, levels[dtype])
+        if not check:
+            peers[dtype] = {
+                case: {name: measure(COMPUTE[name], rows, dtype) for name in names} for case, rows in rows_of.items()
+            }
+    print(table_of_levels(levels))
+    if not check:
+        write_page(generate(names, levels, peers, missed))
+        draw(names)
+    print("\n".join(["missed:", *missed]) if missed else "The contract holds.")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
