@@ -7,7 +7,7 @@ import pytest
 from softxent import _dispatch
 
 # Largest error in ulp, as vec.hpp states it.
-EXP_BOUNDS = {"float32": 1.02, "float64": 1.0}
+EXP_BOUNDS = {"float32": 1.02, "float64": 1.1}
 LOG1P_BOUND = 1.0
 # How far below the row's largest logit an exponential still counts, in either dtype, with room to spare.
 REACH = {"float32": 115.0, "float64": 790.0}
