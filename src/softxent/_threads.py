@@ -55,9 +55,9 @@ def set_num_threads(n_threads: SupportsIndex | None) -> None:
     Examples
     --------
     >>> import softxent as sx
-    >>> sx.set_num_threads(2)
+    >>> sx.set_num_threads(1)
     >>> sx.get_num_threads()
-    2
+    1
     >>> sx.set_num_threads(None)
     """
     global setting

@@ -6,8 +6,6 @@ cdef extern from "vec.hpp" namespace "softxent" nogil:
     cdef cppclass Vec[T]:
         Vec()
         Vec(double)
-        Vec operator+(Vec)
-        Vec operator-(Vec)
         Vec operator*(Vec)
 
     cdef cppclass Block[T]:
