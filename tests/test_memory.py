@@ -50,6 +50,11 @@ def test_arguments_that_become_arrays_cost_no_more(shape: tuple[int, ...], targe
     assert peak(lambda: sx.value_and_grad(logits.view(Subclass), targets, out=logits)) < SMALL
 
 
+def test_no_rows_cost_nothing_however_many_classes() -> None:
+    logits, labels = np.zeros((0, 10**12), np.float32), np.zeros(0, int)
+    assert peak(lambda: sx.value_and_grad(logits, labels, out=logits)) < SMALL
+
+
 def test_conversion_takes_a_row_for_each_thread() -> None:
     logits = np.zeros((8, 400_000))[:, ::2]
     assert peak(lambda: sx.value_and_grad(logits, np.zeros(8, int), out=logits, n_threads=1)) < 200_000 * 8 + SMALL

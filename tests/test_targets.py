@@ -102,3 +102,11 @@ def test_next_to_no_mass_keeps_its_digits(dtype: str) -> None:
     mass = float(targets[0])
     assert loss == pytest.approx(mass * true_loss, rel=1e-6)
     np.testing.assert_allclose(grad / mass, true_grad, rtol=2e-6)
+
+
+def test_a_huge_mass_is_no_more_than_itself(dtype: str) -> None:
+    huge = 1e30 if dtype == "float32" else 1e300
+    logits, targets = np.array([0, -1, -2], dtype), np.array([huge, huge / 10, 0], dtype)
+    _, grad = sx.value_and_grad(logits, targets)
+    p = np.exp([0.0, -1, -2]) / np.exp([0.0, -1, -2]).sum()
+    np.testing.assert_allclose(grad / huge, p * 1.1 - [1, 0.1, 0], rtol=1e-6)

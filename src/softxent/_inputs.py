@@ -68,7 +68,7 @@ def read_targets(targets: npt.ArrayLike, logits: np.ndarray) -> np.ndarray:
         _check_labels(t, logits.shape[-1])
         return t
     if t.shape == logits.shape:
-        if t.dtype.kind not in "fiub" and not _is_bfloat16(t.dtype):
+        if not (t.dtype.kind in "iub" or _is_float(t.dtype) or t.dtype.type is np.longdouble):
             raise TypeError(f"targets must be real numbers, got dtype {t.dtype}")
         return t
     raise ValueError(

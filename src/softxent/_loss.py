@@ -252,20 +252,24 @@ def _visit_with_care(
     n_classes = x.shape[-1]
     n_threads = _kernels.team_size(x.size // n_classes, n_classes, threads)
 
-    def compute(grad: np.ndarray | None) -> float | None:
+    elsewhere = _threads.in_forked_child and n_threads > 1
+
+    def compute(into: np.ndarray | None) -> float | None:
         """First without scratch, then with a row of logits or gradient, and one of a distribution, for each thread."""
-        total = _kernels.loss_and_grad(x, t, losses, grad, mean, n_threads)
+        total = _kernels.loss_and_grad(x, t, losses, into, mean, n_threads)
         if total is None:
             scratch = np.empty((n_threads, 1 + (t.ndim == x.ndim), n_classes), dtype)
-            total = _kernels.loss_and_grad(x, t, losses, grad, mean, n_threads, scratch)
+            total = _kernels.loss_and_grad(x, t, losses, into, mean, n_threads, scratch)
         return total
 
-    run = _threads.on_new_thread if _threads.in_forked_child and n_threads > 1 else lambda function, *a: function(*a)
-    total = run(compute, grad)
+    def run(into: np.ndarray | None) -> float | None:
+        return _threads.on_new_thread(compute, into) if elsewhere else compute(into)
+
+    total = run(grad)
     if total is None and grad is not None:
         # All else is in order, so `out` may overlap an input otherwise than by being the logits.
         apart = np.empty_like(grad)
-        total = run(compute, apart)
+        total = run(apart)
         if total is not None:
             np.copyto(grad, apart)
     if total is None:

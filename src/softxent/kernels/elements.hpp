@@ -1,5 +1,6 @@
-// Single elements of the dtypes that the vector kernels do not load directly: any number type, at any alignment, in
-// either byte order, read as double (or, for class labels, as a 64-bit integer) and written back from double.
+// Elements of the dtypes that the vector kernels do not load directly: any number type, at any alignment, in either byte
+// order, read as double (or, for class labels, as a 64-bit integer) and written back from double; and whole rows of
+// halves, read as float and written back from float.
 #pragma once
 
 #include <cstddef>
@@ -80,7 +81,7 @@ template <class T, bool SWAPPED> Element integer_element() {
     return {read_element<double, T, SWAPPED>, nullptr, read_element<std::int64_t, T, SWAPPED>, are_labels<T, SWAPPED>};
 }
 
-constexpr char BFLOAT16 = 'E';
+constexpr char BFLOAT16 = 'E';                                 // a letter that no kind of NumPy's has
 
 template <bool SWAPPED> Element element_of(char kind, std::ptrdiff_t size) {
     switch (kind) {

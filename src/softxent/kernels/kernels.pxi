@@ -131,6 +131,8 @@ def loss_and_grad(
     if not describe_grad(&job, grad, logits, targets, typenum) or not describe_losses(&job, losses):
         return None
 
+    if job.n_rows == 0:
+        return 0.0
     if not describe_scratch(&job, scratch, typenum):
         return None
     n_threads = team_size(job.n_rows, job.n_classes, n_threads)
@@ -138,8 +140,6 @@ def loss_and_grad(
         n_threads = min(n_threads, cnp.PyArray_DIM(scratch, 0))
         space = cnp.PyArray_DATA(scratch)
 
-    if job.n_rows == 0:
-        return 0.0
     job.scale = 1.0 / job.n_rows if mean else 1.0
     # Enough rows to share a logarithm, unless that makes too much work to hand out at once.
     job.rows_per_block = max(

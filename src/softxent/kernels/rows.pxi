@@ -20,7 +20,7 @@ cdef inline double row_max(const storage* x, Py_ssize_t n) noexcept nogil:
     cdef Block[storage] tops = Block[storage](-INFINITY)
     cdef Vec[storage] top = Vec[storage](-INFINITY)
     if i > 0:
-        top = load_first(x, i, -INFINITY)
+        top = maximum(load_first(x, i, -INFINITY), top)
     while i + block_lanes(x) <= n:
         tops = maximum(load_block(x + i), tops)
         i += block_lanes(x)
@@ -188,5 +188,5 @@ cdef inline Outcome visit_row(
         else:
             blend_row(g, t, n, factor, -scale)
         if target.top >= 0 and R < e_top:
-            g[target.top] = <storage> (scale * (target.rest - divide(x, target.mass * R, S, S_low)))
+            g[target.top] = <storage> (scale * (target.rest - target.mass * divide(x, R, S, S_low)))
     return Outcome(R, R_low, unit.high, unit.low, target.mass, target.cross)

@@ -30,23 +30,20 @@
 
 namespace softxent {
 
-// What a storage type is computed in, and in which register.
-template <class S> struct Storage;
-template <> struct Storage<float> { using Scalar = float; using Register = isa::f32; };
-template <> struct Storage<double> { using Scalar = double; using Register = isa::f64; };
-
-template <class S> using Scalar = typename Storage<S>::Scalar;
-template <class S> using Register = typename Storage<S>::Register;
+template <class S> struct RegisterOf;
+template <> struct RegisterOf<float> { using type = isa::f32; };
+template <> struct RegisterOf<double> { using type = isa::f64; };
+template <class S> using Register = typename RegisterOf<S>::type;
 
 // N registers of consecutive lanes.
 template <class S, int N> struct Pack {
-    static constexpr int width = static_cast<int>(sizeof(Register<S>) / sizeof(Scalar<S>));   // lanes of one register
+    static constexpr int width = static_cast<int>(sizeof(Register<S>) / sizeof(S));   // lanes of one register
     static constexpr int lanes = N * width;
     Register<S> r[N];
 
     Pack() = default;
     SOFTXENT_INLINE explicit Pack(double x) {                  // x in every lane
-        for (auto &v : r) v = isa::broadcast(static_cast<Scalar<S>>(x));
+        for (auto &v : r) v = isa::broadcast(static_cast<S>(x));
     }
 };
 
@@ -169,7 +166,7 @@ SOFTXENT_INLINE int lowest_bit(unsigned bits) {
 
 // 0, 1, 2 ... along the lanes.
 template <class S> SOFTXENT_INLINE Vec<S> lane_numbers() {
-    static constexpr Scalar<S> numbers[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    static constexpr S numbers[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     return load(numbers);
 }
 // v with lane i set to 0; i may be no lane of v.
@@ -305,7 +302,7 @@ template <class S> struct Unit {
 
     Unit() = default;
     SOFTXENT_INLINE explicit Unit(double m) {
-        using K = ExpConstants<Scalar<S>>;
+        using K = ExpConstants<S>;
         using D = ExpConstants<double>;
         shift = m >= K::SHIFT_FROM || m <= -K::SHIFT_FROM ? m : 0;
         const double n0 = (m - shift) * LOG2E + D::ROUNDER - D::ROUNDER;
@@ -328,7 +325,7 @@ template <class S, int N> SOFTXENT_INLINE Pack<S, N> exp(Pack<S, N> x, const Uni
         }
         return out;
     } else {
-        using K = ExpConstants<Scalar<S>>;
+        using K = ExpConstants<S>;
         using P = Pack<S, N>;
         x = maximum(P(unit.lowest), x - P(unit.shift));
         const P biased = fma(x, P(LOG2E), P(unit.rounder));
@@ -344,11 +341,11 @@ template <class S, int N> SOFTXENT_INLINE Pack<S, N> exp(Pack<S, N> x, const Uni
 // a / (b + b_low), for a gradient stored as S: where that is double, the quotient's own rounding is made good.
 template <class S> SOFTXENT_INLINE double divide(const S *, double a, double b, double b_low) {
     const double quotient = a / b;
-    if constexpr (sizeof(Scalar<S>) < sizeof(double)) return quotient;
+    if constexpr (sizeof(S) < sizeof(double)) return quotient;
     return quotient + (std::fma(-quotient, b, a) - quotient * b_low) * (1 / b);
 }
-template <class S> constexpr double unit_size(const S *) { return ExpConstants<Scalar<S>>::UNIT; }
-template <class S> constexpr double smallest_normal(const S *) { return std::numeric_limits<Scalar<S>>::min(); }
+template <class S> constexpr double unit_size(const S *) { return ExpConstants<S>::UNIT; }
+template <class S> constexpr double smallest_normal(const S *) { return std::numeric_limits<S>::min(); }
 
 // A number as a sum of two doubles, the second within a rounding of the first.
 struct TwoDoubles { Vec<double> high, low; };
