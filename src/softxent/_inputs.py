@@ -13,11 +13,8 @@ FLOATS = "float16, bfloat16, float32 or float64"
 
 
 def _is_float(dtype: np.dtype) -> bool:
-    return (dtype.kind == "f" and dtype.itemsize in (2, 4, 8)) or _is_bfloat16(dtype)
-
-
-def _is_bfloat16(dtype: np.dtype) -> bool:
-    return dtype.name == "bfloat16"  # as ml_dtypes calls it, which need not be there
+    # bfloat16 is known by the name that ml_dtypes gives it, so that ml_dtypes need not be there.
+    return (dtype.kind == "f" and dtype.itemsize in (2, 4, 8)) or dtype.name == "bfloat16"
 
 
 def _array(value: npt.ArrayLike, name: str) -> np.ndarray:

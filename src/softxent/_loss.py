@@ -251,7 +251,6 @@ def _visit_with_care(
         grad = np.empty(x.shape, grad_dtype)
     n_classes = x.shape[-1]
     n_threads = _kernels.team_size(x.size // n_classes, n_classes, threads)
-
     elsewhere = _threads.in_forked_child and n_threads > 1
 
     def compute(into: np.ndarray | None) -> float | None:

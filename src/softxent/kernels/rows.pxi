@@ -172,11 +172,12 @@ cdef inline Outcome visit_row(
     cdef double e_top = first(exp(Vec[storage](m), unit))
     cdef double R_low
     cdef double R = exp_sum(x, g, n, target.top, e_top, unit, &R_low)
-    cdef double S = R + e_top
-    cdef double S_low = rounded_off(e_top, R, S) + R_low
-    cdef double factor = divide(x, scale * target.mass, S, S_low)
+    cdef double S, S_low, factor
     cdef Vec[storage] at_label
     if g != NULL:
+        S = R + e_top
+        S_low = rounded_off(e_top, R, S) + R_low
+        factor = divide(x, scale * target.mass, S, S_low)
         if fabs(factor) < smallest_normal(x):
             # A target of next to no mass: its factor keeps its digits only if the unit is taken out first.
             scale_row(g, n, 1 / unit_size(x))
