@@ -2,76 +2,100 @@
 
 Times the mean softmax cross-entropy of labelled logits with its gradient ("grad") and without ("forward"), again and
 again on the same arrays, all contenders in one process for each number of threads; `measure.py` tells how. A result is
-checked against float64 first, and gets no time if it is wrong. The yardstick, `np.copyto(out, logits)`, always has one
-thread. Not measured: arrays that no cache holds, first calls, compilation, conversion between libraries, memory.
-SOFTXENT_SIMD chooses the level as ever; to choose the CPUs, start this under taskset.
+checked against float64 first, and gets no time if it is wrong. The yardsticks, `np.copyto(out, logits)` and, without
+the gradient, `logits.max()` over contiguous memory ("read"), always have one thread. Small shapes show the bare
+compiled call too ("softxent-kernel"), other dtypes softxent in float32. `--memory` looks at memory instead, as
+`memory.py` tells. Not measured: first calls, compilation, conversion between libraries. SOFTXENT_SIMD chooses the level
+as ever; to choose the CPUs, start this under taskset.
 """
 
 import argparse
 import importlib.util
-import json
 import multiprocessing
 import os
-import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
-from itertools import product
+from itertools import groupby
 from pathlib import Path
 from typing import TypeVar
+from unittest import mock
 
-from measure import Case, Record, measure
-from peers import COPY, PEERS, SOFTXENT, TASKS, TOLERANCES
-from report import draw, gather_facts, header, table
+import memory
+from cases import (
+    CLASS_SWEEP,
+    DTYPES,
+    QUICK_SHAPES,
+    SHAPES,
+    SWEEP_LOGITS,
+    TASKS,
+    Case,
+    Shape,
+    full_memory_run,
+    full_run,
+    grid,
+)
+from charts import draw_class_sweep
+from measure import measure
+from peers import COPY, PEERS, SOFTXENT, Contender
+from report import gather_facts, header, table, table_of_memory
+from resultset import RESULTS, Results, file_name
 
 T = TypeVar("T")
 
-SHAPES = [(1024, 1000), (128, 1000), (32, 10), (256, 50257), (200_000, 10)]
-QUICK_SHAPES = SHAPES[:3]
 SECONDS, QUICK_SECONDS = 6.0, 1.0
-SWEEP_LOGITS = 2**20
-SWEEP_SHAPES = [(SWEEP_LOGITS >> power, 1 << power) for power in range(1, 18, 2)]
 CAN_PIN = hasattr(os, "sched_setaffinity")
 
 
 def main() -> int:
     args = parse_arguments()
     peers = [peer for peer in args.peers if peer.installed]
-    records: list[Record] = []
-    facts: dict[str, object] = {}
-    for threads in args.threads:
+    with worker(1) as pool:
+        facts = pool.submit(gather_facts, [SOFTXENT, COPY, *peers]).result()
+    facts |= {"cpus": len(usable_cpus()), "pinning": "pinned to a CPU per thread" if CAN_PIN else "not pinned to CPUs"}
+    print(header(facts, [peer for peer in args.peers if not peer.installed]))
+
+    found = Results(facts)
+    for threads, cases in groupby(args.cases, key=lambda case: case.threads):
         with worker(threads) as pool:
-            if not facts:
-                facts = pool.submit(gather_facts, [SOFTXENT, COPY, *peers]).result()
-                facts["pinning"] = "pinned to a CPU per thread" if CAN_PIN else "not pinned to CPUs"
-                print(header(facts, [peer for peer in args.peers if not peer.installed]))
-            for task, dtype, (n_rows, n_classes) in product(args.tasks, args.dtypes, args.shapes):
-                case = Case(task, n_rows, n_classes, dtype, threads)
-                found = pool.submit(measure, case, peers, args.seconds).result()
-                print(table(found), flush=True)
-                records += found
-    if args.json:
-        content = {"facts": facts, "records": [record.flat() for record in records]}
-        args.json.write_text(json.dumps(content, indent=1) + "\n")
+            for case in cases:
+                found.timings.append(pool.submit(measure, case, peers, args.seconds).result())
+                print(table(found.timings[-1]), flush=True)
+    for case in args.memory_cases:
+        found.memory.append(memory.measure_memory(case, [SOFTXENT, *peers], in_fresh_process))
+        print(table_of_memory(found.memory[-1]), flush=True)
+
+    if args.full or args.json:
+        path = args.json or RESULTS / file_name(facts)
+        found.save(path)
+        print(f"\nWritten: {path}")
     if args.plot:
-        draw(records, facts, args.plot)
-    return 1 if any(record.error for record in records) else 0
+        draw_class_sweep(found, args.plot)
+    return 1 if found.own_failures() else 0
+
+
+def in_fresh_process(case: Case, contender: Contender) -> int:
+    with worker(case.threads, memory.ENVIRONMENT) as pool:
+        return pool.submit(memory.bytes_beyond, case, contender).result()
 
 
 @contextmanager
-def worker(threads: int) -> Iterator[Executor]:
+def worker(threads: int, environment: Mapping[str, str] | None = None) -> Iterator[Executor]:
     """A fresh process in which no library can have more threads than this, on as many CPUs where the system can do it.
 
     Some thread pools take their size from the environment or the CPUs when they start, and XLA's keeps it for good. So
     the limits are set here, for the new process to inherit.
     """
     # NPROC is what XLA reads. The rest keeps jax off any GPU and lets it see float64 as such.
-    os.environ.update(OMP_NUM_THREADS=str(threads), NPROC=str(threads), JAX_PLATFORMS="cpu", JAX_ENABLE_X64="1")
+    limits = {"OMP_NUM_THREADS": str(threads), "NPROC": str(threads), "JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": "1"}
     cpus = usable_cpus()
     pin(cpus[:threads])
     try:
-        with ProcessPoolExecutor(max_workers=1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        with (
+            mock.patch.dict(os.environ, {**limits, **(environment or {})}),
+            ProcessPoolExecutor(max_workers=1, mp_context=multiprocessing.get_context("spawn")) as pool,
+        ):
             yield pool
     finally:
         pin(cpus)
@@ -90,20 +114,27 @@ def parse_arguments() -> argparse.Namespace:
     names = [peer.name for peer in PEERS]
     parser = argparse.ArgumentParser(
         description=(__doc__ or "").splitlines()[0],
-        epilog="Lists are separated by commas. The exit status is 1 if a result was wrong.",
+        epilog="Lists are separated by commas. The exit status is 1 if softxent was wrong or failed.",
     )
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--shapes", type=list_of(shape), metavar="NxC,...", help=f"rows x classes ({as_text(SHAPES)})")
+    about = f"rows x classes, or all axes@the class axis ({as_text(SHAPES)})"
+    what.add_argument("--shapes", type=list_of(shape), metavar="NxC,AxBxC@1,...", help=about)
     what.add_argument(
         "--plot",
         type=writeable_file,
         metavar="FILE.png",
         help=f"instead of shapes, vary the number of classes at {SWEEP_LOGITS} logits and draw the time per logit",
     )
+    about = (
+        "instead of shapes, tasks, dtypes and threads: all that docs/performance.md shows, memory too, written to"
+        " bench/results unless --json says otherwise"
+    )
+    what.add_argument("--full", action="store_true", help=about)
     add_list(parser, "--tasks", one_of(TASKS), TASKS, "with the gradient, and without")
-    add_list(parser, "--dtypes", one_of(list(TOLERANCES)), ["float32"], "of float32, float64")
+    add_list(parser, "--dtypes", one_of(DTYPES), DTYPES[:1], f"of {', '.join(DTYPES)}")
     add_list(parser, "--threads", thread_count, [1], "how many threads each contender may use")
     add_list(parser, "--peers", one_of(names), names, "empty for none")
+    parser.add_argument("--memory", action="store_true", help="what a call takes beyond inputs and results, no times")
     parser.add_argument("--json", type=writeable_file, metavar="FILE", help="also write everything there")
     parser.add_argument("--seconds", type=float, help=f"for how long to time each case ({SECONDS:g})")
     quick = f"for a first look: {as_text(QUICK_SHAPES)}, and {QUICK_SECONDS:g} second for each case"
@@ -112,12 +143,25 @@ def parse_arguments() -> argparse.Namespace:
     args = parser.parse_args()
     if args.plot and importlib.util.find_spec("matplotlib") is None:
         parser.error("--plot needs matplotlib")
-    if not args.shapes:
-        args.shapes = SWEEP_SHAPES if args.plot else QUICK_SHAPES if args.quick else SHAPES
+    if args.plot and args.memory:
+        parser.error("--plot draws times: not with --memory")
+    if (args.memory or args.full) and not memory.AVAILABLE:
+        parser.error("memory can be watched on Linux only, in /proc/self/clear_refs")
     if args.seconds is None:
         args.seconds = QUICK_SECONDS if args.quick else SECONDS
     args.peers = [peer for peer in PEERS if peer.name in args.peers]
+    add_cases(args)
     return args
+
+
+def add_cases(args: argparse.Namespace) -> None:
+    """What is to be timed, and what to be watched for memory."""
+    if args.full:
+        args.cases, args.memory_cases = full_run(len(usable_cpus())), full_memory_run()
+        return
+    chosen = args.shapes or (CLASS_SWEEP if args.plot else QUICK_SHAPES if args.quick else SHAPES)
+    cases = grid(args.tasks, chosen, args.dtypes, args.threads)
+    args.cases, args.memory_cases = ([], cases) if args.memory else (cases, [])
 
 
 def add_list(
@@ -142,15 +186,15 @@ def one_of(allowed: Sequence[T]) -> Callable[[str], T]:
     return convert
 
 
-def shape(item: str) -> tuple[int, int]:
-    found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", item)
-    if not found:
-        raise argparse.ArgumentTypeError(f"{item!r} is not rows x classes, such as 1024x1000")
-    return int(found[1]), int(found[2])
+def shape(item: str) -> Shape:
+    try:
+        return Shape.parse(item)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def as_text(shapes: Sequence[tuple[int, int]]) -> str:
-    return ",".join(f"{n_rows}x{n_classes}" for n_rows, n_classes in shapes)
+def as_text(shapes: Sequence[Shape]) -> str:
+    return ",".join(map(str, shapes))
 
 
 def thread_count(item: str) -> int:

@@ -22,7 +22,8 @@ from statistics import median, quantiles
 from timeit import Timer
 from typing import Any
 
-from peers import COPY, SOFTXENT, SOFTXENT_ONE_THREAD, Contender, Problem, Task, find_error, reference
+from cases import Case
+from peers import COPY, READ, SOFTXENT, Contender, Problem, find_error, reference, yardsticks
 
 SAMPLE_SECONDS = 200e-6  # a quick call is repeated for this long in one sample; reading the clock costs about 0.1 us
 BURST_SECONDS = 20e-3
@@ -32,68 +33,93 @@ MIN_ROUNDS = 5
 
 
 @dataclass(frozen=True)
-class Case:
-    task: Task
-    n_rows: int
-    n_classes: int
-    dtype: str
-    threads: int
+class Figures:
+    """The times of one contender in one case, and their ratios within a round to those of others."""
 
-    def __str__(self) -> str:
-        return f"{self.task}  {self.n_rows} x {self.n_classes}  {self.dtype}  {count_threads(self.threads)}"
+    seconds: float
+    spread: float  # the middle half of the rounds, from end to end, in units of their median
+    to_copy: float | None = None
+    to_read: float | None = None
+    to_softxent: float | None = None
+    # Between these lies the ratio to softxent in the middle half of the rounds.
+    lower: float | None = None
+    upper: float | None = None
+
+    @property
+    def faster_than_softxent(self) -> bool | None:
+        """In three quarters of the rounds or more; None if that can be said neither of it nor of softxent."""
+        if self.lower is None or self.upper is None or self.lower <= 1 <= self.upper:
+            return None
+        return self.upper < 1
 
 
 @dataclass(frozen=True)
-class Record:
-    """What one contender did in one case: its figures, or what is wrong with it."""
+class Timing:
+    """One case: the figures of those that computed it, and why others have none."""
 
     case: Case
-    contender: str
-    error: str | None = None
-    rounds: int = 0
-    seconds: float | None = None
-    spread: float | None = None  # the middle half of the rounds, from end to end, in units of their median
-    ns_per_logit: float | None = None
-    ratio_to_copy: float | None = None
-    ratio_to_softxent: float | None = None
-    others: float | None = None  # the share of this process's CPUs that went to others meanwhile
+    rounds: int
+    others: float | None  # the share of this process's CPUs that went to others meanwhile
+    figures: dict[str, Figures]
+    failed: dict[str, str]
+    absent: dict[str, str]
+
+    @property
+    def names(self) -> set[str]:
+        return {*self.figures, *self.failed, *self.absent}
+
+    def ns_per_logit(self, name: str) -> float:
+        return 1e9 * self.figures[name].seconds / self.case.shape.size
+
+    def to_softxent(self, name: str) -> float | None:
+        return self.figures[name].to_softxent if name in self.figures else None
 
     def flat(self) -> dict[str, Any]:
-        fields = asdict(self)
-        return {**fields.pop("case"), **fields}
+        figures = {name: compact(asdict(of_name)) for name, of_name in self.figures.items()}
+        rest = {"rounds": self.rounds, "others": self.others, "failed": self.failed, "absent": self.absent}
+        return {**self.case.flat(), **compact(rest), "figures": figures}
+
+    @classmethod
+    def unflat(cls, fields: Mapping[str, Any]) -> "Timing":
+        figures = {name: Figures(**of_name) for name, of_name in fields["figures"].items()}
+        without = fields.get("failed", {}), fields.get("absent", {})
+        return cls(Case.unflat(fields), fields["rounds"], fields.get("others"), figures, *without)
 
 
-def count_threads(threads: int) -> str:
-    return "1 thread" if threads == 1 else f"{threads} threads"
+def compact(fields: dict[str, Any]) -> dict[str, Any]:
+    """Without what is empty, and with four digits of what is not whole."""
+    kept = {name: value for name, value in fields.items() if value is not None and value != {}}
+    return {name: float(f"{value:.4g}") if isinstance(value, float) else value for name, value in kept.items()}
 
 
-def measure(case: Case, peers: Sequence[Contender], seconds: float) -> list[Record]:
-    """Figures of softxent, the copy and the peers; `seconds` is how long the timing lasts."""
-    one_thread = (SOFTXENT_ONE_THREAD,) if case.threads > 1 else ()
-    calls, errors = enter_all(case, (SOFTXENT, *one_thread, COPY, *peers))
+def measure(case: Case, peers: Sequence[Contender], seconds: float) -> Timing:
+    """Figures of softxent, the yardsticks and the peers; `seconds` is how long the timing lasts."""
+    absent = {peer.name: why for peer in peers if (why := peer.refusal(case))}
+    present = [peer for peer in peers if peer.name not in absent]
+    calls, failed = enter_all(case, [SOFTXENT, *yardsticks(case), *present])
     watch = OthersWatch()
     rounds = time_in_rounds(calls, seconds)
     others = watch.share()
-    timed = [make_record(case, name, rounds, others) for name in rounds]
-    return timed + [Record(case, name, error) for name, error in errors.items()]
+    figures = {name: figures_of(name, rounds) for name in rounds}
+    return Timing(case, max(map(len, rounds.values()), default=0), others, figures, failed, absent)
 
 
 def enter_all(case: Case, contenders: Sequence[Contender]) -> tuple[dict[str, Callable[[], Any]], dict[str, str]]:
     """The calls of those whose results are right, and what is wrong with the others, by name."""
-    problem = Problem.random(case.task, (case.n_rows, case.n_classes), case.dtype, case.threads)
+    problem = Problem.random(case)
     right = reference(problem)
-    calls, errors = {}, {}
+    calls, failed = {}, {}
     for contender in contenders:
         try:
             entry = contender.enter(problem)
-            error = find_error(entry, right)
+            error = find_error(entry, problem, right)
         except Exception as failure:  # such as a private interface that moved: the others still get their figures
             error = f"{type(failure).__name__}: {failure}"
         if error is None:
             calls[contender.name] = entry.call
         else:
-            errors[contender.name] = error
-    return calls, errors
+            failed[contender.name] = error
+    return calls, failed
 
 
 def time_in_rounds(calls: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, list[float]]:
@@ -157,21 +183,22 @@ def cpu_seconds_of_others() -> float | None:
     return busy / os.sysconf("SC_CLK_TCK") - time.process_time()
 
 
-def make_record(case: Case, name: str, rounds: Mapping[str, Sequence[float]], others: float | None) -> Record:
-    def ratio_to(other: str) -> float | None:
+def figures_of(name: str, rounds: Mapping[str, Sequence[float]]) -> Figures:
+    def ratio_to(other: str) -> list[float | None]:
+        """The quartiles of the ratio."""
         if other not in rounds:
-            return None
-        return median(own / theirs for own, theirs in zip(rounds[name], rounds[other], strict=True))
+            return [None] * 3
+        ratios = [own / theirs for own, theirs in zip(rounds[name], rounds[other], strict=True)]
+        return [*quantiles(ratios, n=4, method="inclusive")]
 
     lower, seconds, upper = quantiles(rounds[name], n=4, method="inclusive")
-    return Record(
-        case,
-        name,
-        rounds=len(rounds[name]),
-        seconds=seconds,
+    copy, read, softxent = ratio_to(COPY.name), ratio_to(READ.name), ratio_to(SOFTXENT.name)
+    return Figures(
+        seconds,
         spread=(upper - lower) / seconds,
-        ns_per_logit=1e9 * seconds / (case.n_rows * case.n_classes),
-        ratio_to_copy=ratio_to(COPY.name),
-        ratio_to_softxent=ratio_to(SOFTXENT.name),
-        others=others,
+        to_copy=copy[1],
+        to_read=read[1],
+        to_softxent=softxent[1],
+        lower=softxent[0],
+        upper=softxent[2],
     )

@@ -1,42 +1,27 @@
-"""What the benchmark shows: the circumstances, a table for each case, and a chart of time against classes."""
+"""What the benchmark shows while it runs: the circumstances, and a table for each case."""
 
 import platform
 import re
-from collections.abc import Iterable, Sequence
-from itertools import product
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
-from measure import Record, count_threads
-from peers import COPY, PEERS, SOFTXENT, SOFTXENT_ONE_THREAD, TOLERANCES, Contender
+from measure import Figures, Timing
+from memory import RESOLUTION, Memory
+from peers import SOFTXENT, TOLERANCES, Contender
 
 from softxent import _dispatch
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-T = TypeVar("T")
-
 BUSY = 0.05  # the share of the CPUs that other work may have
-TASK_TITLES = {"grad": "loss and gradient", "forward": "loss only"}
-
-# One style for each name, so that charts with different peers can be compared.
-STYLES: dict[str, dict[str, Any]] = {
-    SOFTXENT.name: {"color": "tab:red", "marker": "o", "linewidth": 2.8, "zorder": 3},
-    SOFTXENT_ONE_THREAD.name: {"color": "tab:red", "marker": "o", "markerfacecolor": "white", "linestyle": ":"},
-    COPY.name: {"color": "black", "linewidth": 2, "linestyle": "--", "label": "np.copyto(out, logits)"},
-}
-PEER_COLORS = ("tab:blue", "tab:cyan", "tab:green", "tab:orange", "tab:purple", "tab:brown")
-STYLES |= {
-    peer.name: {"color": color, "marker": marker}
-    for peer, color, marker in zip(PEERS, PEER_COLORS, "s^DvPX", strict=True)
-}
+CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+MIB = 2**20
 
 
 def gather_facts(contenders: Sequence[Contender]) -> dict[str, Any]:
     """What the figures depend on. Imports the contenders."""
     return {
         "cpu": cpu_model(),
+        "caches": caches(),
         "system": f"{platform.system()} {platform.machine()}",
         "simd_level": _dispatch.level,
         "versions": {
@@ -54,6 +39,16 @@ def cpu_model() -> str:
     return found[1] if found else platform.processor() or platform.machine()
 
 
+def caches() -> dict[str, str]:
+    """What one CPU has for data, by level, in the system's own words; empty where it does not tell."""
+
+    def read(index: Path, name: str) -> str:
+        return (index / name).read_text().strip()
+
+    indices = [index for index in sorted(CACHES.glob("index*")) if read(index, "type") != "Instruction"]
+    return {f"L{read(index, 'level')}": read(index, "size") for index in indices}
+
+
 def header(facts: dict[str, Any], missing: Sequence[Contender]) -> str:
     lines = [
         f"{facts['cpu']}, {facts['system']}, SIMD level {facts['simd_level']}, {facts['pinning']}",
@@ -68,72 +63,38 @@ def header(facts: dict[str, Any], missing: Sequence[Contender]) -> str:
     return "\n".join(lines)
 
 
-def table(records: Sequence[Record]) -> str:
-    """The records of one case."""
-    first = records[0]
-    heading = f"\n{first.case!s:<46}{'median':>11}{'spread':>8}{'ns/logit':>10}{'/ copy':>9}   softxent is"
-    lines = [heading, *(f"  {record.contender:<44}{figures(record)}" for record in records)]
-    if first.others is not None and first.others > BUSY:
-        lines.append(f"  BUSY: other work had {first.others:.0%} of these CPUs meanwhile. Run this again.")
+def table(timing: Timing) -> str:
+    with_read = any(figures.to_read is not None for figures in timing.figures.values())
+    to_read = f"{'/ read':>9}" if with_read else ""
+    lines = [f"\n{timing.case!s:<46}{'median':>11}{'spread':>8}{'ns/logit':>10}{'/ copy':>9}{to_read}   softxent is"]
+    for name, figures in timing.figures.items():
+        row = times(figures) + f"{timing.ns_per_logit(name):>10.3f}{ratio(figures.to_copy)}"
+        row += ratio(figures.to_read) if with_read else ""
+        if name != SOFTXENT.name and figures.to_softxent is not None:
+            row += f"{figures.to_softxent:>7.2f} x as fast"
+        lines.append(f"  {name:<44}{row}")
+    lines += without_figures(timing)
+    if timing.others is not None and timing.others > BUSY:
+        lines.append(f"  BUSY: other work had {timing.others:.0%} of these CPUs meanwhile. Run this again.")
     return "\n".join(lines)
 
 
-def figures(record: Record) -> str:
-    if record.seconds is None or record.spread is None or record.ns_per_logit is None:
-        return f"   {record.error}"
-    in_us = record.seconds < 1e-3
-    time = f"{record.seconds * 1e6:.2f} us" if in_us else f"{record.seconds * 1e3:.2f} ms"
-    to_copy = "" if record.ratio_to_copy is None else f"{record.ratio_to_copy:.2f}"
-    line = f"{time:>11}{record.spread:>8.0%}{record.ns_per_logit:>10.3f}{to_copy:>9}"
-    if record.ratio_to_softxent is None or record.contender == SOFTXENT.name:
-        return line
-    return f"{line}{record.ratio_to_softxent:>7.2f} x as fast"
+def times(figures: Figures) -> str:
+    in_us = figures.seconds < 1e-3
+    time = f"{figures.seconds * 1e6:.2f} us" if in_us else f"{figures.seconds * 1e3:.2f} ms"
+    return f"{time:>11}{figures.spread:>8.0%}"
 
 
-def draw(records: Sequence[Record], facts: dict[str, Any], path: Path) -> None:
-    """Time per logit against the number of classes: a panel for each task (across), dtype and thread count (down)."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    columns = unique(record.case.task for record in records)
-    rows = unique((record.case.dtype, record.case.threads) for record in records)
-    size = (3 + 4.5 * len(columns), 1 + 4 * len(rows))
-    figure, grid = plt.subplots(
-        len(rows), len(columns), figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained"
-    )
-    for axes, ((dtype, threads), task) in zip(grid.flat, product(rows, columns), strict=True):
-        of_panel = (task, dtype, threads)
-        draw_panel(axes, [r for r in records if (r.case.task, r.case.dtype, r.case.threads) == of_panel])
-    for axes in grid[-1]:
-        axes.set_xlabel("number of classes C")
-    for axes in grid[:, 0]:
-        axes.set_ylabel("ns per logit")
-    lines = {line.get_label(): line for axes in grid.flat for line in axes.get_lines()}
-    figure.legend(handles=list(lines.values()), loc="outside right center", frameon=False)
-    n_logits = records[0].case.n_rows * records[0].case.n_classes
-    version = f"softxent {facts['versions']['softxent']}, {facts['simd_level']}, {facts['cpu']}"
-    figure.suptitle(f"Softmax cross-entropy of N x C = {n_logits} logits ({version})")
-    figure.savefig(path, dpi=150)
+def ratio(value: float | None) -> str:
+    return " " * 9 if value is None else f"{value:>9.2f}"
 
 
-def draw_panel(axes: "Axes", records: Sequence[Record]) -> None:
-    from matplotlib.ticker import LogLocator, NullLocator
-
-    for name in unique(record.contender for record in records):
-        time_at = {r.case.n_classes: r.ns_per_logit for r in records if r.contender == name and r.ns_per_logit}
-        axes.plot(list(time_at), list(time_at.values()), **{"label": name, **STYLES[name]})
-    case = records[0].case
-    axes.set(xscale="log", yscale="log", title=f"{TASK_TITLES[case.task]}, {case.dtype}, {count_threads(case.threads)}")
-    classes = unique(record.case.n_classes for record in records)
-    axes.set_xticks(classes, [str(n_classes) for n_classes in classes], rotation=45)
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.grid(alpha=0.3)
+def table_of_memory(memory: Memory) -> str:
+    resolution = f"(good to about {RESOLUTION / MIB:.2g} MiB)"
+    lines = [f"\n{memory.case!s:<46}beyond inputs and results {resolution}"]
+    lines += [f"  {name:<44}{used / MIB:>9.2f} MiB" for name, used in memory.used.items()]
+    return "\n".join(lines + without_figures(memory))
 
 
-def unique(items: Iterable[T]) -> list[T]:
-    return list(dict.fromkeys(items))
+def without_figures(found: Timing | Memory) -> list[str]:
+    return [f"  {name:<44}   {why}" for name, why in {**found.absent, **found.failed}.items()]

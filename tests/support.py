@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from reference import reference
 
+import softxent as sx
+
 FLOATS = ("float32", "float64")
 HALVES = ("float16", "bfloat16")  # the second is known to np.dtype by its name once ml_dtypes is imported
 KINDS = ("labels", "one-hot", "soft")
@@ -39,6 +41,78 @@ def problem(shape: tuple[int, ...], kind: str = "labels", dtype: npt.DTypeLike =
     return logits, (soft / soft.sum(axis=-1, keepdims=True)).astype(dtype)
 
 
+def unruly(shape: tuple[int, int], kind: str = "labels", dtype: npt.DTypeLike = "float64") -> tuple[np.ndarray, ...]:
+    """Logits and targets of all that a row can be, one kind after the other; the same ones for the same shape."""
+    rng = np.random.default_rng(shape)
+    rows = np.arange(shape[0])
+    least = float(np.finfo("float64" if dtype == "float64" else "float32").smallest_normal)
+    normal, some = rng.normal(size=shape), rng.random(shape) < 0.5
+    label = rng.integers(shape[1], size=shape[0])
+    here, sign = one_hot(label, shape[1]), rng.choice([-1, 1], size=(shape[0], 1))
+    below_top = normal < normal.max(axis=1, keepdims=True)
+    varieties = [
+        normal,
+        np.where(here, rng.choice([20, 50, 90, 700], size=here.shape), normal),  # confident rows
+        normal * 1e-3,
+        normal * 30,
+        normal * 1e4,
+        np.round(normal),  # ties, at the maximum too
+        np.broadcast_to(sign * 0.7, shape),
+        np.where(here, 0, np.log(least) + 2 - 40 * rng.random(shape)),  # probabilities down past the smallest number
+        np.where(some & below_top, -np.inf, normal),
+        np.where(here, np.nan, normal),
+        normal + 600 * sign,
+        np.where(here, np.inf, normal),
+        normal + 5000 * sign,
+        np.full(shape, -np.inf),
+        normal * 1e30,
+        normal * least,
+        normal + 1e30 * sign,
+    ]
+    logits = np.choose(rows[:, None] % len(varieties), varieties)
+    soft = rng.random(shape)
+    soft /= soft.sum(axis=1, keepdims=True)
+    top = one_hot(logits.argmax(axis=1), shape[1])
+    distributions = [
+        soft,
+        np.where(np.isneginf(logits), 0, soft),
+        here,
+        np.where(some, 0, soft),
+        np.zeros(shape),
+        np.where(top, 1, 1e-9 * soft),
+        7.5 * soft,
+        soft * least * 1e8,  # next to no mass
+        normal,
+        np.where(top, -0.0, soft),
+        soft * 1e30,
+    ]
+    with np.errstate(over="ignore", under="ignore"):
+        if kind == "labels":
+            return logits.astype(dtype), np.where(rows % 2, top.argmax(axis=1), label)
+        return logits.astype(dtype), np.choose(rows[:, None] % len(distributions), distributions).astype(dtype)
+
+
+def computed_in(logits: np.ndarray) -> np.dtype:
+    return np.dtype(np.float32 if logits.dtype.itemsize <= 4 else np.float64)
+
+
+def row_by_row(
+    logits: np.ndarray, targets: np.ndarray, grad_dtype: npt.DTypeLike = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Losses and the gradient of their sum, of logits (..., C), from a call for every row.
+
+    Each is contiguous and of the dtype computed in: so few of these are what the wide kernel is for. The gradient is
+    rounded afterwards, to the dtype of the logits unless told otherwise.
+    """
+    dtype = computed_in(logits)
+    x, t = logits.astype(dtype, order="C"), targets if targets.ndim < logits.ndim else targets.astype(dtype, order="C")
+    losses, grad = np.empty(x.shape[:-1], dtype), np.empty(x.shape, dtype)
+    for row in np.ndindex(losses.shape):
+        losses[row], _ = sx.value_and_grad(x[row], t[row], reduction="none", out=grad[row])
+    with np.errstate(over="ignore", under="ignore"):
+        return losses, grad.astype(logits.dtype if grad_dtype is None else grad_dtype)
+
+
 def one_hot(labels: npt.ArrayLike, n_classes: int) -> np.ndarray:
     return np.asarray(labels)[..., None] == np.arange(n_classes)
 
@@ -54,13 +128,20 @@ class Layout:
 
     def place(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """A copy of `values`, and all the bytes that it lies among."""
-        dtype = values.dtype.newbyteorder("S" if self.swapped else "=")
+        swapped = self.swapped and values.dtype.kind != "V"  # NumPy cannot swap the bytes of a bfloat16
+        dtype = values.dtype.newbyteorder("S" if swapped else "=")
         sides = [values.shape[axis] * abs(self.steps[axis]) for axis in self.order]
         memory = np.full(64 + self.offset + math.prod(sides) * dtype.itemsize + 64, 0xA5, np.uint8)
         spread = np.ndarray(sides, dtype, memory, 64 + self.offset).transpose(tuple(np.argsort(self.order)))
         array = spread[(..., *(slice(None, None, step) for step in self.steps))]
         array[...] = values
         return array, memory
+
+
+def to_axis(axis: int, logits: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same, their classes, the last axis as they come, along `axis`. Labels stay as they are."""
+    moved = np.ascontiguousarray(np.moveaxis(logits, -1, axis))
+    return moved, targets if targets.ndim < logits.ndim else np.ascontiguousarray(np.moveaxis(targets, -1, axis))
 
 
 def layouts(ndim: int) -> st.SearchStrategy[Layout]:
@@ -74,10 +155,14 @@ def layouts(ndim: int) -> st.SearchStrategy[Layout]:
 
 
 def assert_same_bits(actual: npt.ArrayLike, expected: npt.ArrayLike) -> None:
+    """The same numbers of the same sign; one NaN is as good as another."""
     actual, expected = np.asarray(actual), np.asarray(expected)
     assert (actual.dtype, actual.shape) == (expected.dtype, expected.shape)
-    np.testing.assert_array_equal(actual, expected)  # says where they differ; the next line tells -0.0 from 0.0
-    assert actual.tobytes() == expected.tobytes()
+    if actual.tobytes() != expected.tobytes():
+        # That says where they differ, of bfloat16 too.
+        np.testing.assert_array_equal(actual.astype(np.float64), expected.astype(np.float64))
+        numbers = ~np.isnan(actual)
+        assert actual[numbers].tobytes() == expected[numbers].tobytes()  # tells -0.0 from 0.0
 
 
 def assert_same_results(actual: Iterable[npt.ArrayLike], expected: Iterable[npt.ArrayLike]) -> None:

@@ -18,7 +18,7 @@ MARGINS = {"float32": [5, 10, 17.3, 20, 50, 90, 95], "float64": [5, 10, 17.3, 20
 def cases(dtype: str) -> Iterator[tuple[str, np.ndarray, int]]:
     """Name, logits and label of one row after the other."""
     rng = np.random.default_rng(0)
-    for n_classes in (2, 3, 10, 1000, 100_000):
+    for n_classes in (2, 3, 10, 100, 1000, 100_000):
         for margin in MARGINS[dtype]:
             # Summed up, the others must stay below the top class for the margin to mean anything.
             others = np.where(np.arange(n_classes) % 3 == 1, 0.0, -1.0) - margin - np.log(n_classes)
@@ -27,7 +27,7 @@ def cases(dtype: str) -> Iterator[tuple[str, np.ndarray, int]]:
     for margin in (20, 90):
         yield f"wrong by {margin}", np.array([0.5, 0.5 + margin, 0.25, -3]), 0
         yield f"wrong by {margin}, 1000 classes", np.append(rng.normal(size=999), 5 + margin), 3
-    for n_classes in (1, 2, 3, 10, 1000, 100_000):
+    for n_classes in (1, 2, 3, 10, 33, 400, 1000, 100_000):
         yield f"all equal, {n_classes} classes", np.full(n_classes, 0.7), n_classes - 1
         yield f"alternating by 1, {n_classes} classes", np.resize([1.0, -1.0], n_classes), n_classes // 3
         yield f"alternating by 30, {n_classes} classes", np.resize([30.0, -30.0], n_classes), n_classes // 3
@@ -37,7 +37,7 @@ def cases(dtype: str) -> Iterator[tuple[str, np.ndarray, int]]:
         yield f"around {offset}", rng.normal(size=100) * 3 + offset, 17
     yield "near ties", np.array([1.0, np.nextafter(1, 0), np.nextafter(1, 2), 1.0]).repeat(5), 3
     for spread in (1, 10):
-        for n_classes in (1000, 32768):
+        for n_classes in (64, 480, 1000, 32768):
             logits = rng.normal(size=n_classes) * spread
             yield f"N(0, {spread}), {n_classes} classes, label on top", logits, int(logits.argmax())
             yield f"N(0, {spread}), {n_classes} classes, label elsewhere", logits, int(np.abs(logits).argmin())
@@ -81,19 +81,47 @@ def error_in_ulp(actual: np.ndarray, exact: np.ndarray) -> np.ndarray:
     return np.abs((actual.astype(np.float64) - high) - low) / unit
 
 
-@pytest.mark.parametrize("name", ROWS)
-def test_a_label(name: str) -> None:
+def alone(logits: np.ndarray, label: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The losses and gradients of a row, by itself, and where its first class then stands in each."""
+    loss, grad = sx.value_and_grad(logits, label, reduction="none")
+    return loss[None], grad[None], np.zeros(1, int)
+
+
+def among_others(
+    logits: np.ndarray, label: int, axis: int = 1, n_rows: int = 9
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The same of so many rows that the narrow kernel takes them, each with the classes moved on by some more."""
+    shifts = np.arange(n_rows) * (1 + logits.size // n_rows)
+    rows = np.stack([np.roll(logits, shift) for shift in shifts], axis=1 - axis)
+    labels = (label + shifts) % logits.size
+    losses, grad = sx.value_and_grad(rows, labels, axis=axis, reduction="none")
+    return losses, np.moveaxis(grad, axis, 1), shifts
+
+
+def along_axis_0(logits: np.ndarray, label: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return among_others(logits, label, axis=0, n_rows=3)
+
+
+WAYS = {"alone": alone, "among others": among_others, "along axis 0": along_axis_0}
+
+
+@pytest.mark.parametrize(
+    ("way", "name"),
+    [(way, name) for way in WAYS for name, row in ROWS.items() if way == "alone" or row[0].size <= 1000],
+)
+def test_a_label(way: str, name: str) -> None:
     logits, label = ROWS[name]
     true_loss, true_grad = truth(name)
-    loss, grad = sx.value_and_grad(logits, label, reduction="none")
-    assert error_in_ulp(loss, true_loss) <= LOSS_ULP
-    errors = error_in_ulp(grad, true_grad)
-    assert errors.max() <= GRAD_ULP
-    # Nothing vanishes but what is below the smallest subnormal number.
     smallest = np.finfo(logits.dtype).smallest_subnormal
-    assert np.all((grad != 0) | (np.abs(true_grad[:, 0]) < smallest))
-    # Rows sum to zero to within the rounding of their largest entry, and of entries that are subnormal.
-    assert abs(np.sum(grad, dtype=np.longdouble)) <= 4 * np.spacing(np.abs(grad).max()) + grad.size * float(smallest)
+    for loss, moved, shift in zip(*WAYS[way](logits, label), strict=True):
+        grad = np.roll(moved, -shift)
+        assert error_in_ulp(loss, true_loss) <= LOSS_ULP
+        assert error_in_ulp(grad, true_grad).max() <= GRAD_ULP
+        # Nothing vanishes but what is below the smallest subnormal number.
+        assert np.all((grad != 0) | (np.abs(true_grad[:, 0]) < smallest))
+        # Rows sum to zero to within the rounding of their largest entry, and of entries that are subnormal.
+        total = abs(np.sum(grad, dtype=np.longdouble))
+        assert total <= 4 * np.spacing(np.abs(grad).max()) + grad.size * float(smallest)
 
 
 @pytest.mark.parametrize("name", [name for name in ROWS if not name.endswith(" 100000 classes")])

@@ -4,6 +4,7 @@ import tracemalloc
 from collections.abc import Callable
 
 import numpy as np
+import numpy.ma
 import pytest
 from support import FLOATS
 
@@ -35,6 +36,30 @@ def test_contiguous(reduction: str, kind: str, dtype: str, shape: tuple[int, ...
     losses = logits.nbytes // shape[-1] if reduction == "none" else 0
     assert peak(lambda: sx.cross_entropy(logits, targets, reduction=reduction)) < SMALL + losses
     assert peak(lambda: sx.value_and_grad(logits, targets, reduction=reduction, out=logits)) < SMALL + losses
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis"), [((20, 10, 1000), 1), ((10, 30_000), 0), ((3, 480, 300), -2), ((128, 9, 200), 0)]
+)
+@pytest.mark.parametrize("dtype", ["float16", *FLOATS])
+@pytest.mark.parametrize("kind", ["labels", "soft"])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_another_axis(reduction: str, kind: str, dtype: str, shape: tuple[int, ...], axis: int) -> None:
+    logits = np.zeros(shape, dtype)
+    targets = np.zeros(np.delete(shape, axis), int) if kind == "labels" else np.ones(shape, dtype)
+    n_rows = logits.size // shape[axis]
+    losses = n_rows * max(4, logits.itemsize) if reduction == "none" else 0
+    options = {"axis": axis, "reduction": reduction, "n_threads": 2}
+    assert peak(lambda: sx.cross_entropy(logits, targets, **options)) < SMALL + losses
+    assert peak(lambda: sx.value_and_grad(logits, targets, out=logits, **options)) < SMALL + losses
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_many_classes_along_another_axis_take_a_row_for_each_thread(n_threads: int) -> None:
+    logits, labels = np.zeros((200_000, 8)), np.zeros(8, int)
+    most = SMALL + n_threads * 200_000 * 8
+    assert peak(lambda: sx.cross_entropy(logits, labels, axis=0, n_threads=n_threads)) < most
+    assert peak(lambda: sx.value_and_grad(logits, labels, axis=0, out=logits, n_threads=n_threads)) < most
 
 
 class Subclass(np.ndarray):

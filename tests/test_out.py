@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import FLOATS, KINDS, SHAPES, assert_same_bits, assert_same_results, layouts, problem
+from support import FLOATS, KINDS, SHAPES, assert_same_bits, assert_same_results, layouts, problem, to_axis
 
 import softxent as sx
 
@@ -28,12 +28,13 @@ def test_in_place(shape: tuple[int, ...], kind: str, dtype: str) -> None:
 def test_any_layout_and_nothing_beside_it(
     data: st.DataObject, shape: tuple[int, ...], kind: str, dtype: str, out_dtype: str
 ) -> None:
-    logits, targets = problem(shape, kind, dtype)
-    loss, expected = sx.value_and_grad(logits, targets)
-    blank = np.full(shape, 7, out_dtype)
+    axis = data.draw(st.integers(-len(shape), len(shape) - 1))
+    logits, targets = to_axis(axis, *problem(shape, kind, dtype))
+    loss, expected = sx.value_and_grad(logits, targets, axis=axis)
+    blank = np.full(logits.shape, 7, out_dtype)
     out, memory = data.draw(layouts(len(shape))).place(blank)
     before = memory.copy()
-    same_loss, grad = sx.value_and_grad(logits, targets, out=out)
+    same_loss, grad = sx.value_and_grad(logits, targets, axis=axis, out=out)
     assert same_loss == loss
     assert grad is out
     assert_same_bits(out.astype(out_dtype), expected.astype(out_dtype))
@@ -43,11 +44,12 @@ def test_any_layout_and_nothing_beside_it(
 
 @given(st.data(), SHAPES, st.sampled_from(KINDS), st.sampled_from(FLOATS))
 def test_in_place_in_any_layout(data: st.DataObject, shape: tuple[int, ...], kind: str, dtype: str) -> None:
-    values, targets = problem(shape, kind, dtype)
-    expected = sx.value_and_grad(values, targets)
+    axis = data.draw(st.integers(-len(shape), len(shape) - 1))
+    values, targets = to_axis(axis, *problem(shape, kind, dtype))
+    expected = sx.value_and_grad(values, targets, axis=axis)
     logits, memory = data.draw(layouts(len(shape))).place(values)
     before = memory.copy()
-    loss, grad = sx.value_and_grad(logits, targets, out=logits)
+    loss, grad = sx.value_and_grad(logits, targets, axis=axis, out=logits)
     assert grad is logits
     assert_same_results((loss, logits.astype(dtype)), expected)
     logits[...] = values
@@ -56,20 +58,20 @@ def test_in_place_in_any_layout(data: st.DataObject, shape: tuple[int, ...], kin
 
 @given(
     st.data(), st.tuples(st.integers(1, 6), st.integers(1, 40)), st.sampled_from(("labels", "soft")),
-    st.sampled_from(FLOATS),
+    st.sampled_from(FLOATS), st.sampled_from((0, 1)),
 )  # fmt: skip
 def test_out_may_be_a_shifted_view_of_the_logits(
-    data: st.DataObject, shape: tuple[int, int], kind: str, dtype: str
+    data: st.DataObject, shape: tuple[int, int], kind: str, dtype: str, axis: int
 ) -> None:
-    values, targets = problem(shape, kind, dtype)
-    expected = sx.value_and_grad(values, targets)
+    values, targets = to_axis(axis, *problem(shape, kind, dtype))
+    expected = sx.value_and_grad(values, targets, axis=axis)
     memory = np.zeros(3 * values.size, dtype)
     start = data.draw(st.integers(0, 2 * values.size))
-    logits = memory[values.size : 2 * values.size].reshape(shape)
+    logits = memory[values.size : 2 * values.size].reshape(values.shape)
     logits[...] = values
     direction = data.draw(st.sampled_from((1, -1)))
-    out = memory[start : start + values.size].reshape(shape)[::direction, ::direction]
-    assert_same_results(sx.value_and_grad(logits, targets, out=out), expected)
+    out = memory[start : start + values.size].reshape(values.shape)[::direction, ::direction]
+    assert_same_results(sx.value_and_grad(logits, targets, axis=axis, out=out), expected)
 
 
 @pytest.mark.parametrize(
@@ -80,13 +82,14 @@ def test_out_may_be_a_shifted_view_of_the_logits(
 @pytest.mark.parametrize("kind", ["labels", "soft"])
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("side", [5, 40])
+@pytest.mark.parametrize("axis", [0, 1])
 def test_out_may_be_the_logits_seen_another_way(
-    side: int, dtype: str, kind: str, view: Callable[[np.ndarray], np.ndarray]
+    axis: int, side: int, dtype: str, kind: str, view: Callable[[np.ndarray], np.ndarray]
 ) -> None:
     logits, targets = problem((side, side), kind, dtype)
-    expected = sx.value_and_grad(logits, targets)
+    expected = sx.value_and_grad(logits, targets, axis=axis)
     out = view(logits)
-    assert_same_results(sx.value_and_grad(logits, targets, out=out), expected)
+    assert_same_results(sx.value_and_grad(logits, targets, axis=axis, out=out), expected)
 
 
 @pytest.mark.parametrize("half", [0, 1])
@@ -101,10 +104,11 @@ def test_out_may_lie_in_the_memory_of_logits_of_another_dtype(half: int) -> None
 @pytest.mark.parametrize(
     "view", [lambda a: a, lambda a: a[::-1], lambda a: a.T], ids=["same", "reversed", "transposed"]
 )
-def test_out_may_be_the_distributions(view: Callable[[np.ndarray], np.ndarray], dtype: str) -> None:
+@pytest.mark.parametrize("axis", [0, 1])
+def test_out_may_be_the_distributions(axis: int, view: Callable[[np.ndarray], np.ndarray], dtype: str) -> None:
     logits, targets = problem((20, 20), "soft", dtype)
-    expected = sx.value_and_grad(logits, targets)
-    assert_same_results(sx.value_and_grad(logits, targets, out=view(targets)), expected)
+    expected = sx.value_and_grad(logits, targets, axis=axis)
+    assert_same_results(sx.value_and_grad(logits, targets, axis=axis, out=view(targets)), expected)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

@@ -61,12 +61,84 @@ INPUTS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "no classes": (
         {"logits": np.zeros((2, 0))},
         ValueError,
-        "logits must have at least one class: expected shape (..., C) with C >= 1, got (2, 0)",
+        "logits must have at least one class: expected C >= 1 along axis 1, got shape (2, 0)",
     ),
     "no classes, one example": (
         {"logits": []},
         ValueError,
-        "logits must have at least one class: expected shape (..., C) with C >= 1, got (0,)",
+        "logits must have at least one class: expected C >= 1 along axis 0, got shape (0,)",
+    ),
+    "no classes along another axis": (
+        {"logits": np.zeros((0, 3)), "axis": -2},
+        ValueError,
+        "logits must have at least one class: expected C >= 1 along axis 0, got shape (0, 3)",
+    ),
+    "axis beyond the last": (
+        {"axis": 2},
+        np.exceptions.AxisError,
+        "axis must be in [-2, 2) for logits of shape (2, 3), got 2",
+    ),
+    "axis before the first": (
+        {"axis": -3},
+        np.exceptions.AxisError,
+        "axis must be in [-2, 2) for logits of shape (2, 3), got -3",
+    ),
+    "NumPy axis beyond the last": (
+        {"axis": np.int8(5)},
+        np.exceptions.AxisError,
+        "axis must be in [-2, 2) for logits of shape (2, 3), got 5",
+    ),
+    "axis beyond int64": (
+        {"axis": 2**64},
+        np.exceptions.AxisError,
+        "axis must be in [-2, 2) for logits of shape (2, 3), got 18446744073709551616",
+    ),
+    "axis beyond int32": (
+        {"axis": -(2**31) - 1},
+        np.exceptions.AxisError,
+        "axis must be in [-2, 2) for logits of shape (2, 3), got -2147483649",
+    ),
+    "axis of one example": (
+        {"logits": np.zeros(3), "targets": 1, "axis": 1},
+        np.exceptions.AxisError,
+        "axis must be in [-1, 1) for logits of shape (3,), got 1",
+    ),
+    "axis of a list": (
+        {"logits": [[1, 2, 3], [4, 5, 6]], "axis": 2},
+        np.exceptions.AxisError,
+        "axis must be in [-2, 2) for logits of shape (2, 3), got 2",
+    ),
+    "fractional axis": ({"axis": 1.0}, TypeError, "axis must be an integer, got float"),
+    "axis in words": ({"axis": "last"}, TypeError, "axis must be an integer, got str"),
+    "no axis": ({"axis": None}, TypeError, "axis must be an integer, got NoneType"),
+    "two axes": ({"axis": (0, 1)}, TypeError, "axis must be an integer, got tuple"),
+    "labels for another axis": (
+        {"axis": 0},
+        ValueError,
+        "targets must be class labels of shape (3,) or distributions of shape (2, 3) "
+        "for logits of shape (2, 3), got shape (2,)",
+    ),
+    "labels for the last axis": (
+        {"logits": np.zeros((2, 3, 4)), "targets": np.zeros((2, 3), int), "axis": 1},
+        ValueError,
+        "targets must be class labels of shape (2, 4) or distributions of shape (2, 3, 4) "
+        "for logits of shape (2, 3, 4), got shape (2, 3)",
+    ),
+    "float labels, another axis": (
+        {"targets": np.zeros(3), "axis": 0},
+        TypeError,
+        "targets of shape (3,) are class labels and must be integers, got dtype float64; "
+        "convert them to integers, or pass distributions of shape (2, 3)",
+    ),
+    "label too large, another axis": (
+        {"targets": np.array([0, 1, 2]), "axis": 0},
+        ValueError,
+        "targets[2] = 2 is not a class: expected 0 <= label < 2",
+    ),
+    "label on two axes, classes between": (
+        {"logits": np.zeros((2, 3, 4)), "targets": [[0, 1, 2, 0], [1, 0, 3, -1]], "axis": -2},
+        ValueError,
+        "targets[1, 2] = 3 is not a class: expected 0 <= label < 3",
     ),
     "too many labels": (
         {"targets": np.zeros(4, int)},
@@ -316,14 +388,15 @@ def test_nothing_is_written(case: str, reduction: str) -> None:
     assert array_bytes(values) == before
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 @pytest.mark.parametrize("n_rows", [1, 10, 5000])
-def test_a_bad_last_label_leaves_the_logits_in_place(n_rows: int, dtype: str) -> None:
-    logits = np.ones((n_rows, 10), dtype)
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_bad_last_label_leaves_the_logits_in_place(axis: int, n_rows: int, dtype: str) -> None:
+    logits = np.ones((n_rows, 10) if axis else (10, n_rows), dtype)
     labels = np.zeros(n_rows, int)
     labels[-1] = 10
     with pytest.raises(ValueError, match=re.escape(f"targets[{n_rows - 1}] = 10 is not a class")):
-        sx.value_and_grad(logits, labels, out=logits)
+        sx.value_and_grad(logits, labels, axis=axis, out=logits)
     np.testing.assert_array_equal(logits, 1)
 
 

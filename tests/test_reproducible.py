@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from support import FLOATS, HALVES, KINDS, REDUCTIONS, assert_same_bits, assert_same_results, problem
+from support import FLOATS, HALVES, KINDS, REDUCTIONS, assert_same_bits, assert_same_results, problem, to_axis, unruly
 
 import softxent as sx
 from softxent import _dispatch, _loss
@@ -27,6 +27,21 @@ def test_any_number_of_threads(dtype: str, kind: str, shape: tuple[int, ...]) ->
             team = sx.value_and_grad(logits, targets, reduction=reduction, n_threads=n_threads)
             assert_same_results(team, alone)
         assert_same_bits(sx.cross_entropy(logits, targets, reduction=reduction, n_threads=3), alone[0])
+
+
+@pytest.mark.usefixtures("level")
+@pytest.mark.parametrize(
+    ("shape", "axis"),
+    [((4000, 100), 0), ((50, 130, 20), 0), ((50, 130, 20), 1), ((7001, 10), 0), ((300, 497), 0), ((5, 60_000), 0)],
+)
+@pytest.mark.parametrize("kind", ["labels", "soft"])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_any_number_of_threads_along_any_axis(dtype: str, kind: str, shape: tuple[int, ...], axis: int) -> None:
+    logits, targets = to_axis(axis, *problem(shape, kind, dtype))
+    for reduction in REDUCTIONS:
+        alone = sx.value_and_grad(logits, targets, axis=axis, reduction=reduction, n_threads=1)
+        team = sx.value_and_grad(logits, targets, axis=axis, reduction=reduction, n_threads=3)
+        assert_same_results(team, alone)
 
 
 @pytest.mark.usefixtures("level")
@@ -70,12 +85,28 @@ def test_calls_from_several_python_threads(dtype: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", FLOATS + HALVES)
 @pytest.mark.parametrize("spread", [1, 30])
+@pytest.mark.parametrize("axis", [0, 1])
 def test_levels_with_fused_multiply_add_agree(
-    spread: float, dtype: str, kind: str, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+    axis: int, spread: float, dtype: str, kind: str, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    logits, targets = problem(shape, kind, dtype)
+    logits, targets = to_axis(axis, *problem(shape, kind, dtype))
     results = []
     for level in FUSED:
         monkeypatch.setattr(_loss, "_kernels", _dispatch.load(level))
-        results.append(sx.value_and_grad(spread * logits, targets, reduction="none"))
+        results.append(sx.value_and_grad(spread * logits, targets, axis=axis, reduction="none"))
+    assert_same_results(*results)
+
+
+@pytest.mark.skipif(not set(_dispatch.usable_levels()) >= FUSED, reason="needs a CPU with AVX-512")
+@pytest.mark.parametrize("n_classes", [1, 2, 3, 7, 10, 17, 33, 64, 65, 100, 127, 129, 500, 1000])
+@pytest.mark.parametrize("kind", ["labels", "distributions"])
+@pytest.mark.parametrize("dtype", FLOATS + HALVES)
+def test_levels_with_fused_multiply_add_agree_on_rows_of_every_kind(
+    dtype: str, kind: str, n_classes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logits, targets = unruly((100, n_classes), kind, dtype)
+    results = []
+    for level in FUSED:
+        monkeypatch.setattr(_loss, "_kernels", _dispatch.load(level))
+        results.append(sx.value_and_grad(logits, targets, reduction="none"))
     assert_same_results(*results)

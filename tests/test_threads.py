@@ -55,7 +55,7 @@ def test_an_argument_goes_before_the_setting(monkeypatch: pytest.MonkeyPatch) ->
 
     class Kernels:
         def loss_and_grad(self, *arguments: Any) -> float:
-            asked.append(arguments[5])
+            asked.append(arguments[6])
             return 0.0
 
     monkeypatch.setattr(_loss, "_kernels", Kernels())

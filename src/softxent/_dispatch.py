@@ -25,6 +25,7 @@ class Kernels(Protocol):
         self,
         logits: object,
         targets: object,
+        axis: int,
         losses: np.ndarray | None,
         grad: object,
         mean: bool,

@@ -4,6 +4,9 @@ Nothing here writes to an array of the caller's. What comes out is plain ndarray
 any strides, alignment and byte order, of the dtypes below.
 """
 
+import operator
+from typing import SupportsIndex
+
 import numpy as np
 import numpy.typing as npt
 
@@ -30,16 +33,31 @@ def _place(name: str, index: tuple[int, ...]) -> str:
     return f"{name}[{', '.join(map(str, index))}]" if index else name
 
 
-def read_logits(logits: npt.ArrayLike) -> np.ndarray:
-    """`logits` as an array (..., C) with C >= 1."""
+def shape_without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    return shape[:axis] + shape[axis + 1 :]
+
+
+def read_logits(logits: npt.ArrayLike, axis: SupportsIndex) -> tuple[np.ndarray, int]:
+    """`logits` as an array with at least one class, and their axis, counted from the first."""
     x = _array(logits, "logits")
     if not (_is_float(x.dtype) or x.dtype.kind in "iub"):
         raise TypeError(f"logits must be {FLOATS}, integers or bool, got dtype {x.dtype}")
     if x.ndim == 0:
         raise ValueError(f"logits must have a class axis: expected shape (..., C), got a scalar, {x}")
-    if x.shape[-1] == 0:
-        raise ValueError(f"logits must have at least one class: expected shape (..., C) with C >= 1, got {x.shape}")
-    return x
+    try:
+        class_axis = operator.index(axis)
+    except TypeError:
+        raise TypeError(f"axis must be an integer, got {type(axis).__name__}") from None
+    if not -x.ndim <= class_axis < x.ndim:
+        raise np.exceptions.AxisError(
+            f"axis must be in [{-x.ndim}, {x.ndim}) for logits of shape {x.shape}, got {class_axis}"
+        )
+    class_axis %= x.ndim
+    if x.shape[class_axis] == 0:
+        raise ValueError(
+            f"logits must have at least one class: expected C >= 1 along axis {class_axis}, got shape {x.shape}"
+        )
+    return x, class_axis
 
 
 def result_dtypes(logits: np.ndarray) -> tuple[np.dtype, np.dtype]:
@@ -50,10 +68,10 @@ def result_dtypes(logits: np.ndarray) -> tuple[np.dtype, np.dtype]:
     return native, np.dtype(np.float32) if native.itemsize == 2 else native
 
 
-def read_targets(targets: npt.ArrayLike, logits: np.ndarray) -> np.ndarray:
-    """`targets` as class labels of shape (...) or as distributions of shape (..., C), by the shape of the logits."""
+def read_targets(targets: npt.ArrayLike, logits: np.ndarray, class_axis: int) -> np.ndarray:
+    """`targets` as class labels, without the class axis, or as distributions, with it, by the shape of the logits."""
     t = _array(targets, "targets")
-    leading = logits.shape[:-1]
+    leading = shape_without(logits.shape, class_axis)
     if t.shape == leading:
         if t.size == 0 and not isinstance(targets, np.ndarray):
             t = t.astype(np.intp)  # an empty list becomes float64, whatever was meant
@@ -62,7 +80,7 @@ def read_targets(targets: npt.ArrayLike, logits: np.ndarray) -> np.ndarray:
                 f"targets of shape {t.shape} are class labels and must be integers, got dtype {t.dtype}; "
                 f"convert them to integers, or pass distributions of shape {logits.shape}"
             )
-        _check_labels(t, logits.shape[-1])
+        _check_labels(t, logits.shape[class_axis])
         return t
     if t.shape == logits.shape:
         if not (t.dtype.kind in "iub" or _is_float(t.dtype) or t.dtype.type is np.longdouble):

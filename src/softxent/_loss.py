@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from softxent import _threads
 from softxent._dispatch import active as _kernels
-from softxent._inputs import check_reduction, read_logits, read_out, read_targets, result_dtypes
+from softxent._inputs import check_reduction, read_logits, read_out, read_targets, result_dtypes, shape_without
 
 
 @overload
@@ -19,6 +19,7 @@ def cross_entropy(
     logits: npt.ArrayLike,
     targets: npt.ArrayLike,
     *,
+    axis: SupportsIndex = -1,
     reduction: Literal["mean", "sum"] = "mean",
     n_threads: SupportsIndex | None = None,
 ) -> float: ...
@@ -27,6 +28,7 @@ def cross_entropy(
     logits: npt.ArrayLike,
     targets: npt.ArrayLike,
     *,
+    axis: SupportsIndex = -1,
     reduction: Literal["none"],
     n_threads: SupportsIndex | None = None,
 ) -> np.ndarray: ...
@@ -35,6 +37,7 @@ def cross_entropy(
     logits: npt.ArrayLike,
     targets: npt.ArrayLike,
     *,
+    axis: SupportsIndex = -1,
     reduction: str,
     n_threads: SupportsIndex | None = None,
 ) -> float | np.ndarray: ...
@@ -42,6 +45,7 @@ def cross_entropy(
     logits: npt.ArrayLike,
     targets: npt.ArrayLike,
     *,
+    axis: SupportsIndex = -1,
     reduction: str = "mean",
     n_threads: SupportsIndex | None = None,
 ) -> float | np.ndarray:
@@ -50,13 +54,16 @@ def cross_entropy(
     Parameters
     ----------
     logits : array_like, shape (..., C)
-        Unnormalised log-probabilities, the classes along the last axis; shape ``(C,)`` is one example. float16,
+        Unnormalised log-probabilities, the classes along `axis`; shape ``(C,)`` is one example. float16,
         bfloat16 (of ``ml_dtypes``), float32 or float64; integers and bool are computed in float64, half-precision
         numbers in float32. Any strides and byte order.
     targets : array_like, shape (...) or (..., C)
         With the shape of `logits` less the class axis: class labels, of any integer dtype, in ``[0, C)``. With the
         shape of `logits`: one distribution over the classes per row, one-hot or soft, of any real or bool dtype, read
         in the precision that the logits are computed in. Its rows need not sum to one.
+    axis : int, default -1
+        The axis of the classes. Shapes are given here with C last; with ``axis=1``, ``(N, C, H, W)`` logits take
+        ``(N, H, W)`` labels. Nothing is transposed or copied.
     reduction : {"mean", "sum", "none"}, default "mean"
         The mean over all rows, their sum, or the loss of each row.
     n_threads : int, optional
@@ -73,7 +80,7 @@ def cross_entropy(
     TypeError
         An argument has a type or dtype that cannot be used, such as labels that are floats.
     ValueError
-        The shapes do not fit, there is no class, `reduction` is not known, or a label is not a class.
+        The shapes do not fit, `logits` has no such axis, there is no class, `reduction` is not known, or a label is not a class.
 
     See Also
     --------
@@ -103,7 +110,7 @@ def cross_entropy(
     >>> sx.cross_entropy(logits, [[0, 0, 1], [1, 0, 0]], reduction="none").round(6)
     array([0.510826, 0.223144])
     """
-    loss: float | np.ndarray = _visit(logits, targets, reduction, n_threads, False, None)[0]
+    loss: float | np.ndarray = _visit(logits, targets, axis, reduction, n_threads, False, None)[0]
     return loss
 
 
@@ -112,6 +119,7 @@ def value_and_grad(
     logits: npt.ArrayLike,
     targets: npt.ArrayLike,
     *,
+    axis: SupportsIndex = -1,
     reduction: Literal["mean", "sum"] = "mean",
     out: np.ndarray | None = None,
     n_threads: SupportsIndex | None = None,
@@ -121,6 +129,7 @@ def value_and_grad(
     logits: npt.ArrayLike,
     targets: npt.ArrayLike,
     *,
+    axis: SupportsIndex = -1,
     reduction: Literal["none"],
     out: np.ndarray | None = None,
     n_threads: SupportsIndex | None = None,
@@ -130,6 +139,7 @@ def value_and_grad(
     logits: npt.ArrayLike,
     targets: npt.ArrayLike,
     *,
+    axis: SupportsIndex = -1,
     reduction: str,
     out: np.ndarray | None = None,
     n_threads: SupportsIndex | None = None,
@@ -138,6 +148,7 @@ def value_and_grad(
     logits: npt.ArrayLike,
     targets: npt.ArrayLike,
     *,
+    axis: SupportsIndex = -1,
     reduction: str = "mean",
     out: np.ndarray | None = None,
     n_threads: SupportsIndex | None = None,
@@ -147,13 +158,16 @@ def value_and_grad(
     Parameters
     ----------
     logits : array_like, shape (..., C)
-        Unnormalised log-probabilities, the classes along the last axis; shape ``(C,)`` is one example. float16,
+        Unnormalised log-probabilities, the classes along `axis`; shape ``(C,)`` is one example. float16,
         bfloat16 (of ``ml_dtypes``), float32 or float64; integers and bool are computed in float64, half-precision
         numbers in float32. Any strides and byte order.
     targets : array_like, shape (...) or (..., C)
         With the shape of `logits` less the class axis: class labels, of any integer dtype, in ``[0, C)``. With the
         shape of `logits`: one distribution over the classes per row, one-hot or soft, of any real or bool dtype, read
         in the precision that the logits are computed in. Its rows need not sum to one.
+    axis : int, default -1
+        The axis of the classes. Shapes are given here with C last; with ``axis=1``, ``(N, C, H, W)`` logits take
+        ``(N, H, W)`` labels. Nothing is transposed or copied.
     reduction : {"mean", "sum", "none"}, default "mean"
         The mean over all rows, their sum, or the loss of each row.
     out : ndarray, shape (..., C), optional
@@ -178,7 +192,7 @@ def value_and_grad(
     TypeError
         An argument has a type or dtype that cannot be used, such as labels that are floats.
     ValueError
-        The shapes do not fit, there is no class, `reduction` is not known, a label is not a class, or `out` cannot be
+        The shapes do not fit, `logits` has no such axis, there is no class, `reduction` is not known, a label is not a class, or `out` cannot be
         written to. Nothing has been written then.
 
     See Also
@@ -215,50 +229,64 @@ def value_and_grad(
     >>> grad is logits
     True
     """
-    return _visit(logits, targets, reduction, n_threads, True, out)
+    return _visit(logits, targets, axis, reduction, n_threads, True, out)
 
 
 def _visit(
-    logits: Any, targets: Any, reduction: str, n_threads: SupportsIndex | None, with_grad: bool, out: Any
+    logits: Any,
+    targets: Any,
+    axis: SupportsIndex,
+    reduction: str,
+    n_threads: SupportsIndex | None,
+    with_grad: bool,
+    out: Any,
 ) -> tuple[Any, Any]:
     """Loss and gradient (None without) of arrays as they came, if a kernel takes them so."""
     check_reduction(reduction)
     threads = _threads.setting if n_threads is None else _threads.checked(n_threads, "n_threads")
     mean, per_row = reduction == "mean", reduction == "none"
     guarded = _threads.in_forked_child and threads != 1
-    if type(logits) is np.ndarray and logits.dtype.char in "fd" and logits.ndim > 0 and not guarded:
-        losses = np.empty(logits.shape[:-1], logits.dtype) if per_row else None
+    plain_axis = type(axis) is int and -64 <= axis < 64  # what no array has, the kernel need not see
+    if type(logits) is np.ndarray and logits.dtype.char in "fd" and logits.ndim > 0 and plain_axis and not guarded:
+        losses = np.empty(shape_without(logits.shape, axis % logits.ndim), logits.dtype) if per_row else None
         grad = np.empty(logits.shape, logits.dtype) if with_grad and out is None else out
-        total = _kernels.loss_and_grad(logits, targets, losses, grad, mean, threads)
+        total = _kernels.loss_and_grad(logits, targets, axis, losses, grad, mean, threads)
         if total is not None:
             return (losses if per_row else total), grad
         del losses, grad  # before their like is allocated again
-    return _visit_with_care(logits, targets, mean, per_row, threads, with_grad, out)
+    return _visit_with_care(logits, targets, axis, mean, per_row, threads, with_grad, out)
 
 
 def _visit_with_care(
-    logits: Any, targets: Any, mean: bool, per_row: bool, threads: int, with_grad: bool, out: Any
+    logits: Any,
+    targets: Any,
+    axis: SupportsIndex,
+    mean: bool,
+    per_row: bool,
+    threads: int,
+    with_grad: bool,
+    out: Any,
 ) -> tuple[Any, Any]:
     """The same of any arguments: refused with a reason, or converted on the way, a row at a time."""
-    x = read_logits(logits)
-    t = read_targets(targets, x)
+    x, class_axis = read_logits(logits, axis)
+    t = read_targets(targets, x, class_axis)
     grad_dtype, dtype = result_dtypes(x)
-    losses = np.empty(x.shape[:-1], dtype) if per_row else None
+    losses = np.empty(shape_without(x.shape, class_axis), dtype) if per_row else None
     grad = None
     if out is not None:
         grad = read_out(out, x.shape)
     elif with_grad:
         grad = np.empty(x.shape, grad_dtype)
-    n_classes = x.shape[-1]
+    n_classes = x.shape[class_axis]
     n_threads = _kernels.team_size(x.size // n_classes, n_classes, threads)
     elsewhere = _threads.in_forked_child and n_threads > 1
 
     def compute(into: np.ndarray | None) -> float | None:
         """First without scratch, then with a row of logits or gradient, and one of a distribution, for each thread."""
-        total = _kernels.loss_and_grad(x, t, losses, into, mean, n_threads)
+        total = _kernels.loss_and_grad(x, t, class_axis, losses, into, mean, n_threads)
         if total is None:
             scratch = np.empty((n_threads, 1 + (t.ndim == x.ndim), n_classes), dtype)
-            total = _kernels.loss_and_grad(x, t, losses, into, mean, n_threads, scratch)
+            total = _kernels.loss_and_grad(x, t, class_axis, losses, into, mean, n_threads, scratch)
         return total
 
     def run(into: np.ndarray | None) -> float | None:

@@ -3,6 +3,7 @@ import numpy as np
 def loss_and_grad(
     logits: object,
     targets: object,
+    axis: int,
     losses: np.ndarray | None,
     grad: object,
     mean: bool,

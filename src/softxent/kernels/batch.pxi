@@ -1,12 +1,17 @@
 # A whole call: its rows, in blocks that are shared out over the threads, and the sum of their losses.
 #
 # Which rows make a block depends on the shape alone, and block sums are added in order, so the result does not depend
-# on the number of threads. Sums carry what their additions round off.
+# on the number of threads. Where there are fewer rows than threads could take, the threads share each row.
 
 cdef enum:
     MAX_BLOCKS = 512
-    LOSSES_AT_ONCE = 8          # lanes of Vec[double]: as many rows share one logarithm
     LOGITS_PER_THREAD = 16384   # less work than this is not worth waking a thread for (measured)
+    LANE_BYTES = 128            # what a class takes in the narrow kernel's tile
+    NARROW = 128                # up to as many classes the narrow kernel is the faster one (measured),
+    FEW_ROWS = 8                # if there are not fewer rows
+    PREFETCH_FROM = 262144      # logits: where they no longer stay in a cache near the core
+    STREAM_FROM = 4194304       # logits: where a gradient is too large for the caches
+    PREFETCHED_ROW = 65536      # classes: a row of more would drive out the one that is worked on
 
 
 cdef struct Job:
@@ -15,6 +20,10 @@ cdef struct Job:
     Rows grad
     bint has_grad
     bint has_labels
+    bint by_lanes            # the narrow kernel takes the rows, as many at once as it has lanes
+    bint by_stretches        # all threads work on one row after the other
+    bint streaming           # exponentials are kept in the scratch, and the gradient is stored past the caches
+    bint prefetching         # logits are asked for before they are needed
     Py_ssize_t n_rows
     Py_ssize_t n_classes
     Py_ssize_t rows_per_block
@@ -22,18 +31,6 @@ cdef struct Job:
     double scale
     float* losses32          # at most one of the two is given
     double* losses64
-
-
-cdef struct Partial:
-    # A sum of losses and what its additions rounded off.
-    double sum
-    double lost
-
-
-cdef inline void add_loss(Partial* partial, double loss) noexcept nogil:
-    cdef double next = partial.sum + loss
-    partial.lost += rounded_off(partial.sum, loss, next)
-    partial.sum = next
 
 
 cdef inline void read_row(storage* to, const char* source, const Rows* rows, Py_ssize_t n) noexcept nogil:
@@ -54,78 +51,230 @@ cdef inline void write_row(char* to, const storage* source, const Rows* rows, Py
         rows.element.write(to + c * rows.class_stride, source[c])
 
 
-cdef inline Outcome visit_row_of(const Job* job, Py_ssize_t i, storage* scratch) noexcept nogil:
+cdef void share_row(
+    const storage* x, storage* e, const storage* t, Py_ssize_t y, storage* g, Py_ssize_t n, double scale, bint streaming,
+    int n_threads, RowNumbers* rows, int k
+) noexcept nogil:
+    """visit_row, its stretches shared out over the threads."""
+    cdef Py_ssize_t length = stretch_length(n), n_stretches = (n + length - 1) // length, i
+    cdef double[MAX_STRETCHES] tops
+    cdef Part parts[MAX_STRETCHES]
+    cdef Part row
+    cdef Scaling scaling
+    cdef Unit[storage, storage] unit
+    cdef double m = -INFINITY, e_top
+    for i in prange(n_stretches, num_threads=n_threads, schedule="static"):
+        tops[i] = row_max(x + i * length, min(length, n - i * length))
+    for i in range(n_stretches):
+        m = max(m, tops[i])
+    unit = Unit[storage, storage](<storage> m)
+    e_top = first(exp(Vec[storage](m), unit))
+    for i in prange(n_stretches, num_threads=n_threads, schedule="static"):
+        visit_stretch(
+            parts + i, x + i * length, e + i * length if e != NULL else NULL, t + i * length if t != NULL else NULL,
+            y - i * length, min(length, n - i * length), m, unit, 0)
+    for i in range(n_stretches):
+        add_part(&row, parts + i, i * length, e_top)
+    scaling = finish_row(&row, e, t, y, m, unit, e_top, scale, rows, k)
+    if g != NULL:
+        for i in prange(n_stretches, num_threads=n_threads, schedule="static"):
+            scale_stretch(
+                &scaling, e + i * length, t + i * length if t != NULL else NULL, g + i * length,
+                min(length, n - i * length), streaming)
+            if streaming:
+                fence_streams()
+        set_special(&scaling, g)
+
+
+cdef inline void visit_row_of(const Job* job, Py_ssize_t i, storage* scratch, int n_threads, RowNumbers* rows, int k) noexcept nogil:
     """Visit row i; what cannot be loaded or stored as it is goes through `scratch`, a row and one for distributions."""
-    cdef Py_ssize_t n = job.n_classes, label = 0
+    cdef Py_ssize_t n = job.n_classes, ahead = 0
+    cdef int64_t label = 0
     cdef storage* x = <storage*> row(&job.logits, i)
-    cdef storage* g = NULL
     cdef storage* t = NULL
-    cdef Outcome outcome
+    cdef storage* g = NULL
+    cdef storage* e = NULL
     if job.has_grad:
         g = <storage*> row(&job.grad, i) if job.grad.direct else scratch
+        e = scratch if job.streaming else g
     if not job.logits.direct:
-        x = scratch if g == NULL else g
+        x = scratch if e == NULL else e
         read_row(x, row(&job.logits, i), &job.logits, n)
+    elif job.prefetching and n <= PREFETCHED_ROW and i + 1 < job.n_rows:
+        ahead = <storage*> row(&job.logits, i + 1) - x
     if job.has_labels:
-        label = job.targets.element.read_label(row(&job.targets, i))
         # Checked before, but another thread may have changed it since: then the result is wrong, not the memory.
-        if not 0 <= label < n:
-            label = 0
+        read_labels(&job.targets, i, 1, n, &label)
     elif job.targets.direct:
         t = <storage*> row(&job.targets, i)
     else:
         t = scratch + n
         read_row(t, row(&job.targets, i), &job.targets, n)
-    outcome = visit_row(x, g, t, label, n, job.scale)
+    if job.by_stretches:
+        share_row(x, e, t, label, g, n, job.scale, job.streaming, n_threads, rows, k)
+    else:
+        visit_row(x, e, t, label, g, n, job.scale, job.streaming, ahead, rows, k)
     if job.has_grad and not job.grad.direct:
         write_row(row(&job.grad, i), g, &job.grad, n)
-    return outcome
 
 
-cdef void visit_block(const Job* job, Py_ssize_t block, storage* scratch, Partial* partial) noexcept nogil:
+cdef inline bint place_lanes(
+    const Rows* rows, Py_ssize_t i, Py_ssize_t count, Py_ssize_t n_lanes, char** at, char* spare
+) noexcept nogil:
+    """Where the rows of the lanes start: `count` from i on, and `spare` for the other lanes, or the last if that is NULL.
+
+    True if all those rows are rows.step apart.
+    """
+    cdef Py_ssize_t lane = 0, run, k
+    cdef char* start
+    while lane < count:
+        start = row(rows, i + lane)
+        run = run_from(rows, i + lane, count - lane)
+        for k in range(run):
+            at[lane + k] = start + k * rows.step
+        lane += run
+    for lane in range(count, n_lanes):
+        at[lane] = at[count - 1] if spare == NULL else spare
+    return run == count
+
+
+cdef inline void read_tile(
+    const Rows* rows, Py_ssize_t i, Py_ssize_t count, Py_ssize_t n, storage* tile, storage* staging
+) noexcept nogil:
+    """Rows to lanes, `count` of them from i on; the other lanes hold zeros, or the last row again."""
+    cdef char* at[MAX_LANES]
+    cdef Py_ssize_t lane, c
+    cdef bint even = place_lanes(rows, i, count, lanes_of(tile), at, NULL)
+    if rows.direct and n >= COLUMNS:
+        rows_to_lanes(<storage**> at, n, tile)
+    elif rows.typed and even and rows.step == sizeof(storage):
+        for c in range(n):
+            store(tile + c * lanes_of(tile), load_lanes_first(<storage*> (at[0] + c * rows.class_stride), count, 0))
+    elif rows.typed:
+        for lane in range(lanes_of(tile)):
+            for c in range(n):
+                tile[c * lanes_of(tile) + lane] = (<storage*> (at[lane] + c * rows.class_stride))[0]
+    elif storage is float and rows.packed and rows.element.read_row != NULL and n >= COLUMNS:
+        for lane in range(lanes_of(tile)):
+            if lane < count:
+                rows.element.read_row(at[lane], staging + lane * n, n)
+            at[lane] = <char*> (staging + min(lane, count - 1) * n)
+        rows_to_lanes(<storage**> at, n, tile)
+    else:
+        for lane in range(lanes_of(tile)):
+            for c in range(n):
+                tile[c * lanes_of(tile) + lane] = <storage> rows.element.read(at[lane] + c * rows.class_stride)
+
+
+cdef inline void write_tile(
+    const Rows* rows, Py_ssize_t i, Py_ssize_t count, Py_ssize_t n, const storage* tile, storage* staging
+) noexcept nogil:
+    """Lanes to rows."""
+    cdef char* at[MAX_LANES]
+    cdef char* staged[MAX_LANES]
+    cdef Py_ssize_t lane, c
+    cdef bint even = place_lanes(rows, i, count, lanes_of(tile), at, <char*> staging)
+    if rows.direct and n >= COLUMNS:
+        lanes_to_rows(tile, n, <storage**> at)
+    elif rows.typed and even and rows.step == sizeof(storage):
+        for c in range(n):
+            store_first(<storage*> (at[0] + c * rows.class_stride), count, load_lanes(tile + c * lanes_of(tile)))
+    elif rows.typed:
+        for lane in range(count):
+            for c in range(n):
+                (<storage*> (at[lane] + c * rows.class_stride))[0] = tile[c * lanes_of(tile) + lane]
+    elif storage is float and rows.packed and rows.element.write_row != NULL and n >= COLUMNS:
+        for lane in range(lanes_of(tile)):
+            staged[lane] = <char*> (staging + lane * n)
+        lanes_to_rows(tile, n, <storage**> staged)
+        for lane in range(count):
+            rows.element.write_row(at[lane], staging + lane * n, n)
+    else:
+        for lane in range(count):
+            for c in range(n):
+                rows.element.write(at[lane] + c * rows.class_stride, tile[c * lanes_of(tile) + lane])
+
+
+cdef inline void prefetch_rows(const Rows* rows, Py_ssize_t i, Py_ssize_t count) noexcept nogil:
+    """Ask for rows, if one stride leads there."""
+    if rows.direct and rows.n_axes == 1:
+        prefetch(rows.data + i * rows.step, count * rows.step)
+
+
+cdef void visit_lanes_of(const Job* job, Py_ssize_t i, Py_ssize_t count, const storage* tag, RowNumbers* rows) noexcept nogil:
+    """Visit `count` rows from i on, at most as many as there are lanes, in tiles on the stack."""
+    cdef Tile[storage] tile
+    cdef LaneGroup[storage] group
+    cdef Py_ssize_t n = job.n_classes, size = n * lanes_of(tag)
+    cdef storage* x = tile.space
+    cdef storage* t = NULL
+    cdef storage* staging = x + size
+    if not job.has_labels:
+        t = staging
+        staging += size
+        read_tile(&job.targets, i, count, n, t, staging)
+    read_tile(&job.logits, i, count, n, x, staging)
+    if job.prefetching:
+        prefetch_rows(&job.logits, i + count, count)
+    find_top(&group, x, n, rows)
+    if job.has_labels:
+        read_labels(&job.targets, i, count, n, group.label)
+        find_labels(&group, x, count, rows)
+    else:
+        find_distributions(&group, x, t, n, rows)
+    take_exponentials(&group, x, n, rows)
+    if job.has_grad:
+        if job.prefetching:
+            prefetch_rows(&job.grad, i + count, count)
+        find_factors(&group, x, n, job.scale, job.has_labels, rows)
+        take_gradients(&group, x, t, n, job.scale)
+        write_tile(&job.grad, i, count, n, x, staging)
+
+
+cdef void visit_block(const Job* job, Py_ssize_t block, storage* scratch, int n_threads, Carried[double]* total) noexcept nogil:
     cdef Py_ssize_t i = block * job.rows_per_block
     cdef Py_ssize_t stop = min(i + job.rows_per_block, job.n_rows)
     cdef Py_ssize_t k, count
-    cdef double[LOSSES_AT_ONCE] R, R_low, high, low, mass, cross, losses
-    cdef Outcome outcome
-    partial.sum = partial.lost = 0
+    cdef RowNumbers rows
+    cdef double[MAX_LANES] losses
+    cdef Sum[double] sum
     while i < stop:
-        count = min(stop - i, LOSSES_AT_ONCE)
-        for k in range(count):
-            outcome = visit_row_of(job, i + k, scratch)
-            R[k] = outcome.R
-            R_low[k] = outcome.R_low
-            high[k] = outcome.high
-            low[k] = outcome.low
-            mass[k] = outcome.mass
-            cross[k] = outcome.cross
-        store_first(&losses[0], count, row_losses(
-            load_first(&R[0], count, 0), load_first(&R_low[0], count, 0), load_first(&high[0], count, 0),
-            load_first(&low[0], count, 0), unit_size(scratch), load_first(&mass[0], count, 0),
-            load_first(&cross[0], count, 0)))
-        for k in range(count):
-            add_loss(partial, losses[k])
-            if job.losses32 != NULL:
+        count = min(stop - i, lanes_of(scratch))
+        if job.by_lanes:
+            visit_lanes_of(job, i, count, scratch, &rows)
+        else:
+            for k in range(count):
+                visit_row_of(job, i + k, scratch, n_threads, &rows, k)
+        row_losses(scratch, rows, count, losses)
+        k = 0
+        while k < count:
+            sum.add(load_first(&losses[k], min(count - k, ROWS_AT_ONCE), 0))
+            k += ROWS_AT_ONCE
+        if job.losses32 != NULL:
+            for k in range(count):
                 job.losses32[i + k] = <float> losses[k]
-            elif job.losses64 != NULL:
+        elif job.losses64 != NULL:
+            for k in range(count):
                 job.losses64[i + k] = losses[k]
         i += count
+    total[0] = sum.value()
+    if job.streaming:
+        fence_streams()
 
 
 cdef double visit_all(const Job* job, int n_threads, storage* scratch) noexcept nogil:
     """All rows, shared out over the threads; returns the sum of their losses."""
     cdef Py_ssize_t n_blocks = (job.n_rows + job.rows_per_block - 1) // job.rows_per_block
     cdef Py_ssize_t block
-    cdef Partial[MAX_BLOCKS] partials
-    cdef Partial total = Partial(0, 0)
-    if n_threads == 1:
+    cdef Carried[double] totals[MAX_BLOCKS]
+    cdef Carried[double] total = Carried[double](0, 0)
+    cdef double rounded
+    if n_threads == 1 or job.by_stretches:
         for block in range(n_blocks):
-            visit_block(job, block, scratch, partials + block)
+            visit_block(job, block, scratch, n_threads, totals + block)
     else:
         for block in prange(n_blocks, num_threads=n_threads, schedule="static"):
-            visit_block(job, block, scratch + job.scratch_per_thread * this_thread(), partials + block)
+            visit_block(job, block, scratch + job.scratch_per_thread * this_thread(), 1, totals + block)
     for block in range(n_blocks):
-        add_loss(&total, partials[block].sum)
-        total.lost += partials[block].lost
-    # With an infinite loss `lost` is NaN (inf - inf) and the sum is already the answer.
-    return total.sum + total.lost if total.sum - total.sum == 0 else total.sum
+        total = total + totals[block]
+    return total.less(0, &rounded)

@@ -12,12 +12,11 @@
 namespace softxent {
 
 using Reader = double (*)(const char *);
-using LabelReader = std::int64_t (*)(const char *);
 using Writer = void (*)(char *, double);
 using RowReader = void (*)(const char *, float *, std::ptrdiff_t n);
 using RowWriter = void (*)(char *, const float *, std::ptrdiff_t n);
-// Whether n labels, `stride` bytes apart, are all in [0, n_classes).
-using LabelCheck = bool (*)(const char *, std::ptrdiff_t stride, std::ptrdiff_t n, std::int64_t n_classes);
+// Whether n labels, `stride` bytes apart, are all in [0, n_classes); if `to` is given, they go there, 0 for those that are not.
+using LabelsReader = bool (*)(const char *, std::ptrdiff_t stride, std::ptrdiff_t n, std::int64_t n_classes, std::int64_t *to);
 
 template <class T, bool SWAPPED> inline T load_element(const char *p) {
     char bytes[sizeof(T)];
@@ -47,21 +46,27 @@ template <class T, bool SWAPPED> void write_element(char *p, double x) {
 }
 
 template <class T, bool SWAPPED>
-bool are_labels(const char *p, std::ptrdiff_t stride, std::ptrdiff_t n, std::int64_t n_classes) {
-    bool good = true;
-    for (std::ptrdiff_t i = 0; i < n; ++i) {
-        // As unsigned numbers, negative labels are large, like unsigned ones beyond 2^63.
-        good &= static_cast<std::uint64_t>(load_element<T, SWAPPED>(p + i * stride)) < static_cast<std::uint64_t>(n_classes);
-    }
-    return good;
+bool read_labels(const char *p, std::ptrdiff_t stride, std::ptrdiff_t n, std::int64_t n_classes, std::int64_t *to) {
+    const auto read = [=](std::ptrdiff_t step) {
+        bool all_good = true;
+        for (std::ptrdiff_t i = 0; i < n; ++i) {
+            const T label = load_element<T, SWAPPED>(p + i * step);
+            // As unsigned numbers, negative labels are large, like unsigned ones beyond 2^63.
+            const bool good = static_cast<std::uint64_t>(label) < static_cast<std::uint64_t>(n_classes);
+            all_good &= good;
+            if (to) to[i] = good ? static_cast<std::int64_t>(label) : 0;
+        }
+        return all_good;
+    };
+    constexpr std::ptrdiff_t side_by_side = sizeof(T);         // a constant stride makes the loop a fast one
+    return stride == side_by_side ? read(side_by_side) : read(stride);
 }
 
 // How the elements of one NumPy dtype are handled; a null entry means that the dtype cannot play that part.
 struct Element {
     Reader read = nullptr;
     Writer write = nullptr;
-    LabelReader read_label = nullptr;
-    LabelCheck are_labels = nullptr;
+    LabelsReader read_labels = nullptr;
     RowReader read_row = nullptr;
     RowWriter write_row = nullptr;
 };
@@ -78,7 +83,7 @@ template <class T, bool SWAPPED> Element half_element() {
     return element;
 }
 template <class T, bool SWAPPED> Element integer_element() {
-    return {read_element<double, T, SWAPPED>, nullptr, read_element<std::int64_t, T, SWAPPED>, are_labels<T, SWAPPED>};
+    return {read_element<double, T, SWAPPED>, nullptr, read_labels<T, SWAPPED>};
 }
 
 constexpr char BFLOAT16 = 'E';                                 // a letter that no kind of NumPy's has

@@ -11,6 +11,7 @@ cnp.import_array()
 include "vocabulary.pxi"
 include "operands.pxi"
 include "rows.pxi"
+include "lanes.pxi"
 include "batch.pxi"
 
 
@@ -18,9 +19,10 @@ cpdef int team_size(Py_ssize_t n_rows, Py_ssize_t n_classes, int n_threads) noex
     """How many threads a call of this size runs on; n_threads = 0 leaves the limit to OpenMP."""
     cdef double work = <double> n_rows * n_classes      # the product of two sizes may not fit an integer
     cdef int limit = n_threads if n_threads > 0 else openmp_threads()
+    cdef double parts = max(<double> n_rows, work / STRETCH)
     if not has_openmp():
         return 1
-    return max(1, min(limit, <int> min(min(work / LOGITS_PER_THREAD, n_rows), MAX_BLOCKS)))
+    return max(1, min(limit, <int> min(min(work / LOGITS_PER_THREAD, parts), MAX_BLOCKS)))
 
 
 def max_threads():
@@ -40,35 +42,32 @@ cdef int computed_in(cnp.ndarray logits):
     return cnp.NPY_DOUBLE
 
 
-cdef bint describe_inputs(Job* job, cnp.ndarray x, cnp.ndarray t, int typenum):
+cdef bint describe_inputs(Job* job, cnp.ndarray x, cnp.ndarray t, int axis, int typenum):
     """Fill in logits and targets; False if they do not belong together."""
-    cdef int axes = cnp.PyArray_NDIM(x) - 1
-    if axes < 0 or cnp.PyArray_DIM(x, axes) == 0:
+    if not 0 <= axis < cnp.PyArray_NDIM(x) or cnp.PyArray_DIM(x, axis) == 0:
         return False
-    job.n_classes = cnp.PyArray_DIM(x, axes)
+    job.n_classes = cnp.PyArray_DIM(x, axis)
     job.n_rows = cnp.PyArray_SIZE(x) // job.n_classes
-    job.has_labels = cnp.PyArray_NDIM(t) == axes
-    if not job.has_labels and cnp.PyArray_NDIM(t) != axes + 1 or not same_shape(x, t, cnp.PyArray_NDIM(t)):
+    job.has_labels = same_shape(x, t, axis)
+    if not job.has_labels and not same_shape(x, t, -1):
         return False
-    read_layout(&job.logits, x, True, typenum)
-    read_layout(&job.targets, t, not job.has_labels, typenum)
+    read_layout(&job.logits, x, axis, typenum)
+    read_layout(&job.targets, t, -1 if job.has_labels else axis, typenum)
     if job.logits.element.read == NULL or job.targets.element.read == NULL:
         return False
     if job.has_labels:
-        return job.targets.element.read_label != NULL and labels_are_classes(&job.targets, job.n_rows, job.n_classes)
+        return job.targets.element.read_labels != NULL and read_labels(&job.targets, 0, job.n_rows, job.n_classes, NULL)
     return True
 
 
-cdef bint describe_grad(Job* job, g, x, t, int typenum):
+cdef bint describe_grad(Job* job, g, x, t, int axis, int typenum):
     """Fill in where the gradient goes; False if it cannot be written there without harm to an input."""
     job.has_grad = g is not None
     if not job.has_grad:
         return True
-    if not cnp.PyArray_CheckExact(g) or not cnp.PyArray_ISWRITEABLE(g):
+    if not cnp.PyArray_CheckExact(g) or not cnp.PyArray_ISWRITEABLE(g) or not same_shape(x, g, -1):
         return False
-    if cnp.PyArray_NDIM(g) != cnp.PyArray_NDIM(x) or not same_shape(x, g, cnp.PyArray_NDIM(x)):
-        return False
-    read_layout(&job.grad, g, True, typenum)
+    read_layout(&job.grad, g, axis, typenum)
     if job.grad.element.write == NULL:
         return False
     if job.n_rows == 0:
@@ -91,13 +90,28 @@ cdef bint describe_losses(Job* job, cnp.ndarray losses):
     return cnp.PyArray_TYPE(losses) == cnp.NPY_DOUBLE
 
 
-cdef bint describe_scratch(Job* job, cnp.ndarray scratch, int typenum):
-    """Fill in how much of it each thread has; False if it is not enough for what has to be converted."""
-    cdef bint converts = not job.logits.direct or (job.has_grad and not job.grad.direct)
+cdef bint fits_lanes(const Job* job, bint direct, Py_ssize_t itemsize) noexcept:
+    """Whether the narrow kernel takes this call: for few classes, and wherever rows cannot be loaded as they are."""
+    cdef bint staged = not direct and (job.logits.packed or job.targets.packed or (job.has_grad and job.grad.packed))
+    cdef Py_ssize_t n_tiles = 1 + (not job.has_labels) + staged
+    if n_tiles * job.n_classes * LANE_BYTES + job.n_classes * itemsize > TILE_BYTES:
+        return False
+    return not direct or (job.n_classes <= NARROW and job.n_rows >= FEW_ROWS)
+
+
+cdef bint describe_scratch(Job* job, cnp.ndarray scratch, bint in_place, int typenum):
+    """Fill in how rows are visited, and how much scratch each thread has; False if that is not enough."""
     cdef bint converts_targets = not job.has_labels and not job.targets.direct
+    cdef bint direct = job.logits.direct and (job.grad.direct or not job.has_grad) and not converts_targets
+    job.by_lanes = fits_lanes(job, direct, sizeof(float) if typenum == cnp.NPY_FLOAT else sizeof(double))
+    # A gradient that no cache can hold is better stored past the caches, at once, from exponentials that stay in one.
+    job.streaming = direct and job.has_grad and not in_place and job.n_classes >= STRETCH
+    job.streaming &= <double> job.n_rows * job.n_classes >= STREAM_FROM
     job.scratch_per_thread = 0
+    if job.by_lanes or (direct and not job.streaming):
+        return True
     if scratch is None:
-        return not converts and not converts_targets
+        return False
     if cnp.PyArray_NDIM(scratch) != 3 or cnp.PyArray_TYPE(scratch) != typenum or not cnp.PyArray_ISCARRAY(scratch):
         return False
     if cnp.PyArray_DIM(scratch, 1) < 1 + converts_targets or cnp.PyArray_DIM(scratch, 2) != job.n_classes:
@@ -107,14 +121,14 @@ cdef bint describe_scratch(Job* job, cnp.ndarray scratch, int typenum):
 
 
 def loss_and_grad(
-    logits, targets, cnp.ndarray losses, grad, bint mean, int n_threads, cnp.ndarray scratch=None
+    logits, targets, int axis, cnp.ndarray losses, grad, bint mean, int n_threads, cnp.ndarray scratch=None
 ):
     """Sum or mean of the losses as a float; per-row losses into `losses`, the gradient into `grad`, where given.
 
-    logits (..., C); targets (...) class labels or (..., C) distributions; losses (...) C-contiguous, float32 or
-    float64; grad (..., C). Computes in float32 for float16, bfloat16 and float32 logits, and in float64 for all others.
-    Arrays that cannot be loaded or stored directly need `scratch`, (threads, 1, C) of the type computed in, or
-    (threads, 2, C) for distributions, C-contiguous.
+    logits with C classes along `axis`; targets, class labels without that axis or distributions with it; losses without
+    it, C-contiguous, float32 or float64; grad like logits. Computes in float32 for float16, bfloat16 and float32 logits,
+    and in float64 for all others. Where C is large, rows that cannot be loaded or stored directly, and a gradient beyond
+    all caches, need `scratch`, (threads, 1, C) of the type computed in, or (threads, 2, C) for distributions, C-contiguous.
 
     Returns None, and has written nothing, if an argument is not an array that it can take as it is: another type,
     dtype or shape, a label that is no class, or a `grad` that overlaps an input otherwise than by being the logits.
@@ -126,24 +140,32 @@ def loss_and_grad(
     if not cnp.PyArray_CheckExact(logits) or not cnp.PyArray_CheckExact(targets):
         return None
     typenum = computed_in(logits)
-    if not describe_inputs(&job, logits, targets, typenum):
+    if axis < 0:
+        axis += cnp.PyArray_NDIM(logits)
+    if not describe_inputs(&job, logits, targets, axis, typenum):
         return None
-    if not describe_grad(&job, grad, logits, targets, typenum) or not describe_losses(&job, losses):
+    if not describe_grad(&job, grad, logits, targets, axis, typenum) or not describe_losses(&job, losses):
         return None
 
     if job.n_rows == 0:
         return 0.0
-    if not describe_scratch(&job, scratch, typenum):
+    if not describe_scratch(&job, scratch, grad is logits, typenum):
         return None
     n_threads = team_size(job.n_rows, job.n_classes, n_threads)
-    if scratch is not None:
+    if job.scratch_per_thread > 0:
         n_threads = min(n_threads, cnp.PyArray_DIM(scratch, 0))
         space = cnp.PyArray_DATA(scratch)
 
+    job.by_stretches = job.n_classes > STRETCH and job.n_rows < 2 * n_threads and job.n_rows % n_threads != 0
+    if not job.by_stretches:
+        n_threads = min(n_threads, job.n_rows)
+    job.prefetching = <double> job.n_rows * job.n_classes >= PREFETCH_FROM
     job.scale = 1.0 / job.n_rows if mean else 1.0
-    # Enough rows to share a logarithm, unless that makes too much work to hand out at once.
+    # Enough rows to fill the lanes or to share a logarithm, unless that makes too much work to hand out at once.
     job.rows_per_block = max(
-        min(LOGITS_PER_THREAD // job.n_classes, LOSSES_AT_ONCE), (job.n_rows + MAX_BLOCKS - 1) // MAX_BLOCKS)
+        min(LOGITS_PER_THREAD // job.n_classes, 2 * MAX_LANES), (job.n_rows + MAX_BLOCKS - 1) // MAX_BLOCKS)
+    if job.n_classes <= TILE_BYTES // LANE_BYTES:
+        job.rows_per_block = (job.rows_per_block + MAX_LANES - 1) // MAX_LANES * MAX_LANES
     with nogil:
         if typenum == cnp.NPY_FLOAT:
             total = visit_all(&job, n_threads, <float*> space)
@@ -153,7 +175,7 @@ def loss_and_grad(
 
 
 cdef double exp_all(const storage* x, double m, storage* out, Py_ssize_t n) noexcept nogil:
-    cdef Unit[storage] unit = Unit[storage](m)
+    cdef Unit[storage, storage] unit = Unit[storage, storage](<storage> m)
     exp_vectors(x, out, 0, n, -1, unit, Sum[storage]())
     return first(exp(Vec[storage](m), unit))
 
@@ -175,6 +197,6 @@ def log1p_of(cnp.ndarray u, cnp.ndarray out):
     cdef double* target = <double*> cnp.PyArray_DATA(out)
     cdef Py_ssize_t i = 0, n = cnp.PyArray_SIZE(u), count
     while i < n:
-        count = min(LOSSES_AT_ONCE, n - i)
+        count = min(ROWS_AT_ONCE, n - i)
         store_first(target + i, count, log1p(load_first(source + i, count, 0)))
         i += count

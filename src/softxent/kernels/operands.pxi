@@ -5,15 +5,19 @@ cdef enum:
 
 
 cdef struct Rows:
-    # Row i of an array whose class axis is last: `data` plus the offset of i in a C-order walk over the leading axes,
-    # neighbouring axes merged wherever one stride serves both.
+    # Row i of an array: `data` plus the offset of i in a C-order walk over all axes but that of the classes, neighbouring
+    # axes merged wherever one stride serves both; there is at least one, the last, along which rows are `step` apart.
     char* data
     int n_axes
     Py_ssize_t[MAX_AXES] shape
     Py_ssize_t[MAX_AXES] strides
     Py_ssize_t class_stride
-    bint packed                    # the elements of a row lie side by side, aligned and in native byte order
-    bint direct                    # and are of the type computed in: the kernel may load and store them as they are
+    Py_ssize_t length              # of the last axis
+    Py_ssize_t step
+    bint plain                     # elements are aligned and in native byte order
+    bint packed                    # and those of a row lie side by side
+    bint typed                     # they are plain and of the type computed in
+    bint direct                    # packed and typed: the kernel may load and store rows as they are
     Element element
 
 
@@ -24,32 +28,40 @@ cdef char kind_of(cnp.ndarray array):
     return array.descr.kind
 
 
-cdef int read_layout(Rows* rows, cnp.ndarray array, bint has_classes, int typenum) except -1:
-    """Fill `rows` from an array whose last axis, if it has classes, is theirs; direct means elements of `typenum`."""
-    cdef int ndim = cnp.PyArray_NDIM(array) - has_classes
+cdef int read_layout(Rows* rows, cnp.ndarray array, int class_axis, int typenum) except -1:
+    """Fill `rows` from an array whose classes are along `class_axis`, -1 if it has none; `typenum` is computed in."""
     cdef int axis, last = -1
-    cdef Py_ssize_t length, stride
+    cdef Py_ssize_t length, stride, n_classes = 1
     cdef bint native = cnp.PyArray_ISNOTSWAPPED(array)
     rows.data = cnp.PyArray_BYTES(array)
     rows.element = element_of(kind_of(array), cnp.PyArray_ITEMSIZE(array), not native)
-    rows.class_stride = cnp.PyArray_STRIDE(array, ndim) if has_classes else 0
-    for axis in range(ndim):
+    rows.class_stride = 0
+    for axis in range(cnp.PyArray_NDIM(array)):
         length = cnp.PyArray_DIM(array, axis)
         stride = cnp.PyArray_STRIDE(array, axis)
-        if length == 1:
+        if axis == class_axis:
+            n_classes = length
+            rows.class_stride = stride
+        elif length == 1:
             continue
-        if last >= 0 and rows.strides[last] == stride * length:
+        elif last >= 0 and rows.strides[last] == stride * length:
             rows.shape[last] *= length
             rows.strides[last] = stride
         else:
             last += 1
             rows.shape[last] = length
             rows.strides[last] = stride
+    if last < 0:
+        last = 0
+        rows.shape[0] = 1
+        rows.strides[0] = 0
     rows.n_axes = last + 1
-    rows.packed = (
-        native and cnp.PyArray_ISALIGNED(array)
-        and (not has_classes or cnp.PyArray_DIM(array, ndim) == 1 or rows.class_stride == cnp.PyArray_ITEMSIZE(array)))
-    rows.direct = rows.packed and cnp.PyArray_TYPE(array) == typenum
+    rows.length = rows.shape[last]
+    rows.step = rows.strides[last]
+    rows.plain = native and cnp.PyArray_ISALIGNED(array)
+    rows.packed = rows.plain and (n_classes == 1 or rows.class_stride == cnp.PyArray_ITEMSIZE(array))
+    rows.typed = rows.plain and cnp.PyArray_TYPE(array) == typenum
+    rows.direct = rows.packed and rows.typed
     return 0
 
 
@@ -60,27 +72,37 @@ cdef inline char* row(const Rows* rows, Py_ssize_t i) noexcept nogil:
         offset += i % rows.shape[axis] * rows.strides[axis]
         i //= rows.shape[axis]
         axis -= 1
-    return rows.data + offset + (i * rows.strides[0] if axis == 0 else 0)
+    return rows.data + offset + i * rows.strides[0]
 
 
-cdef bint labels_are_classes(const Rows* labels, Py_ssize_t n_rows, Py_ssize_t n_classes) noexcept nogil:
-    cdef Py_ssize_t i = 0, length = n_rows, stride = 0
-    if labels.n_axes > 0:
-        length = labels.shape[labels.n_axes - 1]
-        stride = labels.strides[labels.n_axes - 1]
-    while i < n_rows:
-        if not labels.element.are_labels(row(labels, i), stride, length, n_classes):
-            return False
-        i += length
-    return True
+cdef inline Py_ssize_t run_from(const Rows* rows, Py_ssize_t i, Py_ssize_t count) noexcept nogil:
+    """How many of `count` rows from i on are rows.step apart."""
+    return count if rows.n_axes == 1 else min(count, rows.length - i % rows.length)
 
 
-cdef bint same_shape(cnp.ndarray a, cnp.ndarray b, int ndim) noexcept:
-    """Whether the first `ndim` axes agree."""
-    cdef int axis
-    for axis in range(ndim):
-        if cnp.PyArray_DIM(a, axis) != cnp.PyArray_DIM(b, axis):
-            return False
+cdef inline bint read_labels(
+    const Rows* labels, Py_ssize_t i, Py_ssize_t count, Py_ssize_t n_classes, int64_t* to
+) noexcept nogil:
+    """Whether `count` labels from i on are classes; they go to `to`, if that is not NULL, 0 for those that are not."""
+    cdef Py_ssize_t done = 0, run
+    cdef bint good = True
+    while done < count:
+        run = run_from(labels, i + done, count - done)
+        good &= labels.element.read_labels(row(labels, i + done), labels.step, run, n_classes, to + done if to != NULL else NULL)
+        done += run
+    return good
+
+
+cdef bint same_shape(cnp.ndarray a, cnp.ndarray b, int left_out) noexcept:
+    """Whether b has the axes of a but for the one left out, -1 for none."""
+    cdef int axis, other = 0
+    if cnp.PyArray_NDIM(b) != cnp.PyArray_NDIM(a) - (left_out >= 0):
+        return False
+    for axis in range(cnp.PyArray_NDIM(a)):
+        if axis != left_out:
+            if cnp.PyArray_DIM(a, axis) != cnp.PyArray_DIM(b, other):
+                return False
+            other += 1
     return True
 
 

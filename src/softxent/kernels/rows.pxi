@@ -7,11 +7,19 @@
 # In a confident row R is tiny and p_a - t_a cancels. So where the target wants a, neither R nor T - t_a ever contains
 # what a contributes; where it does not, nothing cancels and e_a is taken off the sum of all.
 #
-# Three sweeps over a row that stays in cache: maximum, exponentials (written where the gradient will stand), scaling.
-# The exponentials are counted in a power of two near e^m (Unit in vec.hpp), which R / e_a and e_j / S are free of.
+# Three sweeps over a row that stays in cache: maximum, exponentials (written where the gradient will stand, or to a
+# scratch row if that is beyond the cache), scaling. The exponentials are counted in a power of two near e^m (Unit in
+# rowmath.hpp), which R / e_a and e_j / S are free of.
+#
+# Long rows are added up in stretches, and these in order, so that several threads may share one row: see batch.pxi.
 #
 # Assumes n >= 1 contiguous, aligned elements. The gradient may overwrite the logits it comes from; it may not overlap
 # the targets. Never allocates, never raises: NaN and infinities flow through the arithmetic.
+
+
+cdef enum:
+    STRETCH = 16384             # classes
+    MAX_STRETCHES = 256
 
 
 cdef inline double row_max(const storage* x, Py_ssize_t n) noexcept nogil:
@@ -33,11 +41,13 @@ cdef inline double row_max(const storage* x, Py_ssize_t n) noexcept nogil:
 
 
 cdef inline Sum[storage] exp_blocks(
-    const storage* x, storage* e, Py_ssize_t start, Py_ssize_t stop, Unit[storage] unit, Sum[storage] total
+    const storage* x, storage* e, Py_ssize_t start, Py_ssize_t stop, Unit[storage, storage] unit, Sum[storage] total, Py_ssize_t ahead
 ) noexcept nogil:
-    """Exponentials of as many whole Blocks as fit; e may be NULL, or x."""
+    """Exponentials of as many whole Blocks as fit; e may be NULL, or x. What is `ahead` of x is asked for, unless that is 0."""
     cdef Block[storage] v
     while start + block_lanes(x) <= stop:
+        if ahead != 0:
+            prefetch(<char*> (x + start + ahead), sizeof(storage) * block_lanes(x))
         v = exp(load_block(x + start), unit)
         total.add(fold_sum(v))
         if e != NULL:
@@ -47,7 +57,7 @@ cdef inline Sum[storage] exp_blocks(
 
 
 cdef inline Sum[storage] exp_vectors(
-    const storage* x, storage* e, Py_ssize_t start, Py_ssize_t stop, Py_ssize_t left_out, Unit[storage] unit,
+    const storage* x, storage* e, Py_ssize_t start, Py_ssize_t stop, Py_ssize_t left_out, Unit[storage, storage] unit,
     Sum[storage] total
 ) noexcept nogil:
     """Exponentials of any stretch; the one at `left_out` is written, but not added."""
@@ -63,131 +73,226 @@ cdef inline Sum[storage] exp_vectors(
     return total
 
 
-cdef inline double exp_sum(
-    const storage* x, storage* e, Py_ssize_t n, Py_ssize_t top, double e_top, Unit[storage] unit, double* rounded
+cdef inline Carried[double] exp_sum(
+    const storage* x, storage* e, Py_ssize_t n, Py_ssize_t left_out, Unit[storage, storage] unit, Py_ssize_t ahead
 ) noexcept nogil:
-    """The sum of all exponentials but the e_top of one class at the maximum: class `top`, or any if `top` is -1."""
+    """The sum of all exponentials of a row, or of a stretch of it, but that of the class `left_out`."""
     cdef Py_ssize_t width = block_lanes(x)
     cdef Py_ssize_t blocks_end = n - n % width
-    cdef Py_ssize_t done = 0, stop = blocks_end
+    cdef Py_ssize_t special = left_out - left_out % width if 0 <= left_out < blocks_end else blocks_end
     cdef Sum[storage] total
-    if top >= 0:
-        stop = top - top % width
-    # Whole blocks up to the one with `top`, that one Vec by Vec, whole blocks again, the tail Vec by Vec.
-    while done < n:
-        total = exp_blocks(x, e, done, stop, unit, total)
-        done = min(stop + width, n)
-        total = exp_vectors(x, e, stop, done, top, unit, total)
-        stop = blocks_end
-    return total.value_less(e_top if top < 0 else 0, rounded)
+    cdef Block[storage] v
+    # Whole blocks up to the one with `left_out`, that one, whole blocks again, and the tail Vec by Vec. What is added to
+    # what does not depend on where `left_out` is.
+    total = exp_blocks(x, e, 0, special, unit, total, ahead)
+    if special < blocks_end:
+        v = exp(load_block(x + special), unit)
+        total.add(fold_sum(without_lane(v, left_out - special)))
+        if e != NULL:
+            store(e + special, v)
+        total = exp_blocks(x, e, special + width, blocks_end, unit, total, ahead)
+    total = exp_vectors(x, e, blocks_end, n, left_out, unit, total)
+    return total.value()
 
 
-cdef inline void scale_row(storage* e, Py_ssize_t n, double factor) noexcept nogil:
+cdef inline void scale_row(const storage* e, storage* g, Py_ssize_t n, double factor, bint streaming) noexcept nogil:
+    """g becomes factor * e; e may be g."""
     # Stores that cross a cache line cost twice; where a row starts is chance.
-    cdef Py_ssize_t i = line_start(e, n), count
+    cdef Py_ssize_t i = line_start(g, n), count
+    cdef Block[storage] v
     if i > 0:
-        store_first(e, i, load_first(e, i, 0) * Vec[storage](factor))
+        store_first(g, i, load_first(e, i, 0) * Vec[storage](factor))
     while i + block_lanes(e) <= n:
-        store(e + i, load_block(e + i) * Block[storage](factor))
+        v = load_block(e + i) * Block[storage](factor)
+        if streaming:
+            stream(g + i, v)
+        else:
+            store(g + i, v)
         i += block_lanes(e)
     while i < n:
         count = min(vec_lanes(e), n - i)
-        store_first(e + i, count, load_first(e + i, count, 0) * Vec[storage](factor))
+        store_first(g + i, count, load_first(e + i, count, 0) * Vec[storage](factor))
         i += vec_lanes(e)
 
 
-cdef inline void blend_row(storage* e, const storage* t, Py_ssize_t n, double factor, double minus) noexcept nogil:
-    """e becomes factor * e + minus * t."""
-    cdef Py_ssize_t i = 0, count
-    cdef Vec[storage] part
+cdef inline void blend_row(
+    const storage* e, const storage* t, storage* g, Py_ssize_t n, double factor, double minus, bint streaming
+) noexcept nogil:
+    """g becomes factor * e + minus * t; e may be g."""
+    cdef Py_ssize_t i = line_start(g, n), count
+    cdef Block[storage] v
+    if i > 0:
+        store_first(g, i, fma(load_first(e, i, 0), Vec[storage](factor), load_first(t, i, 0) * Vec[storage](minus)))
+    while i + block_lanes(e) <= n:
+        v = fma(load_block(e + i), Block[storage](factor), load_block(t + i) * Block[storage](minus))
+        if streaming:
+            stream(g + i, v)
+        else:
+            store(g + i, v)
+        i += block_lanes(e)
     while i < n:
         count = min(vec_lanes(e), n - i)
-        part = load_first(t + i, count, 0) * Vec[storage](minus)
-        store_first(e + i, count, fma(load_first(e + i, count, 0), Vec[storage](factor), part))
+        store_first(g + i, count, fma(
+            load_first(e + i, count, 0), Vec[storage](factor), load_first(t + i, count, 0) * Vec[storage](minus)))
         i += vec_lanes(e)
 
 
-cdef struct Target:
-    # What a row's target comes to, once the row's maximum m is known.
-    double mass           # sum of t_j
-    double cross          # sum of t_j (m - x_j); a t_j of 0 adds 0 whatever x_j is
-    Py_ssize_t top        # the first j with x_j = m and t_j != 0, -1 if there is none
-    double at_top         # t_j there
-    double rest           # sum of all other t_j
+cdef inline void find_label(Part* part, const storage* x, Py_ssize_t y, Py_ssize_t n, double m) noexcept nogil:
+    """What a stretch contributes of the target, if that is the class y, which may lie elsewhere."""
+    part.top = -1
+    part.at_top = 0
+    part.cross = part.rest = Carried[double](0, 0)
+    if 0 <= y < n:
+        part.cross = Carried[double](m - x[y], 0)
+        if x[y] == m:
+            part.top = y
+            part.at_top = 1
+        else:
+            part.rest = Carried[double](1, 0)
 
 
-cdef inline Target label_target(const storage* x, Py_ssize_t y, double m) noexcept nogil:
-    cdef bint at_top = x[y] == m
-    return Target(1, m - x[y], y if at_top else -1, at_top, not at_top)
-
-
-cdef inline Target distribution_target(const storage* x, const storage* t, Py_ssize_t n, double m) noexcept nogil:
-    cdef Target target = Target(0, 0, -1, 0, 0)
+cdef inline void find_distribution(Part* part, const storage* x, const storage* t, Py_ssize_t n, double m) noexcept nogil:
+    """What a stretch contributes of the target, if that is the distribution t."""
     cdef Vec[storage] top = Vec[storage](m)
     cdef Vec[storage] zero = Vec[storage](0)
     cdef Vec[storage] weights, logits
     cdef Sum[storage] cross, rest
     cdef Py_ssize_t i = 0, count
     cdef unsigned int wanted
+    part.top = -1
+    part.at_top = 0
     while i < n:
         count = min(vec_lanes(x), n - i)
         weights = load_first(t + i, count, 0)
         logits = load_first(x + i, count, 0)
-        cross.add_gaps(weights, logits, m)
-        if target.top < 0:
+        cross.add_gaps(weights, logits, top)
+        if part.top < 0:
             wanted = equal_bits(logits, top) & ~equal_bits(weights, zero)
             if wanted:
-                target.top = i + lowest_bit(wanted)
-                target.at_top = t[target.top]
-                weights = without_lane(weights, target.top - i)
+                part.top = i + lowest_bit(wanted)
+                part.at_top = t[part.top]
+                weights = without_lane(weights, part.top - i)
         rest.add(weights)
         i += vec_lanes(x)
-    target.rest = rest.value()
-    target.mass = target.rest + target.at_top
-    target.cross = cross.value()
-    return target
+    part.rest = rest.value()
+    part.cross = cross.value()
 
 
-cdef struct Outcome:
-    # A row's loss is mass * log1p((R + R_low) / e_a) + cross, with e_a from high + low (see Unit); see row_losses.
-    double R
-    double R_low
-    double high
-    double low
-    double mass
-    double cross
-
-
-cdef inline Outcome visit_row(
-    const storage* x, storage* g, const storage* t, Py_ssize_t y, Py_ssize_t n, double scale
+cdef inline void visit_stretch(
+    Part* part, const storage* x, storage* e, const storage* t, Py_ssize_t y, Py_ssize_t n, double m, Unit[storage, storage] unit,
+    Py_ssize_t ahead
 ) noexcept nogil:
-    """Visit one row; its gradient times `scale` is written to g unless g is NULL.
+    """Targets and exponentials of n classes of a row whose maximum is m; y counts from the first of them."""
+    # All else that is needed of x is read before exp_sum, which may overwrite it.
+    if t == NULL:
+        find_label(part, x, y, n, m)
+    else:
+        find_distribution(part, x, t, n, m)
+    part.R = exp_sum(x, e, n, part.top, unit, ahead)
 
-    The target is the distribution t, or the class y where t is NULL.
+
+cdef inline void add_part(Part* row, const Part* part, Py_ssize_t start, double e_top) noexcept nogil:
+    """Add what a stretch that begins at the class `start` contributes; stretches come in order."""
+    row.R = row.R + part.R
+    row.rest = row.rest + part.rest
+    row.cross = row.cross + part.cross
+    if part.top >= 0 and row.top < 0:
+        row.top = start + part.top
+        row.at_top = part.at_top
+    elif part.top >= 0:
+        row.R = row.R + Carried[double](e_top, 0)
+        row.rest = row.rest + Carried[double](part.at_top, 0)
+
+
+cdef struct Scaling:
+    # What makes the gradient of a row's exponentials: factor * (unit * e) + minus * t, but at `place` that is at_place, and
+    # at `top`, after that, at_top; no class is at -1.
+    double factor
+    double unit           # 1, or the unit taken out
+    double minus
+    Py_ssize_t place
+    double at_place
+    Py_ssize_t top
+    double at_top
+
+
+cdef inline Scaling finish_row(
+    const Part* row, const storage* e, const storage* t, Py_ssize_t y, double m, Unit[storage, storage] unit, double e_top, double scale,
+    RowNumbers* rows, int k
+) noexcept nogil:
+    """From all that its stretches contribute, the numbers of row k and, if it has exponentials e, their scaling."""
+    cdef double low, rest = row.rest.less(0, &low), mass = rest + row.at_top
+    cdef double R = row.R.less(e_top if row.top < 0 else 0, &rows.R_low[k])
+    cdef Denominator[storage, double] whole
+    cdef Scaling scaling = Scaling(0, 1, -scale, -1, 0, -1, 0)
+    rows.R[k] = R
+    rows.over[k] = m - unit.shift
+    rows.n0[k] = unit.n0
+    rows.mass[k] = mass
+    rows.cross[k] = row.cross.less(0, &low)
+    if e != NULL:
+        whole = Denominator[storage, double](R, rows.R_low[k], e_top)
+        scaling.factor = whole.under(scale * mass)
+        if fabs(scaling.factor) < smallest_normal(e):
+            # A target of next to no mass: its factor keeps its digits only if the unit is taken out first.
+            scaling.unit = 1 / unit_size(e)
+            scaling.factor = scale * mass / (whole.sum / unit_size(e))
+        if t == NULL:
+            scaling.place = y
+            scaling.at_place = first(fma(
+                Vec[storage](e[y]) * Vec[storage](scaling.unit), Vec[storage](scaling.factor), Vec[storage](-scale)))
+        if row.top >= 0 and R < e_top:
+            scaling.top = row.top
+            scaling.at_top = scale * (rest - mass * whole.under(R))
+    return scaling
+
+
+cdef inline void scale_stretch(
+    const Scaling* scaling, storage* e, const storage* t, storage* g, Py_ssize_t n, bint streaming
+) noexcept nogil:
+    if scaling.unit != 1:
+        scale_row(e, e, n, scaling.unit, False)
+    if t == NULL:
+        scale_row(e, g, n, scaling.factor, streaming)
+    else:
+        blend_row(e, t, g, n, scaling.factor, scaling.minus, streaming)
+
+
+cdef inline void set_special(const Scaling* scaling, storage* g) noexcept nogil:
+    if scaling.place >= 0:
+        g[scaling.place] = <storage> scaling.at_place
+    if scaling.top >= 0:
+        g[scaling.top] = <storage> scaling.at_top
+
+
+cdef inline Py_ssize_t stretch_length(Py_ssize_t n) noexcept nogil:
+    """How many classes of a row are added up by themselves, a matter of n alone: in fours, to share them out evenly."""
+    cdef Py_ssize_t fours = min((n + 4 * STRETCH - 1) // (4 * STRETCH), MAX_STRETCHES // 4)
+    cdef Py_ssize_t length = (n + 4 * fours - 1) // (4 * fours)
+    return n if n <= STRETCH else (length + 63) // 64 * 64
+
+
+cdef inline void visit_row(
+    const storage* x, storage* e, const storage* t, Py_ssize_t y, storage* g, Py_ssize_t n, double scale, bint streaming,
+    Py_ssize_t ahead, RowNumbers* rows, int k
+) noexcept nogil:
+    """Visit one row, which is row k of `rows`; its gradient times `scale` is written to g unless g is NULL.
+
+    The target is the distribution t, or the class y where t is NULL. The exponentials are kept in e, which may be g or x.
     """
     cdef double m = row_max(x, n)
-    cdef Unit[storage] unit = Unit[storage](m)
-    # All else that is needed of x is read before exp_sum, which may overwrite it.
-    cdef Target target = label_target(x, y, m) if t == NULL else distribution_target(x, t, n, m)
+    cdef Unit[storage, storage] unit = Unit[storage, storage](<storage> m)
     cdef double e_top = first(exp(Vec[storage](m), unit))
-    cdef double R_low
-    cdef double R = exp_sum(x, g, n, target.top, e_top, unit, &R_low)
-    cdef double S, S_low, factor
-    cdef Vec[storage] at_label
+    cdef Part row, part
+    cdef Py_ssize_t start = 0, length = stretch_length(n)
+    cdef Scaling scaling
+    while start < n:
+        visit_stretch(
+            &part, x + start, e + start if e != NULL else NULL, t + start if t != NULL else NULL, y - start,
+            min(length, n - start), m, unit, ahead)
+        add_part(&row, &part, start, e_top)
+        start += length
+    scaling = finish_row(&row, e, t, y, m, unit, e_top, scale, rows, k)
     if g != NULL:
-        S = R + e_top
-        S_low = rounded_off(e_top, R, S) + R_low
-        factor = divide(x, scale * target.mass, S, S_low)
-        if fabs(factor) < smallest_normal(x):
-            # A target of next to no mass: its factor keeps its digits only if the unit is taken out first.
-            scale_row(g, n, 1 / unit_size(x))
-            factor = scale * target.mass / (S / unit_size(x))
-        if t == NULL:
-            at_label = fma(Vec[storage](g[y]), Vec[storage](factor), Vec[storage](-scale))
-            scale_row(g, n, factor)
-            g[y] = <storage> first(at_label)
-        else:
-            blend_row(g, t, n, factor, -scale)
-        if target.top >= 0 and R < e_top:
-            g[target.top] = <storage> (scale * (target.rest - target.mass * divide(x, R, S, S_low)))
-    return Outcome(R, R_low, unit.high, unit.low, target.mass, target.cross)
+        scale_stretch(&scaling, e, t, g, n, streaming)
+        set_special(&scaling, g)

@@ -10,20 +10,25 @@
 
 #include <cmath>
 #include <cstddef>
-#include <limits>
 
 #include "halves.hpp"
 
 #if defined(_MSC_VER) && !defined(__clang__)
+#include <intrin.h>
 #define SOFTXENT_INLINE __forceinline
+#define SOFTXENT_PREFETCH(p) _mm_prefetch(p, _MM_HINT_T0)
 #else
 #define SOFTXENT_INLINE inline __attribute__((always_inline))
+// GCC drops a call that does nothing but prefetch, unless something volatile is in it.
+#define SOFTXENT_PREFETCH(p) (__builtin_prefetch(p), [] { __asm__ volatile(""); }())
 #endif
 
 #if defined(SOFTXENT_AVX512)
 #include "vec_avx512.hpp"
 #elif defined(SOFTXENT_AVX2)
 #include "vec_avx2.hpp"
+#elif (defined(__SSE2__) || defined(_M_X64)) && !defined(SOFTXENT_SCALAR)
+#include "vec_sse2.hpp"
 #else
 #include "vec_scalar.hpp"
 #endif
@@ -51,7 +56,10 @@ template <class S> inline constexpr int registers_of_vec = 64 / static_cast<int>
 template <class S> using Vec = Pack<S, registers_of_vec<S>>;
 template <class S> using Block = Pack<S, 4 * registers_of_vec<S>>;
 
+template <class S> using Lanes = Pack<S, 2 * registers_of_vec<S>>;      // as many rows as the narrow kernel takes at once
+
 template <class S> constexpr std::ptrdiff_t vec_lanes(const S *) { return Vec<S>::lanes; }
+template <class S> constexpr std::ptrdiff_t lanes_of(const S *) { return Lanes<S>::lanes; }
 template <class S> constexpr std::ptrdiff_t block_lanes(const S *) { return Block<S>::lanes; }
 
 // Where in a row of n elements at p the first cache line starts; 0 in a row too short for that to matter.
@@ -82,10 +90,98 @@ template <class P, class S> SOFTXENT_INLINE P load_pack(const S *p) {
     return out;
 }
 template <class S> SOFTXENT_INLINE Vec<S> load(const S *p) { return load_pack<Vec<S>>(p); }
+template <class S> SOFTXENT_INLINE Lanes<S> load_lanes(const S *p) { return load_pack<Lanes<S>>(p); }
 template <class S> SOFTXENT_INLINE Block<S> load_block(const S *p) { return load_pack<Block<S>>(p); }
 
 template <class S, int N> SOFTXENT_INLINE void store(S *p, const Pack<S, N> &v) {
     for (int i = 0; i < N; ++i) isa::store(p + i * Pack<S, N>::width, v.r[i]);
+}
+
+// A store past the caches, to where no cache line is worth keeping; p is aligned to a register. A fence must come before
+// other threads may look.
+template <class S, int N> SOFTXENT_INLINE void stream(S *p, const Pack<S, N> &v) {
+    for (int i = 0; i < N; ++i) isa::stream(p + i * Pack<S, N>::width, v.r[i]);
+}
+SOFTXENT_INLINE void fence_streams() { isa::fence_streams(); }
+
+// A Vec's worth of numbers of either type as doubles, and doubles rounded to either type.
+template <class S> SOFTXENT_INLINE Vec<double> load_as_double(const S *p) {
+    Vec<double> out;
+    int i = 0;
+    for (auto &r : out.r) r = isa::load_as_double(p + Vec<double>::width * i++);
+    return out;
+}
+template <class S> SOFTXENT_INLINE void store_as_double(double *p, const Lanes<S> &v) {
+    S lanes[Lanes<S>::lanes];
+    store(lanes, v);
+    for (int i = 0; i < Lanes<S>::lanes; i += Vec<double>::lanes) store(p + i, load_as_double(lanes + i));
+}
+template <class S> SOFTXENT_INLINE void store_rounded(S *p, const Vec<double> &v) {
+    for (int i = 0; i < registers_of_vec<double>; ++i) isa::store_rounded(p + i * Vec<double>::width, v.r[i]);
+}
+
+// Ask for memory that is soon to be read or overwritten; any address will do.
+SOFTXENT_INLINE void prefetch(const char *p, std::ptrdiff_t bytes) {
+    for (std::ptrdiff_t i = 0; i < bytes; i += 64) SOFTXENT_PREFETCH(p + i);
+}
+
+// Memory of the narrow kernel's, on the stack.
+inline constexpr std::ptrdiff_t TILE_BYTES = 65536;
+template <class S> struct alignas(64) Tile { S space[TILE_BYTES / sizeof(S)]; };
+
+// Rows to columns and back: n elements of each of as many rows as a register has lanes, row i at at[i], are the columns'
+// elements i of n registers, `stride` apart in memory.
+//
+// A square of as many rows as columns is transposed within the 128-bit quarters of the registers and then between them.
+// What remains of the columns goes in fours, the last of which may be done twice; so n must not be less than COLUMNS.
+inline constexpr std::ptrdiff_t COLUMNS = 4;
+
+template <class R, int WIDTH, int IN_QUARTER> SOFTXENT_INLINE void transpose_square(R *r) {
+    for (int i = 0; i < WIDTH; i += IN_QUARTER) isa::transpose_in_quarters(r + i);
+    for (int i = 0; i < IN_QUARTER; ++i) isa::transpose_quarters<IN_QUARTER>(r + i);
+}
+
+template <class S> SOFTXENT_INLINE void rows_to_columns(const S *const *at, std::ptrdiff_t n, S *columns, std::ptrdiff_t stride) {
+    constexpr int width = Pack<S, 1>::width, in_quarter = 16 / sizeof(S);
+    std::ptrdiff_t c = 0;
+    for (; c + width <= n; c += width) {
+        Register<S> r[width];
+        for (int i = 0; i < width; ++i) r[i] = isa::load(at[i] + c);
+        transpose_square<Register<S>, width, in_quarter>(r);
+        for (int i = 0; i < width; ++i) isa::store(columns + (c + i) * stride, r[i]);
+    }
+    for (; c < n; c += in_quarter) {
+        if (c + in_quarter > n) c = n - in_quarter;
+        Register<S> r[in_quarter];
+        for (int i = 0; i < in_quarter; ++i) r[i] = isa::load_quarters<in_quarter>(at + i, c);
+        isa::transpose_in_quarters(r);
+        for (int i = 0; i < in_quarter; ++i) isa::store(columns + (c + i) * stride, r[i]);
+    }
+}
+template <class S> SOFTXENT_INLINE void columns_to_rows(const S *columns, std::ptrdiff_t stride, std::ptrdiff_t n, S *const *at) {
+    constexpr int width = Pack<S, 1>::width, in_quarter = 16 / sizeof(S);
+    std::ptrdiff_t c = 0;
+    for (; c + width <= n; c += width) {
+        Register<S> r[width];
+        for (int i = 0; i < width; ++i) r[i] = isa::load(columns + (c + i) * stride);
+        transpose_square<Register<S>, width, in_quarter>(r);
+        for (int i = 0; i < width; ++i) isa::store(at[i] + c, r[i]);
+    }
+    for (; c < n; c += in_quarter) {
+        if (c + in_quarter > n) c = n - in_quarter;
+        Register<S> r[in_quarter];
+        for (int i = 0; i < in_quarter; ++i) r[i] = isa::load(columns + (c + i) * stride);
+        isa::transpose_in_quarters(r);
+        for (int i = 0; i < in_quarter; ++i) isa::store_quarters<in_quarter>(at + i, c, r[i]);
+    }
+}
+
+// The same for as many rows as Lanes has lanes, each column a Lanes.
+template <class S> void rows_to_lanes(const S *const *at, std::ptrdiff_t n, S *tile) {
+    for (int i = 0; i < Lanes<S>::lanes; i += Lanes<S>::width) rows_to_columns(at + i, n, tile + i, Lanes<S>::lanes);
+}
+template <class S> void lanes_to_rows(const S *tile, std::ptrdiff_t n, S *const *at) {
+    for (int i = 0; i < Lanes<S>::lanes; i += Lanes<S>::width) columns_to_rows(tile + i, Lanes<S>::lanes, n, at + i);
 }
 
 // A row of halves as floats, or of floats as halves.
@@ -102,24 +198,30 @@ template <class From, class To> void convert_row(const From *from, To *to, std::
     }
 }
 
-// How many of a Vec's first n lanes lie in its register i.
+// How many of the first n lanes lie in register i.
 template <class S> SOFTXENT_INLINE int lanes_in(std::ptrdiff_t n, int i) {
     const int rest = static_cast<int>(n) - i * Vec<S>::width;
     return rest < 0 ? 0 : rest > Vec<S>::width ? Vec<S>::width : rest;
 }
 
 // The first n lanes from memory, 0 < n <= lanes; the others hold `fill`, and their memory is not touched.
-template <class S> SOFTXENT_INLINE Vec<S> load_first(const S *p, std::ptrdiff_t n, double fill) {
-    Vec<S> out(fill);
+template <class P, class S> SOFTXENT_INLINE P load_pack_first(const S *p, std::ptrdiff_t n, double fill) {
+    P out(fill);
     int i = 0;
     for (auto &r : out.r) {
-        r = isa::load_first(p + i * Vec<S>::width, lanes_in<S>(n, i), r);
+        r = isa::load_first(p + i * P::width, lanes_in<S>(n, i), r);
         ++i;
     }
     return out;
 }
-template <class S> SOFTXENT_INLINE void store_first(S *p, std::ptrdiff_t n, const Vec<S> &v) {
-    for (int i = 0; i < registers_of_vec<S>; ++i) isa::store_first(p + i * Vec<S>::width, lanes_in<S>(n, i), v.r[i]);
+template <class S> SOFTXENT_INLINE Vec<S> load_first(const S *p, std::ptrdiff_t n, double fill) {
+    return load_pack_first<Vec<S>>(p, n, fill);
+}
+template <class S> SOFTXENT_INLINE Lanes<S> load_lanes_first(const S *p, std::ptrdiff_t n, double fill) {
+    return load_pack_first<Lanes<S>>(p, n, fill);
+}
+template <class S, int N> SOFTXENT_INLINE void store_first(S *p, std::ptrdiff_t n, const Pack<S, N> &v) {
+    for (int i = 0; i < N; ++i) isa::store_first(p + i * Pack<S, N>::width, lanes_in<S>(n, i), v.r[i]);
 }
 
 template <class S, int N> SOFTXENT_INLINE Pack<S, N> operator+(const Pack<S, N> &a, const Pack<S, N> &b) {
@@ -164,14 +266,15 @@ SOFTXENT_INLINE int lowest_bit(unsigned bits) {
     return i;
 }
 
-// 0, 1, 2 ... along the lanes.
-template <class S> SOFTXENT_INLINE Vec<S> lane_numbers() {
-    static constexpr S numbers[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    return load(numbers);
-}
 // v with lane i set to 0; i may be no lane of v.
 template <class S, int N> SOFTXENT_INLINE Pack<S, N> without_lane(const Pack<S, N> &v, std::ptrdiff_t i) {
-    return select_equal(lane_numbers<S>(), Vec<S>(static_cast<double>(i)), Vec<S>(0), v);
+    using P = Pack<S, N>;
+    static constexpr auto numbers = [] {
+        struct { S lane[P::lanes]; } all{};
+        for (int j = 0; j < P::lanes; ++j) all.lane[j] = static_cast<S>(j);
+        return all;
+    }();
+    return select_equal(load_pack<P>(numbers.lane), P(static_cast<double>(i)), P(0), v);
 }
 
 // Lanes are combined as halves, i with i + n/2, until M registers are left: the same tree at every register width.
@@ -201,208 +304,6 @@ SOFTXENT_INLINE Wide widen(const Vec<float> &v) {
     Pack<double, 2 * registers_of_vec<double>> wide;
     for (int i = 0; i < registers_of_vec<float>; ++i) isa::widen(v.r[i], wide.r + 2 * i);
     return {part<registers_of_vec<double>>(wide, 0), part<registers_of_vec<double>>(wide, registers_of_vec<double>)};
-}
-
-// t * (top - x); 0 where t is 0, whatever x is.
-SOFTXENT_INLINE Vec<double> weighted_gap(const Vec<double> &t, const Vec<double> &x, double top) {
-    const Vec<double> zero(0);
-    return select_equal(t, zero, zero, t * (Vec<double>(top) - x));
-}
-
-// What a + b rounded off, `sum` being that (Knuth's two-sum): of doubles or of Vecs.
-template <class T> SOFTXENT_INLINE T rounded_off(const T &a, const T &b, const T &sum) {
-    const T of_b = sum - a;
-    return (a - (sum - of_b)) + (b - of_b);
-}
-
-// A sum along a row whose error does not grow with the row's length.
-template <class S> struct Sum;
-
-// float: lanes of double.
-template <> struct Sum<float> {
-    Wide sum{Vec<double>(0), Vec<double>(0)};
-    SOFTXENT_INLINE void add(const Wide &v) { sum = {sum.low + v.low, sum.high + v.high}; }
-    SOFTXENT_INLINE void add(const Vec<float> &v) { add(widen(v)); }
-    SOFTXENT_INLINE void add_gaps(const Vec<float> &weights, const Vec<float> &x, double top) {
-        const Wide t = widen(weights), wide = widen(x);
-        add(Wide{weighted_gap(t.low, wide.low, top), weighted_gap(t.high, wide.high, top)});
-    }
-    SOFTXENT_INLINE double value() const { return total(sum.low + sum.high); }
-    SOFTXENT_INLINE double value_less(double taken_off, double *rounded) const {
-        *rounded = 0;                                          // float exponentials are not worth more
-        return value() - taken_off;
-    }
-};
-
-// double: each lane carries what its additions rounded off, and so do the additions of the lanes.
-template <> struct Sum<double> {
-    Vec<double> sum{0.0}, lost{0.0};
-    SOFTXENT_INLINE void add(const Vec<double> &v) {
-        const Vec<double> next = sum + v;
-        lost = lost + rounded_off(sum, v, next);
-        sum = next;
-    }
-    SOFTXENT_INLINE void add_gaps(const Vec<double> &weights, const Vec<double> &x, double top) {
-        add(weighted_gap(weights, x, top));
-    }
-    SOFTXENT_INLINE double value() const {
-        double rounded;
-        return value_less(0, &rounded);
-    }
-    // The sum less what is taken off; `rounded` gets what that result rounds off.
-    SOFTXENT_INLINE double value_less(double taken_off, double *rounded) const {
-        double lanes[Vec<double>::lanes], low = total(lost);
-        store(lanes, sum);
-        for (int n = Vec<double>::lanes / 2; n > 0; n /= 2) {
-            for (int i = 0; i < n; ++i) {
-                const double next = lanes[i] + lanes[i + n];
-                low += rounded_off(lanes[i], lanes[i + n], next);
-                lanes[i] = next;
-            }
-        }
-        const double rest = lanes[0] - taken_off;
-        low += rounded_off(lanes[0], -taken_off, rest);
-        *rounded = 0;
-        if (rest - rest != 0) return rest;                     // infinite or NaN: `low` is NaN, and this the answer
-        const double result = rest + low;
-        *rounded = rounded_off(rest, low, result);
-        return result;
-    }
-};
-
-// exp, by the textbook split exp(x) = 2^n * exp(r), n = round(x / ln 2), |r| <= ln(2) / 2.
-inline constexpr double LOG2E = 0x1.71547652b82fep0, LN2 = 0x1.62e42fefa39efp-1;
-
-template <class T> struct ExpConstants;
-template <> struct ExpConstants<float> {
-    static constexpr double LN2_HI = 0x1.62e8p-1, LN2_LO = -0x1.e8082ep-16;   // n * LN2_HI is exact
-    static constexpr double ROUNDER = 0x1.8p23;                // adding it leaves round(x) in the low mantissa bits
-    static constexpr double EXPONENT_OF_ONE = 127, HEADROOM = 40, UNIT = 0x1p40, SHIFT_FROM = 512;
-    // (exp(r) - 1 - r) / r^2 on |r| <= 0.35, highest power first
-    static constexpr double POLYNOMIAL[] = {0x1.6a3ffcp-10, 0x1.1239ecp-7, 0x1.5558bep-5, 0x1.555492p-3, 0x1.fffffcp-2};
-};
-template <> struct ExpConstants<double> {
-    static constexpr double LN2_HI = 0x1.62e42fefa4p-1, LN2_LO = -0x1.8432a1b0e2634p-43;
-    static constexpr double ROUNDER = 0x1.8p52;
-    static constexpr double EXPONENT_OF_ONE = 1023, HEADROOM = 128, UNIT = 0x1p128, SHIFT_FROM = 4096;
-    static constexpr double POLYNOMIAL[] = {
-        0x1.af20bc852ec32p-26, 0x1.28ac594adffe9p-22, 0x1.71ddd21698b3cp-19, 0x1.a0199c7433484p-16, 0x1.a01a01f84ea5ap-13,
-        0x1.6c16c182e1af3p-10, 0x1.11111110f0fb7p-7,  0x1.5555555550e41p-5,  0x1.555555555564ep-3,  0x1.000000000000ap-1};
-};
-
-// The unit that one row's exponentials are counted in: 2^(n0 - HEADROOM), n0 = round(m / ln 2), m the row's largest logit.
-//
-// Dividing by a power of two near e^m instead of by e^m itself costs nothing, since it only moves exponents, and
-// x - m is never formed: its rounding alone would be 16 ulp of the exponential at a spread of 40. HEADROOM keeps all
-// that can matter among the normal numbers; one product at the end scales back and rounds once, subnormals included.
-// Only where |m| >= SHIFT_FROM is m subtracted first: there the difference is exact for every x near enough to count.
-template <class S> struct Unit {
-    double shift, lowest, rounder;
-    double high, low;                                          // m = shift + n0 ln 2 + (high + low), to twice double's digits
-
-    Unit() = default;
-    SOFTXENT_INLINE explicit Unit(double m) {
-        using K = ExpConstants<S>;
-        using D = ExpConstants<double>;
-        shift = m >= K::SHIFT_FROM || m <= -K::SHIFT_FROM ? m : 0;
-        const double n0 = (m - shift) * LOG2E + D::ROUNDER - D::ROUNDER;
-        const double exponent = K::EXPONENT_OF_ONE + K::HEADROOM - n0;
-        rounder = K::ROUNDER + exponent;
-        lowest = -exponent * LN2;                              // the exponent field comes out as 0: the factor 0.0
-        high = (m - shift) - n0 * D::LN2_HI;
-        low = -(n0 * D::LN2_LO);
-    }
-};
-
-// exp(x) counted in the row's unit, for x <= m. Max error 1.02 ulp in float, 1.1 ulp in double; exactly 0 from about
-// HEADROOM + EXPONENT_OF_ONE powers of two below the row's largest down to -inf; NaN stays NaN; all NaN if m is infinite.
-template <class S, int N> SOFTXENT_INLINE Pack<S, N> exp(Pack<S, N> x, const Unit<S> &unit) {
-    if constexpr (N > isa::IN_FLIGHT) {                        // no more chains of operations at once than registers hold
-        Pack<S, N> out;
-        for (int i = 0; i < N; i += isa::IN_FLIGHT) {
-            const auto e = exp(part<isa::IN_FLIGHT>(x, i), unit);
-            for (int j = 0; j < isa::IN_FLIGHT; ++j) out.r[i + j] = e.r[j];
-        }
-        return out;
-    } else {
-        using K = ExpConstants<S>;
-        using P = Pack<S, N>;
-        x = maximum(P(unit.lowest), x - P(unit.shift));
-        const P biased = fma(x, P(LOG2E), P(unit.rounder));
-        const P n = biased - P(unit.rounder);
-        const P r = fma(n, P(-K::LN2_LO), fma(n, P(-K::LN2_HI), x));       // the inner one exact: LN2_HI leaves room for n
-        P q(K::POLYNOMIAL[0]);
-        for (std::size_t i = 1; i < sizeof(K::POLYNOMIAL) / sizeof(double); ++i) q = fma(q, r, P(K::POLYNOMIAL[i]));
-        const P power = map([](auto b) { return isa::shift_to_exponent(b); }, biased);
-        return fma(fma(r * r, q, r), power, power);            // (1 + r + r^2 q) * 2^n, the 1 never rounded
-    }
-}
-
-// a / (b + b_low), for a gradient stored as S: where that is double, the quotient's own rounding is made good.
-template <class S> SOFTXENT_INLINE double divide(const S *, double a, double b, double b_low) {
-    const double quotient = a / b;
-    if constexpr (sizeof(S) < sizeof(double)) return quotient;
-    return quotient + (std::fma(-quotient, b, a) - quotient * b_low) * (1 / b);
-}
-template <class S> constexpr double unit_size(const S *) { return ExpConstants<S>::UNIT; }
-template <class S> constexpr double smallest_normal(const S *) { return std::numeric_limits<S>::min(); }
-
-// A number as a sum of two doubles, the second within a rounding of the first.
-struct TwoDoubles { Vec<double> high, low; };
-
-// log(1 + u) for u >= 0, from log(2^k f) = k ln 2 + log f, f in [sqrt 1/2, sqrt 2), and with g = f - 1, z = g / (2 + g)
-// from log(1 + g) = 2 atanh(z). The sum of the two parts is within 1 ulp; 0 at 0, u itself where u is tiny; NaN stays NaN.
-SOFTXENT_INLINE TwoDoubles log1p_parts(const Vec<double> &u) {
-    using K = ExpConstants<double>;
-    using V = Vec<double>;
-    // (2 atanh(z) - 2 z) / z^3 as a polynomial in z^2 <= 0.02945, highest power first
-    constexpr double POLYNOMIAL[] = {0x1.2b5b5fb2eac92p-3, 0x1.39fe208c33457p-3, 0x1.7462b69705382p-3, 0x1.c71c62debf86bp-3,
-                                     0x1.2492492df6947p-2, 0x1.99999999952b2p-2, 0x1.5555555555558p-1};
-    constexpr double SQRT2 = 0x1.6a09e667f3bcdp0;
-    const V one(1), s = one + u, of_one = s - u;
-    const V lost = (one - of_one) + (u - (s - of_one));        // s + lost is 1 + u exactly
-    const V k = map([](auto v) { return isa::exponent(v); }, s * V(SQRT2));
-    const V scale = map([](auto v) { return isa::shift_to_exponent(v); }, V(K::ROUNDER + K::EXPONENT_OF_ONE) - k);
-    const V exact = s * scale - one, g = exact + lost * scale, lost_of_g = (exact - g) + lost * scale;
-    const V z = g / (V(2) + g), w = z * z, half_square = V(0.5) * g * g;
-    V q(POLYNOMIAL[0]);
-    for (std::size_t i = 1; i < sizeof(POLYNOMIAL) / sizeof(double); ++i) q = fma(q, w, V(POLYNOMIAL[i]));
-    // Only k ln 2 + g is as large as the result: all that it rounds off goes with the rest.
-    const V high = k * V(K::LN2_HI) + g, rest = (k * V(K::LN2_HI) - high) + g + lost_of_g * (one - g);
-    return {high, rest - (half_square - (z * (half_square + w * q) + k * V(K::LN2_LO)))};
-}
-SOFTXENT_INLINE Vec<double> log1p(const Vec<double> &u) {
-    const TwoDoubles parts = log1p_parts(u);
-    return parts.high + parts.low;
-}
-
-// exp(high + low) for a sum of at most ln(2) / 2, as a sum of two.
-SOFTXENT_INLINE TwoDoubles exp_parts(const Vec<double> &high, const Vec<double> &low) {
-    using K = ExpConstants<double>;
-    using V = Vec<double>;
-    const V r = high + low, one_r = V(1) + high;
-    V q(K::POLYNOMIAL[0]);
-    for (std::size_t i = 1; i < sizeof(K::POLYNOMIAL) / sizeof(double); ++i) q = fma(q, r, V(K::POLYNOMIAL[i]));
-    const V tail = (high - (one_r - V(1))) + (low + r * r * q), sum = one_r + tail;
-    return {sum, (one_r - sum) + tail};
-}
-
-// mass * log(1 + (R + R_low) / top) + cross, the losses of as many rows as there are lanes, top = unit_size * exp(high + low).
-// The roundings on the way are made good, so that those of the exponentials and of the result are what remains.
-SOFTXENT_INLINE Vec<double> row_losses(
-    const Vec<double> &R, const Vec<double> &R_low, const Vec<double> &high, const Vec<double> &low, double unit_size, const Vec<double> &mass,
-    const Vec<double> &cross
-) {
-    using V = Vec<double>;
-    const TwoDoubles exp = exp_parts(high, low);
-    const V top = exp.high * V(unit_size), top_low = exp.low * V(unit_size), ratio = R / top;
-    const TwoDoubles log = log1p_parts(ratio);
-    const V ratio_low = exact_fma(V(-1) * ratio, top, R) + (R_low - ratio * top_low);
-    const V product = mass * log.high, sum = product + cross;
-    const V sum_low = rounded_off(product, cross, sum) + exact_fma(mass, log.high, V(-1) * product);
-    const V rest = mass * (log.low + ratio_low / (top * (V(1) + ratio)));
-    // An infinite sum is the answer as it is: sum_low is NaN then (inf - inf).
-    return select_equal(sum - sum, V(0), sum + (sum_low + rest), sum);
 }
 
 }  // namespace softxent

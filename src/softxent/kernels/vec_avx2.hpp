@@ -17,6 +17,9 @@ inline f32 load(const float *p) { return _mm256_loadu_ps(p); }
 inline f64 load(const double *p) { return _mm256_loadu_pd(p); }
 inline void store(float *p, f32 v) { _mm256_storeu_ps(p, v); }
 inline void store(double *p, f64 v) { _mm256_storeu_pd(p, v); }
+inline void stream(float *p, f32 v) { _mm256_stream_ps(p, v); }
+inline void stream(double *p, f64 v) { _mm256_stream_pd(p, v); }
+inline void fence_streams() { _mm_sfence(); }
 
 inline f32 load(const Half *p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p))); }
 inline void store(Half *p, f32 v) {
@@ -84,6 +87,51 @@ inline f64 exponent(f64 v) {
 inline void widen(f32 v, f64 *out) {
     out[0] = _mm256_cvtps_pd(_mm256_castps256_ps128(v));
     out[1] = _mm256_cvtps_pd(_mm256_extractf128_ps(v, 1));
+}
+
+inline f64 load_as_double(const float *p) { return _mm256_cvtps_pd(_mm_loadu_ps(p)); }
+inline f64 load_as_double(const double *p) { return load(p); }
+inline void store_rounded(float *p, f64 v) { _mm_storeu_ps(p, _mm256_cvtpd_ps(v)); }
+inline void store_rounded(double *p, f64 v) { store(p, v); }
+
+// 128 bits from or to each of the rows 0 and BY.
+template <int BY> inline f32 load_quarters(const float *const *at, std::ptrdiff_t j) {
+    return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(at[0] + j)), _mm_loadu_ps(at[BY] + j), 1);
+}
+template <int BY> inline f64 load_quarters(const double *const *at, std::ptrdiff_t j) {
+    return _mm256_insertf128_pd(_mm256_castpd128_pd256(_mm_loadu_pd(at[0] + j)), _mm_loadu_pd(at[BY] + j), 1);
+}
+template <int BY> inline void store_quarters(float *const *at, std::ptrdiff_t j, f32 v) {
+    _mm_storeu_ps(at[0] + j, _mm256_castps256_ps128(v));
+    _mm_storeu_ps(at[BY] + j, _mm256_extractf128_ps(v, 1));
+}
+template <int BY> inline void store_quarters(double *const *at, std::ptrdiff_t j, f64 v) {
+    _mm_storeu_pd(at[0] + j, _mm256_castpd256_pd128(v));
+    _mm_storeu_pd(at[BY] + j, _mm256_extractf128_pd(v, 1));
+}
+inline void transpose_in_quarters(f32 *r) {
+    const f32 a = _mm256_unpacklo_ps(r[0], r[1]), b = _mm256_unpacklo_ps(r[2], r[3]);
+    const f32 c = _mm256_unpackhi_ps(r[0], r[1]), d = _mm256_unpackhi_ps(r[2], r[3]);
+    r[0] = _mm256_shuffle_ps(a, b, 0x44);
+    r[1] = _mm256_shuffle_ps(a, b, 0xee);
+    r[2] = _mm256_shuffle_ps(c, d, 0x44);
+    r[3] = _mm256_shuffle_ps(c, d, 0xee);
+}
+inline void transpose_in_quarters(f64 *r) {
+    const f64 a = r[0], b = r[1];
+    r[0] = _mm256_unpacklo_pd(a, b);
+    r[1] = _mm256_unpackhi_pd(a, b);
+}
+// The halves of two registers, BY apart.
+template <int BY> inline void transpose_quarters(f32 *r) {
+    const f32 a = r[0], b = r[BY];
+    r[0] = _mm256_permute2f128_ps(a, b, 0x20);
+    r[BY] = _mm256_permute2f128_ps(a, b, 0x31);
+}
+template <int BY> inline void transpose_quarters(f64 *r) {
+    const f64 a = r[0], b = r[BY];
+    r[0] = _mm256_permute2f128_pd(a, b, 0x20);
+    r[BY] = _mm256_permute2f128_pd(a, b, 0x31);
 }
 
 inline double first(f32 v) { return _mm256_cvtss_f32(v); }

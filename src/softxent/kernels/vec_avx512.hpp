@@ -15,6 +15,9 @@ inline f32 load(const float *p) { return _mm512_loadu_ps(p); }
 inline f64 load(const double *p) { return _mm512_loadu_pd(p); }
 inline void store(float *p, f32 v) { _mm512_storeu_ps(p, v); }
 inline void store(double *p, f64 v) { _mm512_storeu_pd(p, v); }
+inline void stream(float *p, f32 v) { _mm512_stream_ps(p, v); }
+inline void stream(double *p, f64 v) { _mm512_stream_pd(p, v); }
+inline void fence_streams() { _mm_sfence(); }
 
 inline f32 load(const Half *p) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p))); }
 inline void store(Half *p, f32 v) {
@@ -69,6 +72,61 @@ inline f64 exponent(f64 v) { return _mm512_getexp_pd(v); }
 inline void widen(f32 v, f64 *out) {
     out[0] = _mm512_cvtps_pd(_mm512_castps512_ps256(v));
     out[1] = _mm512_cvtps_pd(_mm512_extractf32x8_ps(v, 1));
+}
+
+inline f64 load_as_double(const float *p) { return _mm512_cvtps_pd(_mm256_loadu_ps(p)); }
+inline f64 load_as_double(const double *p) { return load(p); }
+inline void store_rounded(float *p, f64 v) { _mm256_storeu_ps(p, _mm512_cvtpd_ps(v)); }
+inline void store_rounded(double *p, f64 v) { store(p, v); }
+
+// 128 bits from or to each of the rows 0, BY, 2 BY and 3 BY.
+template <int BY> inline f32 load_quarters(const float *const *at, std::ptrdiff_t j) {
+    const f32 v = _mm512_castps128_ps512(_mm_loadu_ps(at[0] + j)), w = _mm512_insertf32x4(v, _mm_loadu_ps(at[BY] + j), 1);
+    return _mm512_insertf32x4(_mm512_insertf32x4(w, _mm_loadu_ps(at[2 * BY] + j), 2), _mm_loadu_ps(at[3 * BY] + j), 3);
+}
+template <int BY> inline f64 load_quarters(const double *const *at, std::ptrdiff_t j) {
+    const f64 v = _mm512_castpd128_pd512(_mm_loadu_pd(at[0] + j)), w = _mm512_insertf64x2(v, _mm_loadu_pd(at[BY] + j), 1);
+    return _mm512_insertf64x2(_mm512_insertf64x2(w, _mm_loadu_pd(at[2 * BY] + j), 2), _mm_loadu_pd(at[3 * BY] + j), 3);
+}
+template <int BY> inline void store_quarters(float *const *at, std::ptrdiff_t j, f32 v) {
+    _mm_storeu_ps(at[0] + j, _mm512_castps512_ps128(v));
+    _mm_storeu_ps(at[BY] + j, _mm512_extractf32x4_ps(v, 1));
+    _mm_storeu_ps(at[2 * BY] + j, _mm512_extractf32x4_ps(v, 2));
+    _mm_storeu_ps(at[3 * BY] + j, _mm512_extractf32x4_ps(v, 3));
+}
+template <int BY> inline void store_quarters(double *const *at, std::ptrdiff_t j, f64 v) {
+    _mm_storeu_pd(at[0] + j, _mm512_castpd512_pd128(v));
+    _mm_storeu_pd(at[BY] + j, _mm512_extractf64x2_pd(v, 1));
+    _mm_storeu_pd(at[2 * BY] + j, _mm512_extractf64x2_pd(v, 2));
+    _mm_storeu_pd(at[3 * BY] + j, _mm512_extractf64x2_pd(v, 3));
+}
+inline void transpose_in_quarters(f32 *r) {
+    const f32 a = _mm512_unpacklo_ps(r[0], r[1]), b = _mm512_unpacklo_ps(r[2], r[3]);
+    const f32 c = _mm512_unpackhi_ps(r[0], r[1]), d = _mm512_unpackhi_ps(r[2], r[3]);
+    r[0] = _mm512_shuffle_ps(a, b, 0x44);
+    r[1] = _mm512_shuffle_ps(a, b, 0xee);
+    r[2] = _mm512_shuffle_ps(c, d, 0x44);
+    r[3] = _mm512_shuffle_ps(c, d, 0xee);
+}
+inline void transpose_in_quarters(f64 *r) {
+    const f64 a = r[0], b = r[1];
+    r[0] = _mm512_unpacklo_pd(a, b);
+    r[1] = _mm512_unpackhi_pd(a, b);
+}
+// The quarters of four registers, BY apart.
+template <int BY> inline void transpose_quarters(f32 *r) {
+    const f32 a = _mm512_shuffle_f32x4(r[0], r[BY], 0x44), b = _mm512_shuffle_f32x4(r[2 * BY], r[3 * BY], 0x44);
+    const f32 c = _mm512_shuffle_f32x4(r[0], r[BY], 0xee), d = _mm512_shuffle_f32x4(r[2 * BY], r[3 * BY], 0xee);
+    r[0] = _mm512_shuffle_f32x4(a, b, 0x88);
+    r[BY] = _mm512_shuffle_f32x4(a, b, 0xdd);
+    r[2 * BY] = _mm512_shuffle_f32x4(c, d, 0x88);
+    r[3 * BY] = _mm512_shuffle_f32x4(c, d, 0xdd);
+}
+template <int BY> inline void transpose_quarters(f64 *r) {
+    f32 all[3 * BY + 1];
+    for (int i = 0; i < 4 * BY; i += BY) all[i] = _mm512_castpd_ps(r[i]);
+    transpose_quarters<BY>(all);
+    for (int i = 0; i < 4 * BY; i += BY) r[i] = _mm512_castps_pd(all[i]);
 }
 
 inline double first(f32 v) { return _mm512_cvtss_f32(v); }

@@ -1,5 +1,7 @@
-// Plain C++ for any CPU of any architecture: a whole Vec as an array that the compiler may vectorise. No fused
-// multiply-add is assumed: fma rounds twice. See vec.hpp for what each function means.
+// Plain C++ for the architectures that have no header of their own: 128-bit registers as arrays, which the compiler may
+// keep in vectors. No fused multiply-add is assumed: fma rounds twice. See vec.hpp for what each function means.
+//
+// On x86-64 vec_sse2.hpp stands in for it; -DSOFTXENT_SCALAR chooses this one there too, for tests.
 #pragma once
 
 #include <cmath>
@@ -8,75 +10,78 @@
 
 namespace softxent::isa {
 
-template <class T, int N> struct Lanes { T lane[N]; };
-using f32 = Lanes<float, 16>;
-using f64 = Lanes<double, 8>;
-constexpr int IN_FLIGHT = 1;                                   // registers that exp works on side by side
+template <class T> struct Array {
+    static constexpr int lanes = 16 / sizeof(T);
+    T lane[lanes];
+};
+using f32 = Array<float>;
+using f64 = Array<double>;
+constexpr int IN_FLIGHT = 4;                                   // registers that exp works on side by side
 
-template <class T, int N, class F> SOFTXENT_INLINE Lanes<T, N> fill_lanes(F f) {
-    Lanes<T, N> out;
-    for (int i = 0; i < N; ++i) out.lane[i] = f(i);
+// f of each lane's number.
+template <class T, class F> SOFTXENT_INLINE Array<T> each_lane(F f) {
+    Array<T> out;
+    for (int i = 0; i < out.lanes; ++i) out.lane[i] = f(i);
     return out;
 }
 
-SOFTXENT_INLINE f32 broadcast(float x) { return fill_lanes<float, 16>([&](int) { return x; }); }
-SOFTXENT_INLINE f64 broadcast(double x) { return fill_lanes<double, 8>([&](int) { return x; }); }
-SOFTXENT_INLINE f32 load(const float *p) { return fill_lanes<float, 16>([&](int i) { return p[i]; }); }
-SOFTXENT_INLINE f64 load(const double *p) { return fill_lanes<double, 8>([&](int i) { return p[i]; }); }
-
+template <class T> SOFTXENT_INLINE Array<T> broadcast(T x) { return each_lane<T>([&](int) { return x; }); }
+SOFTXENT_INLINE f32 load(const float *p) { return each_lane<float>([&](int i) { return p[i]; }); }
+SOFTXENT_INLINE f64 load(const double *p) { return each_lane<double>([&](int i) { return p[i]; }); }
 template <int F, int B> SOFTXENT_INLINE f32 load(const Small<F, B> *p) {
-    return fill_lanes<float, 16>([&](int i) { return static_cast<float>(static_cast<double>(p[i])); });
+    return each_lane<float>([&](int i) { return static_cast<float>(static_cast<double>(p[i])); });
 }
-template <int F, int B> SOFTXENT_INLINE void store(Small<F, B> *p, const f32 &v) {
-    for (int i = 0; i < 16; ++i) p[i] = Small<F, B>(static_cast<double>(v.lane[i]));
+template <class T> SOFTXENT_INLINE Array<T> load_first(const T *p, int n, const Array<T> &fill) {
+    return each_lane<T>([&](int i) { return i < n ? p[i] : fill.lane[i]; });
 }
-
-template <class T, int N> SOFTXENT_INLINE void store_first(T *p, int n, const Lanes<T, N> &v) {
+template <class T> SOFTXENT_INLINE void store_first(T *p, int n, const Array<T> &v) {
     for (int i = 0; i < n; ++i) p[i] = v.lane[i];
 }
-template <class T, int N> SOFTXENT_INLINE void store(T *p, const Lanes<T, N> &v) { store_first(p, N, v); }
-template <class T, int N> SOFTXENT_INLINE Lanes<T, N> load_first(const T *p, int n, Lanes<T, N> out) {
-    for (int i = 0; i < n; ++i) out.lane[i] = p[i];
-    return out;
+template <class T> SOFTXENT_INLINE void store(T *p, const Array<T> &v) { store_first(p, v.lanes, v); }
+template <class T> SOFTXENT_INLINE void stream(T *p, const Array<T> &v) { store(p, v); }
+inline void fence_streams() {}
+template <int F, int B> SOFTXENT_INLINE void store(Small<F, B> *p, const f32 &v) {
+    for (int i = 0; i < v.lanes; ++i) p[i] = Small<F, B>(static_cast<double>(v.lane[i]));
 }
 
-template <class T, int N> SOFTXENT_INLINE Lanes<T, N> add(const Lanes<T, N> &a, const Lanes<T, N> &b) {
-    return fill_lanes<T, N>([&](int i) { return a.lane[i] + b.lane[i]; });
+template <class T> SOFTXENT_INLINE Array<T> add(const Array<T> &a, const Array<T> &b) {
+    return each_lane<T>([&](int i) { return a.lane[i] + b.lane[i]; });
 }
-template <class T, int N> SOFTXENT_INLINE Lanes<T, N> sub(const Lanes<T, N> &a, const Lanes<T, N> &b) {
-    return fill_lanes<T, N>([&](int i) { return a.lane[i] - b.lane[i]; });
+template <class T> SOFTXENT_INLINE Array<T> sub(const Array<T> &a, const Array<T> &b) {
+    return each_lane<T>([&](int i) { return a.lane[i] - b.lane[i]; });
 }
-template <class T, int N> SOFTXENT_INLINE Lanes<T, N> mul(const Lanes<T, N> &a, const Lanes<T, N> &b) {
-    return fill_lanes<T, N>([&](int i) { return a.lane[i] * b.lane[i]; });
+template <class T> SOFTXENT_INLINE Array<T> mul(const Array<T> &a, const Array<T> &b) {
+    return each_lane<T>([&](int i) { return a.lane[i] * b.lane[i]; });
 }
-template <class T, int N> SOFTXENT_INLINE Lanes<T, N> div(const Lanes<T, N> &a, const Lanes<T, N> &b) {
-    return fill_lanes<T, N>([&](int i) { return a.lane[i] / b.lane[i]; });
+template <class T> SOFTXENT_INLINE Array<T> div(const Array<T> &a, const Array<T> &b) {
+    return each_lane<T>([&](int i) { return a.lane[i] / b.lane[i]; });
 }
-template <class T, int N> SOFTXENT_INLINE Lanes<T, N> fma(const Lanes<T, N> &a, const Lanes<T, N> &b, const Lanes<T, N> &c) {
-    return fill_lanes<T, N>([&](int i) { return a.lane[i] * b.lane[i] + c.lane[i]; });
+template <class T> SOFTXENT_INLINE Array<T> fma(const Array<T> &a, const Array<T> &b, const Array<T> &c) {
+    return add(mul(a, b), c);
 }
-inline f64 exact_fma(const f64 &a, const f64 &b, const f64 &c) {    // a library call, for the few that matter
-    return fill_lanes<double, 8>([&](int i) { return std::fma(a.lane[i], b.lane[i], c.lane[i]); });
+inline f64 exact_fma(const f64 &a, const f64 &b, const f64 &c) {    // may be a library call
+    return each_lane<double>([&](int i) { return std::fma(a.lane[i], b.lane[i], c.lane[i]); });
 }
-template <class T, int N> SOFTXENT_INLINE Lanes<T, N> maximum(const Lanes<T, N> &a, const Lanes<T, N> &b) {
-    return fill_lanes<T, N>([&](int i) { return a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]; });
+template <class T> SOFTXENT_INLINE Array<T> maximum(const Array<T> &a, const Array<T> &b) {
+    return each_lane<T>([&](int i) { return a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]; });
 }
-template <class T, int N>
-SOFTXENT_INLINE Lanes<T, N> select_equal(const Lanes<T, N> &a, const Lanes<T, N> &b, const Lanes<T, N> &yes, const Lanes<T, N> &no) {
-    return fill_lanes<T, N>([&](int i) { return a.lane[i] == b.lane[i] ? yes.lane[i] : no.lane[i]; });
-}
-template <class T, int N> SOFTXENT_INLINE unsigned equal_bits(const Lanes<T, N> &a, const Lanes<T, N> &b) {
+
+template <class T> SOFTXENT_INLINE unsigned equal_bits(const Array<T> &a, const Array<T> &b) {
     unsigned bits = 0;
-    for (int i = 0; i < N; ++i) bits |= static_cast<unsigned>(a.lane[i] == b.lane[i]) << i;
+    for (int i = 0; i < a.lanes; ++i) bits |= static_cast<unsigned>(a.lane[i] == b.lane[i]) << i;
     return bits;
+}
+template <class T>
+SOFTXENT_INLINE Array<T> select_equal(const Array<T> &a, const Array<T> &b, const Array<T> &yes, const Array<T> &no) {
+    return each_lane<T>([&](int i) { return a.lane[i] == b.lane[i] ? yes.lane[i] : no.lane[i]; });
 }
 
 // The low bits of the representation moved up to where the exponent is.
-template <class Bits, class T, int N> SOFTXENT_INLINE Lanes<T, N> shift_left(const Lanes<T, N> &v, int by) {
-    Bits bits[N];
+template <class Bits, class T> SOFTXENT_INLINE Array<T> shift_left(const Array<T> &v, int by) {
+    Bits bits[v.lanes];
     std::memcpy(bits, v.lane, sizeof bits);
     for (Bits &b : bits) b <<= by;
-    Lanes<T, N> out;
+    Array<T> out;
     std::memcpy(out.lane, bits, sizeof bits);
     return out;
 }
@@ -85,23 +90,40 @@ SOFTXENT_INLINE f64 shift_to_exponent(const f64 &v) { return shift_left<std::uin
 
 // floor(log2 v) of a positive, normal v; any number for NaN.
 SOFTXENT_INLINE f64 exponent(const f64 &v) {
-    std::uint64_t bits[8];
+    std::uint64_t bits[f64::lanes];
     std::memcpy(bits, v.lane, sizeof bits);
-    return fill_lanes<double, 8>([&](int i) { return static_cast<double>(static_cast<int>(bits[i] >> 52) - 1023); });
+    return each_lane<double>([&](int i) { return static_cast<double>(static_cast<int>(bits[i] >> 52) - 1023); });
 }
 
 SOFTXENT_INLINE void widen(const f32 &v, f64 *out) {
-    for (int i = 0; i < 16; ++i) out[i / 8].lane[i % 8] = v.lane[i];
+    for (int i = 0; i < v.lanes; ++i) out[i / 2].lane[i % 2] = v.lane[i];
 }
 
-template <class T, int N> SOFTXENT_INLINE double first(const Lanes<T, N> &v) { return v.lane[0]; }
-SOFTXENT_INLINE double total(f64 v) {
-    for (int n = 4; n > 0; n /= 2)
-        for (int i = 0; i < n; ++i) v.lane[i] += v.lane[i + n];
-    return v.lane[0];
+template <class T> SOFTXENT_INLINE f64 load_as_double(const T *p) {
+    return each_lane<double>([&](int i) { return p[i]; });
 }
-template <class T, int N> SOFTXENT_INLINE double largest(Lanes<T, N> v) {
-    for (int n = N / 2; n > 0; n /= 2)
+template <class T> SOFTXENT_INLINE void store_rounded(T *p, const f64 &v) {
+    for (int i = 0; i < v.lanes; ++i) p[i] = static_cast<T>(v.lane[i]);
+}
+
+// A register is one 128-bit quarter of a Vec: there is one row to load or store, and nothing between quarters to transpose.
+template <int, class T> SOFTXENT_INLINE Array<T> load_quarters(const T *const *at, std::ptrdiff_t j) { return load(at[0] + j); }
+template <int, class T> SOFTXENT_INLINE void store_quarters(T *const *at, std::ptrdiff_t j, const Array<T> &v) { store(at[0] + j, v); }
+template <class T> SOFTXENT_INLINE void transpose_in_quarters(Array<T> *r) {
+    for (int row = 1; row < r->lanes; ++row) {
+        for (int i = 0; i < row; ++i) {
+            const T above = r[i].lane[row];
+            r[i].lane[row] = r[row].lane[i];
+            r[row].lane[i] = above;
+        }
+    }
+}
+template <int, class T> SOFTXENT_INLINE void transpose_quarters(Array<T> *) {}
+
+template <class T> SOFTXENT_INLINE double first(const Array<T> &v) { return v.lane[0]; }
+SOFTXENT_INLINE double total(const f64 &v) { return v.lane[0] + v.lane[1]; }
+template <class T> SOFTXENT_INLINE double largest(Array<T> v) {
+    for (int n = v.lanes / 2; n > 0; n /= 2)
         for (int i = 0; i < n; ++i) v.lane[i] = v.lane[i] > v.lane[i + n] ? v.lane[i] : v.lane[i + n];
     return v.lane[0];
 }

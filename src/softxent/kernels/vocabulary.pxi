@@ -1,69 +1,141 @@
 # The C++ headers, as the kernels see them. Cython deduces the template arguments from the operands.
 
 from libc.math cimport INFINITY, fabs
+from libc.stdint cimport int64_t
 
 cdef extern from "vec.hpp" namespace "softxent" nogil:
     cdef cppclass Vec[T]:
         Vec()
         Vec(double)
+        Vec operator+(Vec)
+        Vec operator-(Vec)
         Vec operator*(Vec)
+
+    cdef cppclass Lanes[T]:
+        Lanes()
+        Lanes(double)
+        Lanes operator-(Lanes)
+        Lanes operator*(Lanes)
 
     cdef cppclass Block[T]:
         Block()
         Block(double)
         Block operator*(Block)
 
+    Py_ssize_t vec_lanes[T](const T*)
+    Py_ssize_t lanes_of[T](const T*)
+    Py_ssize_t block_lanes[T](const T*)
+    Py_ssize_t line_start[T](const T*, Py_ssize_t n)
+    Vec[T] load[T](const T*)
+    Lanes[T] load_lanes[T](const T*)
+    Block[T] load_block[T](const T*)
+    Vec[T] load_first[T](const T*, Py_ssize_t n, double fill)
+    Lanes[T] load_lanes_first[T](const T*, Py_ssize_t n, double fill)
+    Vec[double] load_as_double[T](const T*)
+    void store_as_double[T](double*, Lanes[T])
+    void store[T](T*, Vec[T])
+    void store[T](T*, Lanes[T])
+    void store[T](T*, Block[T])
+    void stream[T](T*, Block[T])
+    void fence_streams()
+    void store_first[T](T*, Py_ssize_t n, Vec[T])
+    void store_first[T](T*, Py_ssize_t n, Lanes[T])
+    void store_rounded[T](T*, Vec[double])
+    void prefetch(const char*, Py_ssize_t n_bytes)
+    const Py_ssize_t TILE_BYTES
+    cdef cppclass Tile[T]:
+        Tile()
+        T* space
+
+    const Py_ssize_t COLUMNS
+    void rows_to_lanes[T](T** at, Py_ssize_t n, T* tile)
+    void lanes_to_rows[T](const T* tile, Py_ssize_t n, T** at)
+    Vec[T] fma[T](Vec[T], Vec[T], Vec[T])
+    Block[T] fma[T](Block[T], Block[T], Block[T])
+    Lanes[T] fma[T](Lanes[T], Lanes[T], Lanes[T])
+    Vec[T] maximum[T](Vec[T], Vec[T])
+    Lanes[T] maximum[T](Lanes[T], Lanes[T])
+    Block[T] maximum[T](Block[T], Block[T])
+    Vec[T] select_equal[T](Vec[T], Vec[T], Vec[T], Vec[T])
+    Lanes[T] select_equal[T](Lanes[T], Lanes[T], Lanes[T], Lanes[T])
+    unsigned int equal_bits[T](Vec[T], Vec[T])
+    int lowest_bit(unsigned int)
+    Vec[T] without_lane[T](Vec[T], Py_ssize_t lane)
+    Block[T] without_lane[T](Block[T], Py_ssize_t lane)
+    Vec[T] fold_sum[T](Block[T])
+    Vec[T] fold_largest[T](Block[T])
+    double first[T](Vec[T])
+    double largest[T](Vec[T])
+
+cdef extern from "rowmath.hpp" namespace "softxent" nogil:
+    cdef cppclass Carried[T]:
+        Carried()
+        Carried(T sum, T lost)
+        Carried operator+(Carried)
+        T less(T taken_off, T* rounded)
+
     cdef cppclass Sum[T]:
         Sum()
         void add(Vec[T])
-        void add_gaps(Vec[T] weights, Vec[T] x, double top)
-        double value()
-        double value_less(double taken_off, double* rounded)
+        void add_gaps(Vec[T] weights, Vec[T] x, Vec[T] top)
+        Carried[double] value()
 
-    cdef cppclass Unit[T]:
-        double high
-        double low
+    cdef cppclass Unit[T, D]:
+        D shift
+        D n0
         Unit()
-        Unit(double)
+        Unit(D m)
 
-    Py_ssize_t vec_lanes[T](const T*)
-    Py_ssize_t line_start[T](const T*, Py_ssize_t n)
-    Py_ssize_t block_lanes[T](const T*)
-    Vec[T] load[T](const T*)
-    Vec[T] load_first[T](const T*, Py_ssize_t n, double fill)
-    Block[T] load_block[T](const T*)
-    void store[T](T*, Vec[T])
-    void store[T](T*, Block[T])
-    void store_first[T](T*, Py_ssize_t n, Vec[T])
-    Vec[T] fold_sum[T](Block[T])
-    Vec[T] fma[T](Vec[T], Vec[T], Vec[T])
-    Vec[T] maximum[T](Vec[T], Vec[T])
-    Block[T] maximum[T](Block[T], Block[T])
-    Vec[T] without_lane[T](Vec[T], Py_ssize_t lane)
-    Vec[T] exp[T](Vec[T], const Unit[T]&)
-    Block[T] exp[T](Block[T], const Unit[T]&)
-    unsigned int equal_bits[T](Vec[T], Vec[T])
-    int lowest_bit(unsigned int)
-    double first[T](Vec[T])
-    double largest[T](Vec[T])
-    Vec[T] fold_largest[T](Block[T])
+    cdef cppclass RowNumbers:
+        double* R
+        double* R_low
+        double* over
+        double* n0
+        double* mass
+        double* cross
+
+    cdef cppclass Denominator[T, D]:
+        D sum
+        Denominator()
+        Denominator(D R, D R_low, D e_top)
+        D under(D)
+
+    Vec[T] exp[T](Vec[T], const Unit[T, T]&)
+    Lanes[T] exp[T](Lanes[T], const Unit[T, Lanes[T]]&)
+    Block[T] exp[T](Block[T], const Unit[T, T]&)
+    void lane_sums[T](const T* v, Py_ssize_t n, const T* left_out, const T* taken_off, double* values, double* rounded)
+    void lane_gaps[T](const T* x, const T* t, Py_ssize_t n, const T* m, const T* left_out, double* gaps, double* weights)
     double rounded_off(double a, double b, double sum)
-    double divide[T](const T*, double a, double b, double b_low)
     double smallest_normal[T](const T*)
     double unit_size[T](const T*)
     Vec[double] log1p(Vec[double])
-    Vec[double] row_losses(
-        Vec[double] R, Vec[double] R_low, Vec[double] high, Vec[double] low, double unit_size, Vec[double] mass,
-        Vec[double] cross)
+    void row_losses[T](const T*, const RowNumbers&, int count, double* losses)
+
+    cdef cppclass Part:
+        Carried[double] R
+        Carried[double] rest
+        Carried[double] cross
+        Py_ssize_t top
+        double at_top
+
+    cdef cppclass LaneGroup[T]:
+        int64_t* label
+        T* m
+        T* e_top
+        T* top
+        double* rest
+        T* factor
+        T* special
+        T* value
+        Unit[T, Lanes[T]] unit
 
 cdef extern from "elements.hpp" namespace "softxent" nogil:
     cdef cppclass Element:
         double (*read)(const char*)
         void (*write)(char*, double)
-        long long (*read_label)(const char*)
         void (*read_row)(const char*, float*, Py_ssize_t n)
         void (*write_row)(char*, const float*, Py_ssize_t n)
-        bint (*are_labels)(const char*, Py_ssize_t stride, Py_ssize_t n, long long n_classes)
+        bint (*read_labels)(const char*, Py_ssize_t stride, Py_ssize_t n, int64_t n_classes, int64_t* to)
 
     const char BFLOAT16
     Element element_of(char kind, Py_ssize_t itemsize, bint swapped)
@@ -76,3 +148,7 @@ cdef extern from "threads.hpp" namespace "softxent" nogil:
 ctypedef fused storage:
     float
     double
+
+cdef enum:
+    MAX_LANES = 32              # of Lanes[float]
+    ROWS_AT_ONCE = 8            # lanes of Vec[double]

@@ -1,0 +1,134 @@
+# The narrow kernel: as many rows at once as Lanes has lanes, a row to a lane, class by class.
+#
+# It computes what the wide kernel in rows.pxi computes, by the same operations in the same order for each row, so the two
+# agree to the bit and a call may use either. What is added across lanes there is added across classes here.
+#
+# The logits stand in a tile, class c of lane k at x[c * lanes_of(x) + k], and are overwritten by the exponentials and then
+# by the gradient. The phases follow each other as the functions stand here; what one knows for the next is in LaneGroup.
+
+
+cdef inline void find_top(LaneGroup[storage]* group, const storage* x, Py_ssize_t n, RowNumbers* rows) noexcept nogil:
+    """The maximum of each lane, NaNs passed over, the unit that follows from it, and its exponential."""
+    cdef Lanes[storage] m = Lanes[storage](-INFINITY)
+    cdef Py_ssize_t i
+    for i in range(n):
+        m = maximum(load_lanes(x + i * lanes_of(x)), m)
+    group.unit = Unit[storage, Lanes[storage]](m)
+    store_as_double(rows.over, m - group.unit.shift)
+    store_as_double(rows.n0, group.unit.n0)
+    store(group.m, m)
+    store(group.e_top, exp(m, group.unit))
+
+
+cdef inline Lanes[storage] at_labels(const LaneGroup[storage]* group, const storage* x) noexcept nogil:
+    cdef storage[MAX_LANES] picked
+    cdef Py_ssize_t lane
+    for lane in range(lanes_of(x)):
+        picked[lane] = x[group.label[lane] * lanes_of(x) + lane]
+    return load_lanes(&picked[0])
+
+
+cdef inline void find_labels(LaneGroup[storage]* group, const storage* x, Py_ssize_t count, RowNumbers* rows) noexcept nogil:
+    """label_target of each lane; only `count` have a label."""
+    cdef storage[MAX_LANES] picked
+    cdef Py_ssize_t i
+    for i in range(count, lanes_of(x)):
+        group.label[i] = 0
+    store(picked, at_labels(group, x))
+    for i in range(lanes_of(x)):
+        rows.mass[i] = 1
+        rows.cross[i] = <double> group.m[i] - <double> picked[i]
+        group.rest[i] = 0
+        group.special[i] = <storage> group.label[i]
+    store(group.top, select_equal(
+        load_lanes(&picked[0]), load_lanes(group.m), load_lanes(group.special), Lanes[storage](-1)))
+
+
+cdef inline void find_distributions(
+    LaneGroup[storage]* group, const storage* x, const storage* t, Py_ssize_t n, RowNumbers* rows
+) noexcept nogil:
+    """distribution_target of each lane."""
+    cdef Lanes[storage] top = Lanes[storage](-1), at_top = Lanes[storage](0), m = load_lanes(group.m)
+    cdef Lanes[storage] logits, weights, here, zero = at_top
+    cdef storage[MAX_LANES] weight_at_top
+    cdef Py_ssize_t i, c
+    for c in range(n - 1, -1, -1):
+        i = c * lanes_of(x)
+        logits = load_lanes(x + i)
+        weights = load_lanes(t + i)
+        here = select_equal(logits, m, Lanes[storage](<double> c), top)
+        top = select_equal(weights, zero, top, here)
+        at_top = select_equal(top, Lanes[storage](<double> c), weights, at_top)
+    store(group.top, top)
+    store(weight_at_top, at_top)
+    lane_gaps(x, t, n, group.m, group.top, rows.cross, group.rest)
+    for i in range(lanes_of(x)):
+        rows.mass[i] = group.rest[i] + weight_at_top[i]
+
+
+cdef inline void take_exponentials(LaneGroup[storage]* group, storage* x, Py_ssize_t n, RowNumbers* rows) noexcept nogil:
+    """The logits become exponentials, R of each lane their sum."""
+    cdef Unit[storage, Lanes[storage]] unit = group.unit
+    cdef storage[MAX_LANES] taken_off
+    cdef Py_ssize_t c
+    for c in range(n):
+        store(x + c * lanes_of(x), exp(load_lanes(x + c * lanes_of(x)), unit))
+    store(taken_off, select_equal(load_lanes(group.top), Lanes[storage](-1), load_lanes(group.e_top), Lanes[storage](0)))
+    lane_sums(x, n, group.top, &taken_off[0], rows.R, rows.R_low)
+
+
+cdef inline void find_factors(
+    LaneGroup[storage]* group, storage* e, Py_ssize_t n, double scale, bint has_labels, RowNumbers* rows
+) noexcept nogil:
+    """What makes the gradient of the exponentials, as in visit_row."""
+    cdef Vec[double] R, e_top, mass, factor, least = Vec[double](-INFINITY), zero = Vec[double](0), none = Vec[double](-1)
+    cdef Denominator[storage, Vec[double]] whole
+    cdef Lanes[storage] label = load_lanes(group.special), at_label
+    cdef Py_ssize_t i = 0
+    while i < lanes_of(e):
+        R = load(rows.R + i)
+        e_top = load_as_double(group.e_top + i)
+        mass = load(rows.mass + i)
+        whole = Denominator[storage, Vec[double]](R, load(rows.R_low + i), e_top)
+        factor = whole.under(Vec[double](scale) * mass)
+        least = maximum(zero - maximum(factor, zero - factor), least)
+        store_rounded(group.factor + i, factor)
+        # Where R < e_top, the top has more than half of the probability.
+        store_rounded(group.special + i, select_equal(maximum(R, e_top), R, none, load_as_double(group.top + i)))
+        store_rounded(group.value + i, Vec[double](scale) * (load(group.rest + i) - mass * whole.under(R)))
+        i += ROWS_AT_ONCE
+    if largest(least) > -smallest_normal(e):
+        take_units_out(group, e, n, scale, rows)
+    if has_labels:
+        at_label = fma(at_labels(group, e), load_lanes(group.factor), Lanes[storage](-scale))
+        store(group.value, select_equal(load_lanes(group.special), label, load_lanes(group.value), at_label))
+        store(group.special, label)
+
+
+cdef void take_units_out(LaneGroup[storage]* group, storage* e, Py_ssize_t n, double scale, const RowNumbers* rows) noexcept nogil:
+    """The factors of targets of next to no mass, as in visit_row."""
+    cdef Denominator[storage, double] whole
+    cdef Py_ssize_t lane, c
+    for lane in range(lanes_of(e)):
+        whole = Denominator[storage, double](rows.R[lane], rows.R_low[lane], group.e_top[lane])
+        if fabs(whole.under(scale * rows.mass[lane])) < smallest_normal(e):
+            group.factor[lane] = <storage> (scale * rows.mass[lane] / (whole.sum / unit_size(e)))
+            for c in range(n):
+                e[c * lanes_of(e) + lane] *= <storage> (1 / unit_size(e))
+
+
+cdef inline void take_gradients(
+    LaneGroup[storage]* group, storage* e, const storage* t, Py_ssize_t n, double scale
+) noexcept nogil:
+    """The exponentials become the gradient times `scale`; t is NULL for labels."""
+    cdef Lanes[storage] factor = load_lanes(group.factor), special = load_lanes(group.special)
+    cdef Lanes[storage] value = load_lanes(group.value), minus = Lanes[storage](-scale)
+    cdef Lanes[storage] g
+    cdef Py_ssize_t c, i
+    for c in range(n):
+        i = c * lanes_of(e)
+        if t == NULL:
+            g = load_lanes(e + i) * factor
+        else:
+            g = fma(load_lanes(e + i), factor, load_lanes(t + i) * minus)
+        store(e + i, select_equal(Lanes[storage](<double> c), special, value, g))

@@ -1,0 +1,95 @@
+"""Nothing is read or written before an array's first byte or after its last: there lie pages that nobody may touch.
+
+A kernel that did would end the whole test run with a segmentation fault.
+"""
+
+import ctypes
+import errno
+import mmap
+import os
+import sys
+
+import numpy as np
+import pytest
+from support import FLOATS, HALVES, assert_same_bits, problem, row_by_row
+
+import softxent as sx
+
+pytestmark = [
+    pytest.mark.usefixtures("level"),
+    pytest.mark.skipif(sys.platform != "linux", reason="protects pages as Linux does"),
+]
+
+PAGE = mmap.PAGESIZE
+SIZE = 1 << 20
+PROT_NONE = 0
+
+# Around the numbers of lanes; from what vectors and columns leave over to where the tiles of the narrow kernel fill up.
+ROWS = (1, 8, 9, 16, 31, 33)
+CLASSES = (1, 2, 3, 4, 5, 7, 9, 15, 16, 17, 33, 63, 65, 127, 128, 129, 168, 169, 252, 253, 481, 482, 497, 1000)
+
+
+class Guarded:
+    """Memory between two pages that nobody may touch."""
+
+    def __init__(self) -> None:
+        self.memory = np.frombuffer(mmap.mmap(-1, SIZE + 2 * PAGE), np.uint8)
+        libc = ctypes.CDLL(None, use_errno=True)
+        for start in (0, PAGE + SIZE):
+            page = ctypes.c_void_p(self.memory.ctypes.data + start)
+            if libc.mprotect(page, ctypes.c_size_t(PAGE), PROT_NONE):
+                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+    def place(self, values: np.ndarray, at_end: bool, backwards: bool) -> np.ndarray:
+        """A copy whose last byte, or first byte, is the last, or first, that may be touched."""
+        start = PAGE + (SIZE - values.nbytes if at_end else 0)
+        array = np.ndarray(values.shape, values.dtype, self.memory, start)
+        if backwards:
+            array = array[::-1]
+        array[...] = values
+        return array
+
+
+@pytest.fixture(scope="module")
+def guarded() -> tuple[Guarded, ...]:
+    """For logits, targets and gradient."""
+    return Guarded(), Guarded(), Guarded()
+
+
+@pytest.mark.parametrize("backwards", [False, True], ids=["forwards", "backwards"])
+@pytest.mark.parametrize("at_end", [False, True], ids=["start", "end"])
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("kind", ["labels", "soft"])
+@pytest.mark.parametrize("dtype", FLOATS + HALVES)
+def test_every_array_next_to_a_guard(
+    guarded: tuple[Guarded, ...], dtype: str, kind: str, axis: int, at_end: bool, backwards: bool
+) -> None:
+    for_logits, for_targets, for_grad = guarded
+    for n_classes in CLASSES:
+        logits, targets = problem((max(ROWS), n_classes), kind, dtype)
+        losses, grad = row_by_row(logits, targets)
+        for n_rows in ROWS:
+            labels = targets.astype("i1" if n_classes < 128 else "i2") if kind == "labels" else None
+            values = logits[:n_rows], (targets if labels is None else labels)[:n_rows], grad[:n_rows]
+            x, t, g = (a.T if axis == 0 and a.ndim == 2 else a for a in values)
+            x, t = for_logits.place(x, at_end, backwards), for_targets.place(t, at_end, backwards)
+            out = for_grad.place(np.zeros_like(g), at_end, backwards)
+            assert_same_bits(sx.cross_entropy(x, t, axis=axis, reduction="none"), losses[:n_rows])
+            for into in (out, x):
+                sx.value_and_grad(x, t, axis=axis, reduction="sum", out=into)
+                assert_same_bits(into, g)
+
+
+@pytest.mark.parametrize("at_end", [False, True], ids=["start", "end"])
+def test_the_guard_is_there(guarded: tuple[Guarded, ...], at_end: bool) -> None:
+    """The system, asked to read a byte on either side of the edge, says that it cannot beyond it."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    ends = os.pipe()
+    for region in guarded:
+        byte = region.place(np.zeros(1, np.uint8), at_end, False).ctypes.data
+        assert libc.write(ends[1], ctypes.c_void_p(byte), ctypes.c_size_t(1)) == 1
+        beyond = ctypes.c_void_p(byte + (1 if at_end else -1))
+        assert libc.write(ends[1], beyond, ctypes.c_size_t(1)) == -1
+        assert ctypes.get_errno() == errno.EFAULT
+    for end in ends:
+        os.close(end)
