@@ -48,10 +48,13 @@ class BuildWithFlags(build_ext):
                     "-fvisibility=hidden", *gnu_flags,
                 ]  # fmt: skip
                 if is_kernel and self.is_gcc():
-                    # The passes over a row belong inside the loop over rows: calls between them cost a fifth of the
-                    # time of a narrow row. And GCC's own AVX-512 headers use undefined registers on purpose.
+                    # The sweeps over a row belong inside the loop over rows, and what is declared inline is inlined,
+                    # however much that grows; the phases of the narrow kernel are better apart (up to a quarter of the
+                    # time). And GCC's own AVX-512 headers use undefined registers on purpose.
                     extension.extra_compile_args += [
-                        "-finline-limit=20000", "--param=large-function-growth=2000", "-Wno-maybe-uninitialized",
+                        "--param=max-inline-insns-single=10000", "--param=large-function-growth=2000",
+                        "--param=large-stack-frame-growth=100000", "--param=inline-unit-growth=1000",
+                        "-fno-inline-functions-called-once", "-Wno-maybe-uninitialized",
                     ]  # fmt: skip
             if is_kernel:
                 extension.extra_compile_args += openmp_compile

@@ -8,6 +8,7 @@ import errno
 import mmap
 import os
 import sys
+from itertools import product
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ SIZE = 1 << 20
 PROT_NONE = 0
 
 # Around the numbers of lanes; from what vectors and columns leave over to where the tiles of the narrow kernel fill up.
-ROWS = (1, 8, 9, 16, 31, 33)
+ROWS = (1, 9, 32, 33)
 CLASSES = (1, 2, 3, 4, 5, 7, 9, 15, 16, 17, 33, 63, 65, 127, 128, 129, 168, 169, 252, 253, 481, 482, 497, 1000)
 
 
@@ -56,28 +57,24 @@ def guarded() -> tuple[Guarded, ...]:
     return Guarded(), Guarded(), Guarded()
 
 
-@pytest.mark.parametrize("backwards", [False, True], ids=["forwards", "backwards"])
-@pytest.mark.parametrize("at_end", [False, True], ids=["start", "end"])
-@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("n_classes", CLASSES)
 @pytest.mark.parametrize("kind", ["labels", "soft"])
 @pytest.mark.parametrize("dtype", FLOATS + HALVES)
-def test_every_array_next_to_a_guard(
-    guarded: tuple[Guarded, ...], dtype: str, kind: str, axis: int, at_end: bool, backwards: bool
-) -> None:
-    for_logits, for_targets, for_grad = guarded
-    for n_classes in CLASSES:
-        logits, targets = problem((max(ROWS), n_classes), kind, dtype)
-        losses, grad = row_by_row(logits, targets)
-        for n_rows in ROWS:
-            labels = targets.astype("i1" if n_classes < 128 else "i2") if kind == "labels" else None
-            values = logits[:n_rows], (targets if labels is None else labels)[:n_rows], grad[:n_rows]
-            x, t, g = (a.T if axis == 0 and a.ndim == 2 else a for a in values)
-            x, t = for_logits.place(x, at_end, backwards), for_targets.place(t, at_end, backwards)
-            out = for_grad.place(np.zeros_like(g), at_end, backwards)
-            assert_same_bits(sx.cross_entropy(x, t, axis=axis, reduction="none"), losses[:n_rows])
-            for into in (out, x):
-                sx.value_and_grad(x, t, axis=axis, reduction="sum", out=into)
-                assert_same_bits(into, g)
+def test_every_array_next_to_a_guard(guarded: tuple[Guarded, ...], dtype: str, kind: str, n_classes: int) -> None:
+    logits, targets = problem((max(ROWS), n_classes), kind, dtype)
+    losses, grad = row_by_row(logits, targets)
+    if kind == "labels":
+        targets = targets.astype("i1" if n_classes < 128 else "i2")
+    for n_rows, axis, at_end, backwards in product(ROWS, (0, 1), (False, True), (False, True)):
+        x, t, g = (a[:n_rows].T if axis == 0 else a[:n_rows] for a in (logits, targets, grad))
+        x, t, out = (
+            region.place(values, at_end, backwards)
+            for region, values in zip(guarded, (x, t, np.zeros_like(g)), strict=True)
+        )
+        assert_same_bits(sx.cross_entropy(x, t, axis=axis, reduction="none"), losses[:n_rows])
+        for into in (out, x):
+            sx.value_and_grad(x, t, axis=axis, reduction="sum", out=into)
+            assert_same_bits(into, g)
 
 
 @pytest.mark.parametrize("at_end", [False, True], ids=["start", "end"])

@@ -80,7 +80,8 @@ def cross_entropy(
     TypeError
         An argument has a type or dtype that cannot be used, such as labels that are floats.
     ValueError
-        The shapes do not fit, `logits` has no such axis, there is no class, `reduction` is not known, or a label is not a class.
+        The shapes do not fit, `logits` has no such axis, there is no class, `reduction` is not known, or a label is not
+        a class.
 
     See Also
     --------
@@ -192,8 +193,8 @@ def value_and_grad(
     TypeError
         An argument has a type or dtype that cannot be used, such as labels that are floats.
     ValueError
-        The shapes do not fit, `logits` has no such axis, there is no class, `reduction` is not known, a label is not a class, or `out` cannot be
-        written to. Nothing has been written then.
+        The shapes do not fit, `logits` has no such axis, there is no class, `reduction` is not known, a label is not a
+        class, or `out` cannot be written to. Nothing has been written then.
 
     See Also
     --------
@@ -246,8 +247,14 @@ def _visit(
     threads = _threads.setting if n_threads is None else _threads.checked(n_threads, "n_threads")
     mean, per_row = reduction == "mean", reduction == "none"
     guarded = _threads.in_forked_child and threads != 1
-    plain_axis = type(axis) is int and -64 <= axis < 64  # what no array has, the kernel need not see
-    if type(logits) is np.ndarray and logits.dtype.char in "fd" and logits.ndim > 0 and plain_axis and not guarded:
+    if (
+        type(logits) is np.ndarray
+        and logits.dtype.char in "fd"
+        and logits.ndim > 0
+        and type(axis) is int
+        and -64 <= axis < 64  # no array has more axes; a C integer holds it
+        and not guarded
+    ):
         losses = np.empty(shape_without(logits.shape, axis % logits.ndim), logits.dtype) if per_row else None
         grad = np.empty(logits.shape, logits.dtype) if with_grad and out is None else out
         total = _kernels.loss_and_grad(logits, targets, axis, losses, grad, mean, threads)

@@ -7,7 +7,7 @@ cdef enum:
     MAX_BLOCKS = 512
     LOGITS_PER_THREAD = 16384   # less work than this is not worth waking a thread for (measured)
     LANE_BYTES = 128            # what a class takes in the narrow kernel's tile
-    NARROW = 128                # up to as many classes the narrow kernel is the faster one (measured),
+    NARROW_BYTES = 768          # in rows of up to as many bytes the narrow kernel is the faster one (measured),
     FEW_ROWS = 8                # if there are not fewer rows
     PREFETCH_FROM = 262144      # logits: where they no longer stay in a cache near the core
     STREAM_FROM = 4194304       # logits: where a gradient is too large for the caches
@@ -52,8 +52,8 @@ cdef inline void write_row(char* to, const storage* source, const Rows* rows, Py
 
 
 cdef void share_row(
-    const storage* x, storage* e, const storage* t, Py_ssize_t y, storage* g, Py_ssize_t n, double scale, bint streaming,
-    int n_threads, RowNumbers* rows, int k
+    const storage* x, storage* e, const storage* t, Py_ssize_t y, storage* g, Py_ssize_t n, double scale,
+    bint streaming, int n_threads, RowNumbers* rows, int k
 ) noexcept nogil:
     """visit_row, its stretches shared out over the threads."""
     cdef Py_ssize_t length = stretch_length(n), n_stretches = (n + length - 1) // length, i
@@ -61,13 +61,13 @@ cdef void share_row(
     cdef Part parts[MAX_STRETCHES]
     cdef Part row
     cdef Scaling scaling
-    cdef Unit[storage, storage] unit
+    cdef RowUnit[storage] unit
     cdef double m = -INFINITY, e_top
     for i in prange(n_stretches, num_threads=n_threads, schedule="static"):
         tops[i] = row_max(x + i * length, min(length, n - i * length))
     for i in range(n_stretches):
         m = max(m, tops[i])
-    unit = Unit[storage, storage](<storage> m)
+    unit = RowUnit[storage](<storage> m)
     e_top = first(exp(Vec[storage](m), unit))
     for i in prange(n_stretches, num_threads=n_threads, schedule="static"):
         visit_stretch(
@@ -86,7 +86,9 @@ cdef void share_row(
         set_special(&scaling, g)
 
 
-cdef inline void visit_row_of(const Job* job, Py_ssize_t i, storage* scratch, int n_threads, RowNumbers* rows, int k) noexcept nogil:
+cdef inline void visit_row_of(
+    const Job* job, Py_ssize_t i, storage* scratch, int n_threads, RowNumbers* rows, int k
+) noexcept nogil:
     """Visit row i; what cannot be loaded or stored as it is goes through `scratch`, a row and one for distributions."""
     cdef Py_ssize_t n = job.n_classes, ahead = 0
     cdef int64_t label = 0
@@ -118,10 +120,10 @@ cdef inline void visit_row_of(const Job* job, Py_ssize_t i, storage* scratch, in
         write_row(row(&job.grad, i), g, &job.grad, n)
 
 
-cdef inline bint place_lanes(
+cdef bint place_lanes(
     const Rows* rows, Py_ssize_t i, Py_ssize_t count, Py_ssize_t n_lanes, char** at, char* spare
 ) noexcept nogil:
-    """Where the rows of the lanes start: `count` from i on, and `spare` for the other lanes, or the last if that is NULL.
+    """Where the rows of the lanes start: `count` from i on, and `spare` for the other lanes, or the last if it is NULL.
 
     True if all those rows are rows.step apart.
     """
@@ -138,7 +140,7 @@ cdef inline bint place_lanes(
     return run == count
 
 
-cdef inline void read_tile(
+cdef void read_tile(
     const Rows* rows, Py_ssize_t i, Py_ssize_t count, Py_ssize_t n, storage* tile, storage* staging
 ) noexcept nogil:
     """Rows to lanes, `count` of them from i on; the other lanes hold zeros, or the last row again."""
@@ -166,7 +168,7 @@ cdef inline void read_tile(
                 tile[c * lanes_of(tile) + lane] = <storage> rows.element.read(at[lane] + c * rows.class_stride)
 
 
-cdef inline void write_tile(
+cdef void write_tile(
     const Rows* rows, Py_ssize_t i, Py_ssize_t count, Py_ssize_t n, const storage* tile, storage* staging
 ) noexcept nogil:
     """Lanes to rows."""
@@ -201,7 +203,9 @@ cdef inline void prefetch_rows(const Rows* rows, Py_ssize_t i, Py_ssize_t count)
         prefetch(rows.data + i * rows.step, count * rows.step)
 
 
-cdef void visit_lanes_of(const Job* job, Py_ssize_t i, Py_ssize_t count, const storage* tag, RowNumbers* rows) noexcept nogil:
+cdef void visit_lanes_of(
+    const Job* job, Py_ssize_t i, Py_ssize_t count, const storage* tag, RowNumbers* rows
+) noexcept nogil:
     """Visit `count` rows from i on, at most as many as there are lanes, in tiles on the stack."""
     cdef Tile[storage] tile
     cdef LaneGroup[storage] group
@@ -231,7 +235,9 @@ cdef void visit_lanes_of(const Job* job, Py_ssize_t i, Py_ssize_t count, const s
         write_tile(&job.grad, i, count, n, x, staging)
 
 
-cdef void visit_block(const Job* job, Py_ssize_t block, storage* scratch, int n_threads, Carried[double]* total) noexcept nogil:
+cdef void visit_block(
+    const Job* job, Py_ssize_t block, storage* scratch, int n_threads, Carried[double]* total
+) noexcept nogil:
     cdef Py_ssize_t i = block * job.rows_per_block
     cdef Py_ssize_t stop = min(i + job.rows_per_block, job.n_rows)
     cdef Py_ssize_t k, count

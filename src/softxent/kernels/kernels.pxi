@@ -94,9 +94,10 @@ cdef bint fits_lanes(const Job* job, bint direct, Py_ssize_t itemsize) noexcept:
     """Whether the narrow kernel takes this call: for few classes, and wherever rows cannot be loaded as they are."""
     cdef bint staged = not direct and (job.logits.packed or job.targets.packed or (job.has_grad and job.grad.packed))
     cdef Py_ssize_t n_tiles = 1 + (not job.has_labels) + staged
+    # And a row beyond the tiles, which lanes without a row of their own are written to.
     if n_tiles * job.n_classes * LANE_BYTES + job.n_classes * itemsize > TILE_BYTES:
         return False
-    return not direct or (job.n_classes <= NARROW and job.n_rows >= FEW_ROWS)
+    return not direct or (job.n_classes * itemsize <= NARROW_BYTES and job.n_rows >= FEW_ROWS)
 
 
 cdef bint describe_scratch(Job* job, cnp.ndarray scratch, bint in_place, int typenum):
@@ -125,10 +126,11 @@ def loss_and_grad(
 ):
     """Sum or mean of the losses as a float; per-row losses into `losses`, the gradient into `grad`, where given.
 
-    logits with C classes along `axis`; targets, class labels without that axis or distributions with it; losses without
-    it, C-contiguous, float32 or float64; grad like logits. Computes in float32 for float16, bfloat16 and float32 logits,
-    and in float64 for all others. Where C is large, rows that cannot be loaded or stored directly, and a gradient beyond
-    all caches, need `scratch`, (threads, 1, C) of the type computed in, or (threads, 2, C) for distributions, C-contiguous.
+    logits with C classes along `axis`; targets, class labels without that axis or distributions with it; losses
+    without it, C-contiguous, float32 or float64; grad like logits. Computes in float32 for float16, bfloat16 and
+    float32 logits, and in float64 for all others. Where C is large, rows that cannot be loaded or stored directly, and
+    a gradient beyond all caches, need `scratch`, C-contiguous, of the type computed in: (threads, 1, C), or
+    (threads, 2, C) for distributions.
 
     Returns None, and has written nothing, if an argument is not an array that it can take as it is: another type,
     dtype or shape, a label that is no class, or a `grad` that overlaps an input otherwise than by being the logits.
@@ -175,7 +177,7 @@ def loss_and_grad(
 
 
 cdef double exp_all(const storage* x, double m, storage* out, Py_ssize_t n) noexcept nogil:
-    cdef Unit[storage, storage] unit = Unit[storage, storage](<storage> m)
+    cdef RowUnit[storage] unit = RowUnit[storage](<storage> m)
     exp_vectors(x, out, 0, n, -1, unit, Sum[storage]())
     return first(exp(Vec[storage](m), unit))
 

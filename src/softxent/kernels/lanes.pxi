@@ -1,19 +1,20 @@
 # The narrow kernel: as many rows at once as Lanes has lanes, a row to a lane, class by class.
 #
-# It computes what the wide kernel in rows.pxi computes, by the same operations in the same order for each row, so the two
-# agree to the bit and a call may use either. What is added across lanes there is added across classes here.
+# It computes what the wide kernel in rows.pxi computes, by the same operations in the same order for each row, so the
+# two agree to the bit and a call may use either. What is added across lanes there is added across classes here.
 #
-# The logits stand in a tile, class c of lane k at x[c * lanes_of(x) + k], and are overwritten by the exponentials and then
-# by the gradient. The phases follow each other as the functions stand here; what one knows for the next is in LaneGroup.
+# The logits stand in a tile, class c of lane k at x[c * lanes_of(x) + k], and are overwritten by the exponentials and
+# then by the gradient. The phases follow each other as the functions stand here; what one knows for the next is in
+# LaneGroup.
 
 
-cdef inline void find_top(LaneGroup[storage]* group, const storage* x, Py_ssize_t n, RowNumbers* rows) noexcept nogil:
+cdef void find_top(LaneGroup[storage]* group, const storage* x, Py_ssize_t n, RowNumbers* rows) noexcept nogil:
     """The maximum of each lane, NaNs passed over, the unit that follows from it, and its exponential."""
     cdef Lanes[storage] m = Lanes[storage](-INFINITY)
     cdef Py_ssize_t i
     for i in range(n):
         m = maximum(load_lanes(x + i * lanes_of(x)), m)
-    group.unit = Unit[storage, Lanes[storage]](m)
+    group.unit = LanesUnit[storage](m)
     store_as_double(rows.over, m - group.unit.shift)
     store_as_double(rows.n0, group.unit.n0)
     store(group.m, m)
@@ -28,7 +29,7 @@ cdef inline Lanes[storage] at_labels(const LaneGroup[storage]* group, const stor
     return load_lanes(&picked[0])
 
 
-cdef inline void find_labels(LaneGroup[storage]* group, const storage* x, Py_ssize_t count, RowNumbers* rows) noexcept nogil:
+cdef void find_labels(LaneGroup[storage]* group, const storage* x, Py_ssize_t count, RowNumbers* rows) noexcept nogil:
     """label_target of each lane; only `count` have a label."""
     cdef storage[MAX_LANES] picked
     cdef Py_ssize_t i
@@ -44,7 +45,7 @@ cdef inline void find_labels(LaneGroup[storage]* group, const storage* x, Py_ssi
         load_lanes(&picked[0]), load_lanes(group.m), load_lanes(group.special), Lanes[storage](-1)))
 
 
-cdef inline void find_distributions(
+cdef void find_distributions(
     LaneGroup[storage]* group, const storage* x, const storage* t, Py_ssize_t n, RowNumbers* rows
 ) noexcept nogil:
     """distribution_target of each lane."""
@@ -66,22 +67,26 @@ cdef inline void find_distributions(
         rows.mass[i] = group.rest[i] + weight_at_top[i]
 
 
-cdef inline void take_exponentials(LaneGroup[storage]* group, storage* x, Py_ssize_t n, RowNumbers* rows) noexcept nogil:
+cdef void take_exponentials(
+    LaneGroup[storage]* group, storage* x, Py_ssize_t n, RowNumbers* rows
+) noexcept nogil:
     """The logits become exponentials, R of each lane their sum."""
-    cdef Unit[storage, Lanes[storage]] unit = group.unit
+    cdef LanesUnit[storage] unit = group.unit
     cdef storage[MAX_LANES] taken_off
     cdef Py_ssize_t c
     for c in range(n):
         store(x + c * lanes_of(x), exp(load_lanes(x + c * lanes_of(x)), unit))
-    store(taken_off, select_equal(load_lanes(group.top), Lanes[storage](-1), load_lanes(group.e_top), Lanes[storage](0)))
+    store(taken_off, select_equal(
+        load_lanes(group.top), Lanes[storage](-1), load_lanes(group.e_top), Lanes[storage](0)))
     lane_sums(x, n, group.top, &taken_off[0], rows.R, rows.R_low)
 
 
-cdef inline void find_factors(
+cdef void find_factors(
     LaneGroup[storage]* group, storage* e, Py_ssize_t n, double scale, bint has_labels, RowNumbers* rows
 ) noexcept nogil:
-    """What makes the gradient of the exponentials, as in visit_row."""
-    cdef Vec[double] R, e_top, mass, factor, least = Vec[double](-INFINITY), zero = Vec[double](0), none = Vec[double](-1)
+    """What makes the gradient of the exponentials, as in finish_row."""
+    cdef Vec[double] zero = Vec[double](0), none = Vec[double](-1), least = Vec[double](-INFINITY)
+    cdef Vec[double] R, e_top, mass, factor
     cdef Denominator[storage, Vec[double]] whole
     cdef Lanes[storage] label = load_lanes(group.special), at_label
     cdef Py_ssize_t i = 0
@@ -105,8 +110,10 @@ cdef inline void find_factors(
         store(group.special, label)
 
 
-cdef void take_units_out(LaneGroup[storage]* group, storage* e, Py_ssize_t n, double scale, const RowNumbers* rows) noexcept nogil:
-    """The factors of targets of next to no mass, as in visit_row."""
+cdef void take_units_out(
+    LaneGroup[storage]* group, storage* e, Py_ssize_t n, double scale, const RowNumbers* rows
+) noexcept nogil:
+    """The factors of targets of next to no mass, as in finish_row."""
     cdef Denominator[storage, double] whole
     cdef Py_ssize_t lane, c
     for lane in range(lanes_of(e)):
@@ -117,7 +124,7 @@ cdef void take_units_out(LaneGroup[storage]* group, storage* e, Py_ssize_t n, do
                 e[c * lanes_of(e) + lane] *= <storage> (1 / unit_size(e))
 
 
-cdef inline void take_gradients(
+cdef void take_gradients(
     LaneGroup[storage]* group, storage* e, const storage* t, Py_ssize_t n, double scale
 ) noexcept nogil:
     """The exponentials become the gradient times `scale`; t is NULL for labels."""

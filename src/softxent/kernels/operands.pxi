@@ -5,8 +5,9 @@ cdef enum:
 
 
 cdef struct Rows:
-    # Row i of an array: `data` plus the offset of i in a C-order walk over all axes but that of the classes, neighbouring
-    # axes merged wherever one stride serves both; there is at least one, the last, along which rows are `step` apart.
+    # Row i of an array: `data` plus the offset of i in a C-order walk over all axes but that of the classes,
+    # neighbouring axes merged wherever one stride serves both; there is at least one, the last, along which rows are
+    # `step` apart.
     char* data
     int n_axes
     Py_ssize_t[MAX_AXES] shape
@@ -88,7 +89,8 @@ cdef inline bint read_labels(
     cdef bint good = True
     while done < count:
         run = run_from(labels, i + done, count - done)
-        good &= labels.element.read_labels(row(labels, i + done), labels.step, run, n_classes, to + done if to != NULL else NULL)
+        good &= labels.element.read_labels(
+            row(labels, i + done), labels.step, run, n_classes, to + done if to != NULL else NULL)
         done += run
     return good
 

@@ -139,7 +139,7 @@ template <> struct ExpConstants<double> {
 // x - m is never formed: its rounding alone would be 16 ulp of the exponential at a spread of 40. HEADROOM keeps all
 // that can matter among the normal numbers; one product at the end scales back and rounds once, subnormals included.
 // Only where |m| >= SHIFT_FROM is m subtracted first: there the difference is exact for every x near enough to count.
-template <class S, class D = S> struct Unit {
+template <class S, class D> struct Unit {
     D shift, n0, lowest, rounder;
 
     Unit() = default;
@@ -153,6 +153,9 @@ template <class S, class D = S> struct Unit {
         lowest = (zero - exponent) * D(LN2);                   // the exponent field comes out as 0: the factor 0.0
     }
 };
+
+template <class S> using RowUnit = Unit<S, S>;
+template <class S> using LanesUnit = Unit<S, Lanes<S>>;
 
 // What the loss of a row is made of: mass * log1p((R + R_low) / e_top) + cross, with e_top = unit_size * exp(over - n0 ln 2).
 struct RowNumbers {
@@ -345,7 +348,7 @@ template <class S> struct LaneGroup {
     S top[lanes];                                              // Part.top
     double rest[lanes];                                        // Part.rest, where top is a class
     S factor[lanes], special[lanes], value[lanes];             // the gradient is factor * e, but value at the class special
-    Unit<S, Lanes<S>> unit;
+    LanesUnit<S> unit;
 };
 
 }  // namespace softxent

@@ -41,9 +41,13 @@ cdef inline double row_max(const storage* x, Py_ssize_t n) noexcept nogil:
 
 
 cdef inline Sum[storage] exp_blocks(
-    const storage* x, storage* e, Py_ssize_t start, Py_ssize_t stop, Unit[storage, storage] unit, Sum[storage] total, Py_ssize_t ahead
+    const storage* x, storage* e, Py_ssize_t start, Py_ssize_t stop, RowUnit[storage] unit, Sum[storage] total,
+    Py_ssize_t ahead
 ) noexcept nogil:
-    """Exponentials of as many whole Blocks as fit; e may be NULL, or x. What is `ahead` of x is asked for, unless that is 0."""
+    """Exponentials of as many whole Blocks as fit; e may be NULL, or x.
+
+    What is `ahead` of x is asked for, unless that is 0.
+    """
     cdef Block[storage] v
     while start + block_lanes(x) <= stop:
         if ahead != 0:
@@ -57,7 +61,7 @@ cdef inline Sum[storage] exp_blocks(
 
 
 cdef inline Sum[storage] exp_vectors(
-    const storage* x, storage* e, Py_ssize_t start, Py_ssize_t stop, Py_ssize_t left_out, Unit[storage, storage] unit,
+    const storage* x, storage* e, Py_ssize_t start, Py_ssize_t stop, Py_ssize_t left_out, RowUnit[storage] unit,
     Sum[storage] total
 ) noexcept nogil:
     """Exponentials of any stretch; the one at `left_out` is written, but not added."""
@@ -74,7 +78,7 @@ cdef inline Sum[storage] exp_vectors(
 
 
 cdef inline Carried[double] exp_sum(
-    const storage* x, storage* e, Py_ssize_t n, Py_ssize_t left_out, Unit[storage, storage] unit, Py_ssize_t ahead
+    const storage* x, storage* e, Py_ssize_t n, Py_ssize_t left_out, RowUnit[storage] unit, Py_ssize_t ahead
 ) noexcept nogil:
     """The sum of all exponentials of a row, or of a stretch of it, but that of the class `left_out`."""
     cdef Py_ssize_t width = block_lanes(x)
@@ -82,8 +86,8 @@ cdef inline Carried[double] exp_sum(
     cdef Py_ssize_t special = left_out - left_out % width if 0 <= left_out < blocks_end else blocks_end
     cdef Sum[storage] total
     cdef Block[storage] v
-    # Whole blocks up to the one with `left_out`, that one, whole blocks again, and the tail Vec by Vec. What is added to
-    # what does not depend on where `left_out` is.
+    # Whole blocks up to the one with `left_out`, that one, whole blocks again, and the tail Vec by Vec. What is added
+    # to what does not depend on where `left_out` is.
     total = exp_blocks(x, e, 0, special, unit, total, ahead)
     if special < blocks_end:
         v = exp(load_block(x + special), unit)
@@ -151,7 +155,9 @@ cdef inline void find_label(Part* part, const storage* x, Py_ssize_t y, Py_ssize
             part.rest = Carried[double](1, 0)
 
 
-cdef inline void find_distribution(Part* part, const storage* x, const storage* t, Py_ssize_t n, double m) noexcept nogil:
+cdef inline void find_distribution(
+    Part* part, const storage* x, const storage* t, Py_ssize_t n, double m
+) noexcept nogil:
     """What a stretch contributes of the target, if that is the distribution t."""
     cdef Vec[storage] top = Vec[storage](m)
     cdef Vec[storage] zero = Vec[storage](0)
@@ -179,8 +185,8 @@ cdef inline void find_distribution(Part* part, const storage* x, const storage* 
 
 
 cdef inline void visit_stretch(
-    Part* part, const storage* x, storage* e, const storage* t, Py_ssize_t y, Py_ssize_t n, double m, Unit[storage, storage] unit,
-    Py_ssize_t ahead
+    Part* part, const storage* x, storage* e, const storage* t, Py_ssize_t y, Py_ssize_t n, double m,
+    RowUnit[storage] unit, Py_ssize_t ahead
 ) noexcept nogil:
     """Targets and exponentials of n classes of a row whose maximum is m; y counts from the first of them."""
     # All else that is needed of x is read before exp_sum, which may overwrite it.
@@ -205,8 +211,8 @@ cdef inline void add_part(Part* row, const Part* part, Py_ssize_t start, double 
 
 
 cdef struct Scaling:
-    # What makes the gradient of a row's exponentials: factor * (unit * e) + minus * t, but at `place` that is at_place, and
-    # at `top`, after that, at_top; no class is at -1.
+    # What makes the gradient of a row's exponentials: factor * (unit * e) + minus * t, but at `place` that is at_place,
+    # and at `top`, after that, at_top; no class is at -1.
     double factor
     double unit           # 1, or the unit taken out
     double minus
@@ -217,8 +223,8 @@ cdef struct Scaling:
 
 
 cdef inline Scaling finish_row(
-    const Part* row, const storage* e, const storage* t, Py_ssize_t y, double m, Unit[storage, storage] unit, double e_top, double scale,
-    RowNumbers* rows, int k
+    const Part* row, const storage* e, const storage* t, Py_ssize_t y, double m, RowUnit[storage] unit, double e_top,
+    double scale, RowNumbers* rows, int k
 ) noexcept nogil:
     """From all that its stretches contribute, the numbers of row k and, if it has exponentials e, their scaling."""
     cdef double low, rest = row.rest.less(0, &low), mass = rest + row.at_top
@@ -273,15 +279,16 @@ cdef inline Py_ssize_t stretch_length(Py_ssize_t n) noexcept nogil:
 
 
 cdef inline void visit_row(
-    const storage* x, storage* e, const storage* t, Py_ssize_t y, storage* g, Py_ssize_t n, double scale, bint streaming,
-    Py_ssize_t ahead, RowNumbers* rows, int k
+    const storage* x, storage* e, const storage* t, Py_ssize_t y, storage* g, Py_ssize_t n, double scale,
+    bint streaming, Py_ssize_t ahead, RowNumbers* rows, int k
 ) noexcept nogil:
     """Visit one row, which is row k of `rows`; its gradient times `scale` is written to g unless g is NULL.
 
-    The target is the distribution t, or the class y where t is NULL. The exponentials are kept in e, which may be g or x.
+    The target is the distribution t, or the class y where t is NULL. The exponentials are kept in e, which may be g or
+    x.
     """
     cdef double m = row_max(x, n)
-    cdef Unit[storage, storage] unit = Unit[storage, storage](<storage> m)
+    cdef RowUnit[storage] unit = RowUnit[storage](<storage> m)
     cdef double e_top = first(exp(Vec[storage](m), unit))
     cdef Part row, part
     cdef Py_ssize_t start = 0, length = stretch_length(n)

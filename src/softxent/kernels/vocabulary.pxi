@@ -80,11 +80,17 @@ cdef extern from "rowmath.hpp" namespace "softxent" nogil:
         void add_gaps(Vec[T] weights, Vec[T] x, Vec[T] top)
         Carried[double] value()
 
-    cdef cppclass Unit[T, D]:
-        D shift
-        D n0
-        Unit()
-        Unit(D m)
+    cdef cppclass RowUnit[T]:
+        T shift
+        T n0
+        RowUnit()
+        RowUnit(T m)
+
+    cdef cppclass LanesUnit[T]:
+        Lanes[T] shift
+        Lanes[T] n0
+        LanesUnit()
+        LanesUnit(Lanes[T] m)
 
     cdef cppclass RowNumbers:
         double* R
@@ -100,11 +106,12 @@ cdef extern from "rowmath.hpp" namespace "softxent" nogil:
         Denominator(D R, D R_low, D e_top)
         D under(D)
 
-    Vec[T] exp[T](Vec[T], const Unit[T, T]&)
-    Lanes[T] exp[T](Lanes[T], const Unit[T, Lanes[T]]&)
-    Block[T] exp[T](Block[T], const Unit[T, T]&)
+    Vec[T] exp[T](Vec[T], const RowUnit[T]&)
+    Lanes[T] exp[T](Lanes[T], const LanesUnit[T]&)
+    Block[T] exp[T](Block[T], const RowUnit[T]&)
     void lane_sums[T](const T* v, Py_ssize_t n, const T* left_out, const T* taken_off, double* values, double* rounded)
-    void lane_gaps[T](const T* x, const T* t, Py_ssize_t n, const T* m, const T* left_out, double* gaps, double* weights)
+    void lane_gaps[T](
+        const T* x, const T* t, Py_ssize_t n, const T* m, const T* left_out, double* gaps, double* weights)
     double rounded_off(double a, double b, double sum)
     double smallest_normal[T](const T*)
     double unit_size[T](const T*)
@@ -127,7 +134,7 @@ cdef extern from "rowmath.hpp" namespace "softxent" nogil:
         T* factor
         T* special
         T* value
-        Unit[T, Lanes[T]] unit
+        LanesUnit[T] unit
 
 cdef extern from "elements.hpp" namespace "softxent" nogil:
     cdef cppclass Element:
