@@ -22,7 +22,7 @@ cdef struct Job:
     bint has_labels
     bint by_lanes            # the narrow kernel takes the rows, as many at once as it has lanes
     bint by_stretches        # all threads work on one row after the other
-    bint streaming           # exponentials are kept in the scratch, and the gradient is stored past the caches
+    bint streaming           # the gradient is stored past the caches; wide rows keep their exponentials in the scratch
     bint prefetching         # logits are asked for before they are needed
     Py_ssize_t n_rows
     Py_ssize_t n_classes
@@ -153,8 +153,8 @@ cdef void read_tile(
         for c in range(n):
             store(tile + c * lanes_of(tile), load_lanes_first(<storage*> (at[0] + c * rows.class_stride), count, 0))
     elif rows.typed:
-        for lane in range(lanes_of(tile)):
-            for c in range(n):
+        for c in range(n):
+            for lane in range(lanes_of(tile)):
                 tile[c * lanes_of(tile) + lane] = (<storage*> (at[lane] + c * rows.class_stride))[0]
     elif storage is float and rows.packed and rows.element.read_row != NULL and n >= COLUMNS:
         for lane in range(lanes_of(tile)):
@@ -169,9 +169,11 @@ cdef void read_tile(
 
 
 cdef void write_tile(
-    const Rows* rows, Py_ssize_t i, Py_ssize_t count, Py_ssize_t n, const storage* tile, storage* staging
+    const Rows* rows, Py_ssize_t i, Py_ssize_t count, Py_ssize_t n, const storage* tile, storage* staging,
+    bint streaming
 ) noexcept nogil:
     """Lanes to rows."""
+    cdef Lanes[storage] column
     cdef char* at[MAX_LANES]
     cdef char* staged[MAX_LANES]
     cdef Py_ssize_t lane, c
@@ -180,10 +182,14 @@ cdef void write_tile(
         lanes_to_rows(tile, n, <storage**> at)
     elif rows.typed and even and rows.step == sizeof(storage):
         for c in range(n):
-            store_first(<storage*> (at[0] + c * rows.class_stride), count, load_lanes(tile + c * lanes_of(tile)))
+            column = load_lanes(tile + c * lanes_of(tile))
+            if streaming and count == lanes_of(tile) and to_line(<storage*> at[0]) == 0:
+                stream(<storage*> (at[0] + c * rows.class_stride), column)
+            else:
+                store_first(<storage*> (at[0] + c * rows.class_stride), count, column)
     elif rows.typed:
-        for lane in range(count):
-            for c in range(n):
+        for c in range(n):
+            for lane in range(count):
                 (<storage*> (at[lane] + c * rows.class_stride))[0] = tile[c * lanes_of(tile) + lane]
     elif storage is float and rows.packed and rows.element.write_row != NULL and n >= COLUMNS:
         for lane in range(lanes_of(tile)):
@@ -232,7 +238,30 @@ cdef void visit_lanes_of(
             prefetch_rows(&job.grad, i + count, count)
         find_factors(&group, x, n, job.scale, job.has_labels, rows)
         take_gradients(&group, x, t, n, job.scale)
-        write_tile(&job.grad, i, count, n, x, staging)
+        write_tile(&job.grad, i, count, n, x, staging, job.streaming)
+
+
+cdef void add_losses(
+    const Job* job, Py_ssize_t i, Py_ssize_t count, Py_ssize_t before, const storage* tag, const RowNumbers* rows,
+    Sum[double]* sum
+) noexcept nogil:
+    """The losses of the rows from i on, of which as many come `before` in their block."""
+    # Row by row in turn to the lanes of the sum, however they come in groups.
+    cdef double[MAX_LANES + 2 * ROWS_AT_ONCE] losses
+    cdef Py_ssize_t first = before % ROWS_AT_ONCE, k
+    for k in range(first):
+        losses[k] = 0
+    row_losses(tag, rows[0], count, &losses[first])
+    k = 0
+    while k < first + count:
+        sum.add(load_first(&losses[k], min(first + count - k, ROWS_AT_ONCE), 0))
+        k += ROWS_AT_ONCE
+    if job.losses32 != NULL:
+        for k in range(count):
+            job.losses32[i + k] = <float> losses[first + k]
+    elif job.losses64 != NULL:
+        for k in range(count):
+            job.losses64[i + k] = losses[first + k]
 
 
 cdef void visit_block(
@@ -242,26 +271,19 @@ cdef void visit_block(
     cdef Py_ssize_t stop = min(i + job.rows_per_block, job.n_rows)
     cdef Py_ssize_t k, count
     cdef RowNumbers rows
-    cdef double[MAX_LANES] losses
     cdef Sum[double] sum
     while i < stop:
         count = min(stop - i, lanes_of(scratch))
         if job.by_lanes:
+            if job.streaming:
+                # Whole cache lines to the next group: this one ends where a line does.
+                k = to_line(<storage*> row(&job.grad, i))
+                count = min(count, k) if k > 0 else count
             visit_lanes_of(job, i, count, scratch, &rows)
         else:
             for k in range(count):
                 visit_row_of(job, i + k, scratch, n_threads, &rows, k)
-        row_losses(scratch, rows, count, losses)
-        k = 0
-        while k < count:
-            sum.add(load_first(&losses[k], min(count - k, ROWS_AT_ONCE), 0))
-            k += ROWS_AT_ONCE
-        if job.losses32 != NULL:
-            for k in range(count):
-                job.losses32[i + k] = <float> losses[k]
-        elif job.losses64 != NULL:
-            for k in range(count):
-                job.losses64[i + k] = losses[k]
+        add_losses(job, i, count, i - block * job.rows_per_block, scratch, &rows, &sum)
         i += count
     total[0] = sum.value()
     if job.streaming:

@@ -104,10 +104,15 @@ cdef bint describe_scratch(Job* job, cnp.ndarray scratch, bint in_place, int typ
     """Fill in how rows are visited, and how much scratch each thread has; False if that is not enough."""
     cdef bint converts_targets = not job.has_labels and not job.targets.direct
     cdef bint direct = job.logits.direct and (job.grad.direct or not job.has_grad) and not converts_targets
-    job.by_lanes = fits_lanes(job, direct, sizeof(float) if typenum == cnp.NPY_FLOAT else sizeof(double))
-    # A gradient that no cache can hold is better stored past the caches, at once, from exponentials that stay in one.
-    job.streaming = direct and job.has_grad and not in_place and job.n_classes >= STRETCH
-    job.streaming &= <double> job.n_rows * job.n_classes >= STREAM_FROM
+    cdef Py_ssize_t itemsize = sizeof(float) if typenum == cnp.NPY_FLOAT else sizeof(double)
+    job.by_lanes = fits_lanes(job, direct, itemsize)
+    # A gradient that no cache can hold is better stored past the caches, at once and in whole cache lines.
+    job.streaming = job.has_grad and not in_place and <double> job.n_rows * job.n_classes >= STREAM_FROM
+    if job.streaming:
+        if job.by_lanes:
+            job.streaming = job.grad.typed and job.grad.step == itemsize and job.grad.class_stride % 64 == 0
+        else:
+            job.streaming = direct and job.n_classes >= STRETCH
     job.scratch_per_thread = 0
     if job.by_lanes or (direct and not job.streaming):
         return True

@@ -16,7 +16,10 @@ SOFTXENT_INLINE float maximum(float a, float b) { return a > b ? a : b; }
 SOFTXENT_INLINE double maximum(double a, double b) { return a > b ? a : b; }
 SOFTXENT_INLINE float select_equal(float a, float b, float yes, float no) { return a == b ? yes : no; }
 SOFTXENT_INLINE double select_equal(double a, double b, double yes, double no) { return a == b ? yes : no; }
-SOFTXENT_INLINE double exact_fma(double a, double b, double c) { return std::fma(a, b, c); }
+SOFTXENT_INLINE double exact_fma(double a, double b, double c) {
+    using P = Pack<double, 1>;
+    return first(exact_fma(P(a), P(b), P(c)));
+}
 
 // What a + b rounded off, `sum` being that (Knuth's two-sum).
 template <class T> SOFTXENT_INLINE T rounded_off(const T &a, const T &b, const T &sum) {
@@ -188,6 +191,24 @@ template <class S, int N, class U> SOFTXENT_INLINE Pack<S, N> exp(const Pack<S, 
         for (int j = 0; j < M; ++j) out.r[i + j] = e.r[j];
     }
     return out;
+}
+
+// The exponentials of a Block at x, folded like fold_sum does; they are written to e, which may be x, unless it is NULL.
+// What is added up is taken together, so that few registers are in use at once.
+template <class S, class U> SOFTXENT_INLINE Vec<S> exp_block(const S *x, S *e, const U &unit) {
+    constexpr int step = Vec<S>::lanes;
+    Vec<S> sums;
+    std::ptrdiff_t i = 0;
+    for (auto &sum : sums.r) {
+        Pack<S, 4> v;
+        for (int j = 0; j < 4; ++j) v.r[j] = isa::load(x + i + j * step);
+        v = exp(v, unit);
+        if (e != nullptr)
+            for (int j = 0; j < 4; ++j) isa::store(e + i + j * step, v.r[j]);
+        sum = fold<1>(v, [](auto a, auto b) { return isa::add(a, b); }).r[0];
+        i += Vec<S>::width;
+    }
+    return sums;
 }
 
 // The denominator of a row's probabilities, R + e_top.

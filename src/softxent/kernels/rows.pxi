@@ -48,14 +48,10 @@ cdef inline Sum[storage] exp_blocks(
 
     What is `ahead` of x is asked for, unless that is 0.
     """
-    cdef Block[storage] v
     while start + block_lanes(x) <= stop:
         if ahead != 0:
             prefetch(<char*> (x + start + ahead), sizeof(storage) * block_lanes(x))
-        v = exp(load_block(x + start), unit)
-        total.add(fold_sum(v))
-        if e != NULL:
-            store(e + start, v)
+        total.add(exp_block(x + start, <storage*> NULL if e == NULL else e + start, unit))
         start += block_lanes(x)
     return total
 

@@ -62,10 +62,14 @@ template <class S> constexpr std::ptrdiff_t vec_lanes(const S *) { return Vec<S>
 template <class S> constexpr std::ptrdiff_t lanes_of(const S *) { return Lanes<S>::lanes; }
 template <class S> constexpr std::ptrdiff_t block_lanes(const S *) { return Block<S>::lanes; }
 
-// Where in a row of n elements at p the first cache line starts; 0 in a row too short for that to matter.
-template <class S> SOFTXENT_INLINE std::ptrdiff_t line_start(const S *p, std::ptrdiff_t n) {
+// How many elements from p on the next cache line starts, and the same for a row of n elements, but 0 where the row is too
+// short for that to matter.
+template <class S> SOFTXENT_INLINE std::ptrdiff_t to_line(const S *p) {
     const std::size_t past = reinterpret_cast<std::size_t>(p) % 64;
-    return past == 0 || n < Block<S>::lanes ? 0 : static_cast<std::ptrdiff_t>((64 - past) / sizeof(S));
+    return past == 0 ? 0 : static_cast<std::ptrdiff_t>((64 - past) / sizeof(S));
+}
+template <class S> SOFTXENT_INLINE std::ptrdiff_t line_start(const S *p, std::ptrdiff_t n) {
+    return n < Block<S>::lanes ? 0 : to_line(p);
 }
 
 // f applied register by register.
@@ -240,7 +244,7 @@ template <class S, int N> SOFTXENT_INLINE Pack<S, N> operator/(const Pack<S, N> 
 template <class S, int N> SOFTXENT_INLINE Pack<S, N> fma(const Pack<S, N> &a, const Pack<S, N> &b, const Pack<S, N> &c) {
     return map([](auto x, auto y, auto z) { return isa::fma(x, y, z); }, a, b, c);
 }
-// The same, rounded once at every level.
+// The same, rounded once at every level, of an a * b that all but cancels c: what is left is what a rounding lost.
 template <int N> SOFTXENT_INLINE Pack<double, N> exact_fma(const Pack<double, N> &a, const Pack<double, N> &b, const Pack<double, N> &c) {
     return map([](auto x, auto y, auto z) { return isa::exact_fma(x, y, z); }, a, b, c);
 }

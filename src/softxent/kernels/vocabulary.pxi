@@ -26,6 +26,7 @@ cdef extern from "vec.hpp" namespace "softxent" nogil:
     Py_ssize_t lanes_of[T](const T*)
     Py_ssize_t block_lanes[T](const T*)
     Py_ssize_t line_start[T](const T*, Py_ssize_t n)
+    Py_ssize_t to_line[T](const T*)
     Vec[T] load[T](const T*)
     Lanes[T] load_lanes[T](const T*)
     Block[T] load_block[T](const T*)
@@ -36,6 +37,7 @@ cdef extern from "vec.hpp" namespace "softxent" nogil:
     void store[T](T*, Vec[T])
     void store[T](T*, Lanes[T])
     void store[T](T*, Block[T])
+    void stream[T](T*, Lanes[T])
     void stream[T](T*, Block[T])
     void fence_streams()
     void store_first[T](T*, Py_ssize_t n, Vec[T])
@@ -109,6 +111,7 @@ cdef extern from "rowmath.hpp" namespace "softxent" nogil:
     Vec[T] exp[T](Vec[T], const RowUnit[T]&)
     Lanes[T] exp[T](Lanes[T], const LanesUnit[T]&)
     Block[T] exp[T](Block[T], const RowUnit[T]&)
+    Vec[T] exp_block[T](const T* x, T* e, const RowUnit[T]& unit)
     void lane_sums[T](const T* v, Py_ssize_t n, const T* left_out, const T* taken_off, double* values, double* rounded)
     void lane_gaps[T](
         const T* x, const T* t, Py_ssize_t n, const T* m, const T* left_out, double* gaps, double* weights)
