@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
+import threadpoolctl
 from hypothesis import settings
 
 from softxent import _dispatch, _loss
@@ -13,6 +14,13 @@ pytest.register_assert_rewrite("support")
 settings.register_profile("default", deadline=None, max_examples=100)
 settings.register_profile("ci", settings.get_profile("default"), derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+
+@pytest.fixture
+def several_threads() -> Iterator[None]:
+    """Calls may use up to seven threads, however few CPUs there are."""
+    with threadpoolctl.threadpool_limits(7, user_api="openmp"):
+        yield
 
 
 @pytest.fixture(scope="module", params=_dispatch.usable_levels())

@@ -9,6 +9,8 @@ from support import FLOATS, HALVES, KINDS, REDUCTIONS, assert_same_bits, assert_
 import softxent as sx
 from softxent import _dispatch, _loss
 
+pytestmark = pytest.mark.usefixtures("several_threads")
+
 FUSED = {"x86_64_v3", "x86_64_v4"}
 
 # Enough logits for several threads; numbers of rows that fill blocks, that leave a rest, and that are few.

@@ -39,13 +39,23 @@ def _setting_is_restored(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("n_threads", [1, 3, np.int8(5), 10**12])
 def test_setting(n_threads: int) -> None:
     sx.set_num_threads(n_threads)
-    assert sx.get_num_threads() == min(n_threads, 2**31 - 1)
-    sx.set_num_threads(None)
-    assert sx.get_num_threads() == _threads.kernels.max_threads()
+    with threadpoolctl.threadpool_limits(7):
+        assert min(n_threads, 7) <= sx.get_num_threads() <= n_threads
+        sx.set_num_threads(None)
+        assert sx.get_num_threads() == 7
 
 
-def test_without_openmp_there_is_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_threads, "kernels", type("Kernels", (), {"openmp": staticmethod(lambda: False)}))
+@needs_openmp
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="CPUs cannot be taken away on this system")
+def test_no_more_threads_than_cpus() -> None:
+    code = (
+        "import os, softxent as sx; os.sched_setaffinity(0, {0}); sx.set_num_threads(64); print(sx.get_num_threads())"
+    )
+    assert run_python(code, {**os.environ, "OMP_NUM_THREADS": "1"}).stdout == "1\n"
+
+
+@pytest.mark.skipif(_threads.kernels.openmp(), reason="built with OpenMP")
+def test_without_openmp_there_is_one_thread() -> None:
     sx.set_num_threads(3)
     assert sx.get_num_threads() == 1
 

@@ -48,8 +48,9 @@ def set_num_threads(n_threads: SupportsIndex | None) -> None:
 
     Notes
     -----
-    The setting is one per process and holds for all Python threads; ``n_threads=`` on a call goes before it. Small
-    calls stay on the calling thread whatever it says. A process forked from this one starts with one thread; told to
+    The setting is one per process and holds for all Python threads; ``n_threads=`` on a call goes before it. No call
+    uses more threads than the process may use CPUs, unless OpenMP itself has been told to, and small calls stay on the
+    calling thread whatever it says. A process forked from this one starts with one thread; told to
     use more, it starts a new team for each call.
 
     Examples
@@ -70,7 +71,8 @@ def get_num_threads() -> int:
     Returns
     -------
     int
-        The number given to `set_num_threads`, or OpenMP's own limit; 1 in a build without OpenMP.
+        The number given to `set_num_threads`, but not more than there are CPUs to run them on, or OpenMP's own limit;
+        1 in a build without OpenMP.
 
     Examples
     --------
@@ -78,9 +80,7 @@ def get_num_threads() -> int:
     >>> sx.get_num_threads() >= 1
     True
     """
-    if not kernels.openmp():
-        return 1
-    return setting or kernels.max_threads()
+    return kernels.thread_limit(setting)
 
 
 def on_new_thread(function: Callable[..., T], *arguments: object) -> T:

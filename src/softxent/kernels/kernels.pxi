@@ -15,19 +15,20 @@ include "lanes.pxi"
 include "batch.pxi"
 
 
+cpdef int thread_limit(int n_threads) noexcept:
+    """How many threads a large call runs on, if it may use n_threads; 0 leaves that to OpenMP.
+
+    Never more than there are CPUs to run them on, unless OpenMP itself has been told so.
+    """
+    return openmp_threads() if n_threads <= 0 else min(n_threads, max(processors(), openmp_threads()))
+
+
 cpdef int team_size(Py_ssize_t n_rows, Py_ssize_t n_classes, int n_threads) noexcept:
-    """How many threads a call of this size runs on; n_threads = 0 leaves the limit to OpenMP."""
+    """How many threads a call of this size runs on."""
     cdef double work = <double> n_rows * n_classes      # the product of two sizes may not fit an integer
-    cdef int limit = n_threads if n_threads > 0 else openmp_threads()
     cdef double parts = max(<double> n_rows, work / STRETCH)
-    if not has_openmp():
-        return 1
-    return max(1, min(limit, <int> min(min(work / LOGITS_PER_THREAD, parts), MAX_BLOCKS)))
-
-
-def max_threads():
-    """OpenMP's own limit, here and now; 1 in a build without OpenMP."""
-    return openmp_threads()
+    cdef int most = <int> min(min(work / LOGITS_PER_THREAD, parts), MAX_BLOCKS)
+    return min(most, thread_limit(n_threads)) if most > 1 else 1
 
 
 def openmp():

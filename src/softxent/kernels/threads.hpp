@@ -1,4 +1,4 @@
-// The three OpenMP calls that the kernels use, with one thread where the compiler has no OpenMP.
+// The OpenMP calls that the kernels use, with one thread where the compiler has no OpenMP.
 #pragma once
 
 #ifdef _OPENMP
@@ -19,6 +19,15 @@ inline bool has_openmp() {
 inline int openmp_threads() {
 #ifdef _OPENMP
     return omp_get_max_threads();
+#else
+    return 1;
+#endif
+}
+
+// How many CPUs this process may run on.
+inline int processors() {
+#ifdef _OPENMP
+    return omp_get_num_procs();
 #else
     return 1;
 #endif

@@ -153,6 +153,7 @@ cdef extern from "elements.hpp" namespace "softxent" nogil:
 cdef extern from "threads.hpp" namespace "softxent" nogil:
     bint has_openmp()
     int openmp_threads()
+    int processors()
     int this_thread()
 
 ctypedef fused storage:

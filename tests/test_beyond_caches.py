@@ -1,0 +1,26 @@
+"""Gradients that are stored past the caches, as those are that no cache can hold, are the ones that go through it."""
+
+import numpy as np
+import pytest
+from support import assert_same_results, problem, to_axis
+
+import softxent as sx
+
+# More than STREAM_FROM logits (batch.pxi): rows of more than STRETCH classes, and columns of whole cache lines.
+SHAPES = [((260, 16_400), -1), ((3, 1_400_003), -1), ((65_600, 65), 0)]
+
+
+@pytest.mark.usefixtures("level", "several_threads")
+@pytest.mark.parametrize(("shape", "axis"), SHAPES, ids=str)
+@pytest.mark.parametrize("kind", ["labels", "soft"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_same_bits_as_in_place(dtype: str, kind: str, shape: tuple[int, ...], axis: int) -> None:
+    logits, targets = to_axis(axis, *problem(shape, kind, dtype))
+    in_place = logits.copy()
+    expected = sx.value_and_grad(in_place, targets, axis=axis, out=in_place)
+    for offset, n_threads in [(0, 1), (1, 1), (13, 2), (0, 3)]:
+        memory = np.full(logits.size + 32, np.nan, dtype)
+        out = memory[offset : offset + logits.size].reshape(logits.shape)
+        assert_same_results(sx.value_and_grad(logits, targets, axis=axis, out=out, n_threads=n_threads), expected)
+        assert np.isnan(memory[:offset]).all()
+        assert np.isnan(memory[offset + logits.size :]).all()
