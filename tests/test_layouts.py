@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import FLOATS, KINDS, SHAPES, assert_same_results, layouts, problem
+from support import FLOATS, KINDS, REDUCTIONS, SHAPES, assert_same_results, layouts, problem
 
 import softxent as sx
 
@@ -112,3 +112,15 @@ def test_inputs_are_left_as_they_are() -> None:
         sx.value_and_grad(logits, targets)
         sx.cross_entropy(logits, targets)
         assert (logits.tobytes(), targets.tobytes()) == before
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("n_classes", [3, 600])
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
+def test_the_gradient_has_the_byte_order_of_the_machine(dtype: str, n_classes: int, reduction: str) -> None:
+    logits, labels = problem((20, n_classes), dtype=dtype)
+    swapped = logits.astype(logits.dtype.newbyteorder())
+    losses, grad = sx.value_and_grad(swapped, labels, reduction=reduction)
+    assert grad.dtype.isnative
+    assert np.asarray(losses).dtype.isnative
+    assert_same_results((losses, grad), sx.value_and_grad(logits, labels, reduction=reduction))

@@ -54,6 +54,16 @@ def test_another_axis(reduction: str, kind: str, dtype: str, shape: tuple[int, .
     assert peak(lambda: sx.value_and_grad(logits, targets, out=logits, **options)) < SMALL + losses
 
 
+def test_a_view_of_the_logits_is_in_place_too() -> None:
+    logits, labels = np.zeros((4, 1_200_000), "float32"), np.zeros(4, int)
+    assert peak(lambda: sx.value_and_grad(logits, labels, out=logits[...])) < SMALL
+
+
+def test_threads_that_share_a_row_share_its_scratch() -> None:
+    logits, labels = np.zeros((1, 500_000), "float16"), np.zeros(1, int)
+    assert peak(lambda: sx.value_and_grad(logits, labels, out=logits, n_threads=2)) < SMALL + 500_000 * 4
+
+
 @pytest.mark.parametrize("n_threads", [1, 2])
 def test_many_classes_along_another_axis_take_a_row_for_each_thread(n_threads: int) -> None:
     logits, labels = np.zeros((200_000, 8)), np.zeros(8, int)

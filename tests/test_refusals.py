@@ -414,3 +414,10 @@ def test_a_bad_thread_setting_changes_nothing(value: Any, error: type[Exception]
     with pytest.raises(error, match=f"^{re.escape(message)}$"):
         sx.set_num_threads(value)
     assert sx.get_num_threads() == before
+
+
+@pytest.mark.parametrize("n_classes", [2**56, 2**60, 2**62])
+def test_more_classes_than_memory(n_classes: int) -> None:
+    logits = np.broadcast_to(np.int8(0), (n_classes,))
+    with pytest.raises((MemoryError, ValueError)):
+        sx.cross_entropy(logits, 0)

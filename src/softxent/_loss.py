@@ -13,6 +13,8 @@ from softxent import _threads
 from softxent._dispatch import active as _kernels
 from softxent._inputs import check_reduction, read_logits, read_out, read_targets, result_dtypes, shape_without
 
+NATIVE_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))  # in the byte order of the machine
+
 
 @overload
 def cross_entropy(
@@ -249,7 +251,7 @@ def _visit(
     guarded = _threads.in_forked_child and threads != 1
     if (
         type(logits) is np.ndarray
-        and logits.dtype.char in "fd"
+        and logits.dtype in NATIVE_FLOATS
         and logits.ndim > 0
         and type(axis) is int
         and -64 <= axis < 64  # no array has more axes; a C integer holds it
@@ -292,7 +294,7 @@ def _visit_with_care(
         """First without scratch, then with a row of logits or gradient, and one of a distribution, for each thread."""
         total = _kernels.loss_and_grad(x, t, class_axis, losses, into, mean, n_threads)
         if total is None:
-            scratch = np.empty((n_threads, 1 + (t.ndim == x.ndim), n_classes), dtype)
+            scratch = np.empty((min(n_threads, x.size // n_classes), 1 + (t.ndim == x.ndim), n_classes), dtype)
             total = _kernels.loss_and_grad(x, t, class_axis, losses, into, mean, n_threads, scratch)
         return total
 

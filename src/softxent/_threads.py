@@ -50,8 +50,8 @@ def set_num_threads(n_threads: SupportsIndex | None) -> None:
     -----
     The setting is one per process and holds for all Python threads; ``n_threads=`` on a call goes before it. No call
     uses more threads than the process may use CPUs, unless OpenMP itself has been told to, and small calls stay on the
-    calling thread whatever it says. A process forked from this one starts with one thread; told to
-    use more, it starts a new team for each call.
+    calling thread whatever it says. A process forked from this one starts with one thread; told to use more, it starts
+    a new team for each call.
 
     Examples
     --------

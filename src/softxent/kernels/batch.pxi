@@ -1,7 +1,7 @@
 # A whole call: its rows, in blocks that are shared out over the threads, and the sum of their losses.
 #
 # Which rows make a block depends on the shape alone, and block sums are added in order, so the result does not depend
-# on the number of threads. Where there are fewer rows than threads could take, the threads share each row.
+# on the number of threads. Where there are few long rows, and not as many for each thread, the threads share each row.
 
 cdef enum:
     MAX_BLOCKS = 512
@@ -163,9 +163,12 @@ cdef void read_tile(
             at[lane] = <char*> (staging + min(lane, count - 1) * n)
         rows_to_lanes(<storage**> at, n, tile)
     else:
-        for lane in range(lanes_of(tile)):
+        for lane in range(count):
             for c in range(n):
                 tile[c * lanes_of(tile) + lane] = <storage> rows.element.read(at[lane] + c * rows.class_stride)
+        for c in range(n):
+            for lane in range(count, lanes_of(tile)):
+                tile[c * lanes_of(tile) + lane] = tile[c * lanes_of(tile) + count - 1]
 
 
 cdef void write_tile(
@@ -203,10 +206,12 @@ cdef void write_tile(
                 rows.element.write(at[lane] + c * rows.class_stride, tile[c * lanes_of(tile) + lane])
 
 
-cdef inline void prefetch_rows(const Rows* rows, Py_ssize_t i, Py_ssize_t count) noexcept nogil:
-    """Ask for rows, if one stride leads there."""
+cdef inline void prefetch_rows(const Rows* rows, Py_ssize_t i, Py_ssize_t count, Py_ssize_t size) noexcept nogil:
+    """Ask for rows of `size` bytes, if one stride leads there."""
+    cdef Py_ssize_t k
     if rows.direct and rows.n_axes == 1:
-        prefetch(rows.data + i * rows.step, count * rows.step)
+        for k in range(i, i + count):
+            prefetch(rows.data + k * rows.step, size)
 
 
 cdef void visit_lanes_of(
@@ -225,7 +230,7 @@ cdef void visit_lanes_of(
         read_tile(&job.targets, i, count, n, t, staging)
     read_tile(&job.logits, i, count, n, x, staging)
     if job.prefetching:
-        prefetch_rows(&job.logits, i + count, count)
+        prefetch_rows(&job.logits, i + count, count, n * sizeof(storage))
     find_top(&group, x, n, rows)
     if job.has_labels:
         read_labels(&job.targets, i, count, n, group.label)
@@ -235,7 +240,7 @@ cdef void visit_lanes_of(
     take_exponentials(&group, x, n, rows)
     if job.has_grad:
         if job.prefetching:
-            prefetch_rows(&job.grad, i + count, count)
+            prefetch_rows(&job.grad, i + count, count, n * sizeof(storage))
         find_factors(&group, x, n, job.scale, job.has_labels, rows)
         take_gradients(&group, x, t, n, job.scale)
         write_tile(&job.grad, i, count, n, x, staging, job.streaming)

@@ -91,10 +91,19 @@ cdef bint describe_losses(Job* job, cnp.ndarray losses):
     return cnp.PyArray_TYPE(losses) == cnp.NPY_DOUBLE
 
 
+cdef inline bint converts_rows(const Rows* rows) noexcept nogil:
+    """Whether read_tile and write_tile convert whole rows, by way of a staging tile."""
+    return rows.packed and not rows.typed and rows.element.read_row != NULL
+
+
 cdef bint fits_lanes(const Job* job, bint direct, Py_ssize_t itemsize) noexcept:
     """Whether the narrow kernel takes this call: for few classes, and wherever rows cannot be loaded as they are."""
-    cdef bint staged = not direct and (job.logits.packed or job.targets.packed or (job.has_grad and job.grad.packed))
-    cdef Py_ssize_t n_tiles = 1 + (not job.has_labels) + staged
+    cdef bint staged = converts_rows(&job.logits) or (not job.has_labels and converts_rows(&job.targets))
+    cdef Py_ssize_t n_tiles
+    if job.n_classes > TILE_BYTES // LANE_BYTES:        # nor would the product below fit
+        return False
+    staged |= job.has_grad and converts_rows(&job.grad)
+    n_tiles = 1 + (not job.has_labels) + staged
     # And a row beyond the tiles, which lanes without a row of their own are written to.
     if n_tiles * job.n_classes * LANE_BYTES + job.n_classes * itemsize > TILE_BYTES:
         return False
@@ -104,7 +113,7 @@ cdef bint fits_lanes(const Job* job, bint direct, Py_ssize_t itemsize) noexcept:
 cdef bint describe_scratch(Job* job, cnp.ndarray scratch, bint in_place, int typenum):
     """Fill in how rows are visited, and how much scratch each thread has; False if that is not enough."""
     cdef bint converts_targets = not job.has_labels and not job.targets.direct
-    cdef bint direct = job.logits.direct and (job.grad.direct or not job.has_grad) and not converts_targets
+    cdef bint direct = job.logits.direct and (not job.has_grad or job.grad.direct) and not converts_targets
     cdef Py_ssize_t itemsize = sizeof(float) if typenum == cnp.NPY_FLOAT else sizeof(double)
     job.by_lanes = fits_lanes(job, direct, itemsize)
     # A gradient that no cache can hold is better stored past the caches, at once and in whole cache lines.
@@ -157,16 +166,16 @@ def loss_and_grad(
 
     if job.n_rows == 0:
         return 0.0
-    if not describe_scratch(&job, scratch, grad is logits, typenum):
+    if not describe_scratch(&job, scratch, grad is not None and same_elements(grad, logits), typenum):
         return None
     n_threads = team_size(job.n_rows, job.n_classes, n_threads)
-    if job.scratch_per_thread > 0:
-        n_threads = min(n_threads, cnp.PyArray_DIM(scratch, 0))
-        space = cnp.PyArray_DATA(scratch)
-
     job.by_stretches = job.n_classes > STRETCH and job.n_rows < 2 * n_threads and job.n_rows % n_threads != 0
     if not job.by_stretches:
         n_threads = min(n_threads, job.n_rows)
+    if job.scratch_per_thread > 0:
+        space = cnp.PyArray_DATA(scratch)
+        if not job.by_stretches:
+            n_threads = min(n_threads, cnp.PyArray_DIM(scratch, 0))
     job.prefetching = <double> job.n_rows * job.n_classes >= PREFETCH_FROM
     job.scale = 1.0 / job.n_rows if mean else 1.0
     # Enough rows to fill the lanes or to share a logarithm, unless that makes too much work to hand out at once.

@@ -30,7 +30,7 @@ cdef inline Lanes[storage] at_labels(const LaneGroup[storage]* group, const stor
 
 
 cdef void find_labels(LaneGroup[storage]* group, const storage* x, Py_ssize_t count, RowNumbers* rows) noexcept nogil:
-    """label_target of each lane; only `count` have a label."""
+    """find_label of each lane; only `count` have a label."""
     cdef storage[MAX_LANES] picked
     cdef Py_ssize_t i
     for i in range(count, lanes_of(x)):
@@ -48,7 +48,7 @@ cdef void find_labels(LaneGroup[storage]* group, const storage* x, Py_ssize_t co
 cdef void find_distributions(
     LaneGroup[storage]* group, const storage* x, const storage* t, Py_ssize_t n, RowNumbers* rows
 ) noexcept nogil:
-    """distribution_target of each lane."""
+    """find_distribution of each lane, whose row is one stretch."""
     cdef Lanes[storage] top = Lanes[storage](-1), at_top = Lanes[storage](0), m = load_lanes(group.m)
     cdef Lanes[storage] logits, weights, here, zero = at_top
     cdef storage[MAX_LANES] weight_at_top

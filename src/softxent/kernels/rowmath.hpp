@@ -37,7 +37,7 @@ SOFTXENT_INLINE Vec<double> weighted_gap(const Vec<double> &t, const Vec<double>
 template <class D> struct Carried {
     D sum, lost;
     Carried() = default;
-    SOFTXENT_INLINE Carried(const D &sum, const D &lost) : sum(sum), lost(lost) {}
+    SOFTXENT_INLINE Carried(const D &a, const D &b) : sum(a), lost(b) {}
     // The sum less what is taken off; `rounded` gets what that rounds off.
     SOFTXENT_INLINE D less(const D &taken_off, D *rounded) const {
         const D rest = sum - taken_off, zero(0), low = lost + rounded_off(sum, zero - taken_off, rest);
@@ -165,6 +165,7 @@ struct RowNumbers {
     static constexpr int rows = 32;
     double R[rows], R_low[rows], over[rows], n0[rows], mass[rows], cross[rows];
 };
+static_assert(RowNumbers::rows >= Lanes<float>::lanes && RowNumbers::rows >= Lanes<double>::lanes, "a row to each lane");
 
 // What the lanes of P's registers, from register i on, are to use of a number for all or of one for each.
 template <class P> SOFTXENT_INLINE P for_lanes(double x, int) { return P(x); }

@@ -16,7 +16,11 @@
 #if defined(_MSC_VER) && !defined(__clang__)
 #include <intrin.h>
 #define SOFTXENT_INLINE __forceinline
+#if defined(_M_X64)
 #define SOFTXENT_PREFETCH(p) _mm_prefetch(p, _MM_HINT_T0)
+#else
+#define SOFTXENT_PREFETCH(p) static_cast<void>(p)
+#endif
 #else
 #define SOFTXENT_INLINE inline __attribute__((always_inline))
 // GCC drops a call that does nothing but prefetch, unless something volatile is in it.
@@ -27,7 +31,7 @@
 #include "vec_avx512.hpp"
 #elif defined(SOFTXENT_AVX2)
 #include "vec_avx2.hpp"
-#elif (defined(__SSE2__) || defined(_M_X64)) && !defined(SOFTXENT_SCALAR)
+#elif (defined(__x86_64__) || defined(_M_X64)) && !defined(SOFTXENT_SCALAR)
 #include "vec_sse2.hpp"
 #else
 #include "vec_scalar.hpp"

@@ -1,7 +1,7 @@
 // Plain C++ for the architectures that have no header of their own: 128-bit registers as arrays, which the compiler may
 // keep in vectors. No fused multiply-add is assumed: fma rounds twice. See vec.hpp for what each function means.
 //
-// On x86-64 vec_sse2.hpp stands in for it; -DSOFTXENT_SCALAR chooses this one there too, for tests.
+// On x86-64 vec_sse2.hpp stands in for it; -DSOFTXENT_SCALAR chooses this one there too, so that it can be tested.
 #pragma once
 
 #include <cmath>
@@ -78,7 +78,7 @@ SOFTXENT_INLINE Array<T> select_equal(const Array<T> &a, const Array<T> &b, cons
 
 // The low bits of the representation moved up to where the exponent is.
 template <class Bits, class T> SOFTXENT_INLINE Array<T> shift_left(const Array<T> &v, int by) {
-    Bits bits[v.lanes];
+    Bits bits[Array<T>::lanes];
     std::memcpy(bits, v.lane, sizeof bits);
     for (Bits &b : bits) b <<= by;
     Array<T> out;

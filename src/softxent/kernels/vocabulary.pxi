@@ -115,7 +115,6 @@ cdef extern from "rowmath.hpp" namespace "softxent" nogil:
     void lane_sums[T](const T* v, Py_ssize_t n, const T* left_out, const T* taken_off, double* values, double* rounded)
     void lane_gaps[T](
         const T* x, const T* t, Py_ssize_t n, const T* m, const T* left_out, double* gaps, double* weights)
-    double rounded_off(double a, double b, double sum)
     double smallest_normal[T](const T*)
     double unit_size[T](const T*)
     Vec[double] log1p(Vec[double])
