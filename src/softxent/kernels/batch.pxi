@@ -207,11 +207,9 @@ cdef void write_tile(
 
 
 cdef inline void prefetch_rows(const Rows* rows, Py_ssize_t i, Py_ssize_t count, Py_ssize_t size) noexcept nogil:
-    """Ask for rows of `size` bytes, if one stride leads there."""
-    cdef Py_ssize_t k
-    if rows.direct and rows.n_axes == 1:
-        for k in range(i, i + count):
-            prefetch(rows.data + k * rows.step, size)
+    """Ask for rows of `size` bytes that follow each other with no gap, or one too small to skip."""
+    if rows.direct and rows.n_axes == 1 and size <= rows.step <= size + 64:
+        prefetch(rows.data + i * rows.step, count * rows.step)
 
 
 cdef void visit_lanes_of(
