@@ -109,8 +109,18 @@ def row_by_row(
     losses, grad = np.empty(x.shape[:-1], dtype), np.empty(x.shape, dtype)
     for row in np.ndindex(losses.shape):
         losses[row], _ = sx.value_and_grad(x[row], t[row], reduction="none", out=grad[row])
+    return losses, rounded(grad, np.dtype(logits.dtype if grad_dtype is None else grad_dtype))
+
+
+def rounded(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """`x` rounded once. ml_dtypes rounds float64 to bfloat16 twice, on the way through float32."""
     with np.errstate(over="ignore", under="ignore"):
-        return losses, grad.astype(logits.dtype if grad_dtype is None else grad_dtype)
+        if x.dtype == np.float64 and dtype.name == "bfloat16":
+            single = x.astype(np.float32)
+            single = np.where(np.abs(single) > np.abs(x), np.nextafter(single, np.float32(0)), single)
+            # Cut off, and the last bit set for what was: no tie where there was none.
+            x = (single.view(np.uint32) | ((single != x) & ~np.isnan(x))).view(np.float32)
+        return x.astype(dtype)
 
 
 def one_hot(labels: npt.ArrayLike, n_classes: int) -> np.ndarray:
