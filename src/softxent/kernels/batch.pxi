@@ -157,9 +157,12 @@ cdef void read_tile(
             for lane in range(lanes_of(tile)):
                 tile[c * lanes_of(tile) + lane] = (<storage*> (at[lane] + c * rows.class_stride))[0]
     elif storage is float and rows.packed and rows.element.read_row != NULL and n >= COLUMNS:
-        for lane in range(lanes_of(tile)):
-            if lane < count:
+        if even and rows.step == n * rows.class_stride:
+            rows.element.read_row(at[0], staging, count * n)
+        else:
+            for lane in range(count):
                 rows.element.read_row(at[lane], staging + lane * n, n)
+        for lane in range(lanes_of(tile)):
             at[lane] = <char*> (staging + min(lane, count - 1) * n)
         rows_to_lanes(<storage**> at, n, tile)
     else:
@@ -198,8 +201,11 @@ cdef void write_tile(
         for lane in range(lanes_of(tile)):
             staged[lane] = <char*> (staging + lane * n)
         lanes_to_rows(tile, n, <storage**> staged)
-        for lane in range(count):
-            rows.element.write_row(at[lane], staging + lane * n, n)
+        if even and rows.step == n * rows.class_stride:
+            rows.element.write_row(at[0], staging, count * n)
+        else:
+            for lane in range(count):
+                rows.element.write_row(at[lane], staging + lane * n, n)
     else:
         for lane in range(count):
             for c in range(n):
