@@ -90,10 +90,11 @@ def draw_threads(found: Results, path: Path) -> None:
             speeds = {t.case.threads: speed for t in timings if (speed := speed_to_one_thread(t, name))}
             if speeds:
                 axes.plot(list(speeds), list(speeds.values()), **{"label": name, **STYLES[name]})
-        axes.set(title=shape.title.replace(", ", ",\n"), xlabel="threads", ylim=(0, None))
+        axes.set(title=shape.title.replace(", ", ",\n"), xlabel="threads")
         axes.set_xticks(unique(timing.case.threads for timing in timings))
         axes.margins(x=0.15)
         axes.grid(alpha=0.3)
+    panels[0].set_ylim(bottom=0)  # which all share, so not before the last line is in
     figure.supylabel("speed (softxent on 1 thread = 1)", fontsize=FONTS["font.size"])
     figure.suptitle(f"{TASK_TITLES[found.timings[0].case.task]}, {versions(found)}")
     finish(figure, panels, path)
