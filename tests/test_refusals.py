@@ -73,6 +73,51 @@ INPUTS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         ValueError,
         "logits must have at least one class: expected C >= 1 along axis 0, got shape (0, 3)",
     ),
+    "sample_weight of another shape": (
+        {"sample_weight": np.ones(3)},
+        ValueError,
+        "sample_weight must have one number for each row, shape (2,), got shape (3,)",
+    ),
+    "complex sample_weight": (
+        {"sample_weight": [1, 2j]},
+        TypeError,
+        "sample_weight must be real numbers, got dtype complex128",
+    ),
+    "ignore_index that is a float": (
+        {"ignore_index": 1.0},
+        TypeError,
+        "ignore_index must be an integer or None, got float",
+    ),
+    "ignore_index beyond 64 bits": (
+        {"ignore_index": 2**63},
+        ValueError,
+        "ignore_index must fit into 64 bits, got 9223372036854775808",
+    ),
+    "ignore_index with distributions": (
+        {"targets": np.zeros((2, 3)), "ignore_index": -100},
+        ValueError,
+        "ignore_index needs class labels of shape (2,), got distributions of shape (2, 3)",
+    ),
+    "a label that is neither a class nor ignored": (
+        {"targets": [-100, -1], "ignore_index": -100},
+        ValueError,
+        "targets[1] = -1 is not a class: expected 0 <= label < 3 or the ignore_index -100",
+    ),
+    "normalizer without a mean": (
+        {"normalizer": 2, "reduction": "sum"},
+        ValueError,
+        "normalizer is what reduction='mean' divides by, got it with reduction='sum'",
+    ),
+    "negative normalizer": (
+        {"normalizer": -1.0},
+        ValueError,
+        "normalizer must be finite and not negative, got -1.0",
+    ),
+    "normalizer that is no number": (
+        {"normalizer": "2"},
+        TypeError,
+        "normalizer must be a number or None, got str",
+    ),
     "axis beyond the last": (
         {"axis": 2},
         np.exceptions.AxisError,

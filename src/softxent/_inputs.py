@@ -4,8 +4,9 @@ Nothing here writes to an array of the caller's. What comes out is plain ndarray
 any strides, alignment and byte order, of the dtypes below.
 """
 
+import math
 import operator
-from typing import SupportsIndex
+from typing import SupportsFloat, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
@@ -68,7 +69,11 @@ def result_dtypes(logits: np.ndarray) -> tuple[np.dtype, np.dtype]:
     return native, np.dtype(np.float32) if native.itemsize == 2 else native
 
 
-def read_targets(targets: npt.ArrayLike, logits: np.ndarray, class_axis: int) -> np.ndarray:
+def _is_real(dtype: np.dtype) -> bool:
+    return dtype.kind in "iub" or _is_float(dtype) or dtype.type is np.longdouble
+
+
+def read_targets(targets: npt.ArrayLike, logits: np.ndarray, class_axis: int, ignore_index: int | None) -> np.ndarray:
     """`targets` as class labels, without the class axis, or as distributions, with it, by the shape of the logits."""
     t = _array(targets, "targets")
     leading = shape_without(logits.shape, class_axis)
@@ -80,10 +85,15 @@ def read_targets(targets: npt.ArrayLike, logits: np.ndarray, class_axis: int) ->
                 f"targets of shape {t.shape} are class labels and must be integers, got dtype {t.dtype}; "
                 f"convert them to integers, or pass distributions of shape {logits.shape}"
             )
-        _check_labels(t, logits.shape[class_axis])
+        _check_labels(t, logits.shape[class_axis], ignore_index)
         return t
     if t.shape == logits.shape:
-        if not (t.dtype.kind in "iub" or _is_float(t.dtype) or t.dtype.type is np.longdouble):
+        if ignore_index is not None:
+            raise ValueError(
+                f"ignore_index needs class labels of shape {leading}, got distributions of shape {t.shape}; "
+                "give rows that do not count a sample_weight of 0"
+            )
+        if not _is_real(t.dtype):
             raise TypeError(f"targets must be real numbers, got dtype {t.dtype}")
         return t
     raise ValueError(
@@ -92,12 +102,39 @@ def read_targets(targets: npt.ArrayLike, logits: np.ndarray, class_axis: int) ->
     )
 
 
-def _check_labels(labels: np.ndarray, n_classes: int) -> None:
+def _check_labels(labels: np.ndarray, n_classes: int, ignore_index: int | None) -> None:
     if labels.size == 0 or (labels.min() >= 0 and labels.max() < n_classes):
         return
-    flat = int(np.argmax((labels < 0) | (labels >= n_classes)))
-    index = tuple(int(i) for i in np.unravel_index(flat, labels.shape))
-    raise ValueError(f"{_place('targets', index)} = {labels[index]} is not a class: expected 0 <= label < {n_classes}")
+    wrong = (labels < 0) | (labels >= n_classes)
+    if ignore_index is not None:
+        wrong &= labels != ignore_index
+    if not wrong.any():
+        return
+    index = tuple(int(i) for i in np.unravel_index(int(np.argmax(wrong)), labels.shape))
+    besides = "" if ignore_index is None else f" or the ignore_index {ignore_index}"
+    raise ValueError(
+        f"{_place('targets', index)} = {labels[index]} is not a class: expected 0 <= label < {n_classes}{besides}"
+    )
+
+
+def read_ignore_index(ignore_index: SupportsIndex) -> int:
+    try:
+        label = operator.index(ignore_index)
+    except TypeError:
+        raise TypeError(f"ignore_index must be an integer or None, got {type(ignore_index).__name__}") from None
+    if not -(2**63) <= label < 2**63:
+        raise ValueError(f"ignore_index must fit into 64 bits, got {label}")
+    return label
+
+
+def read_sample_weight(sample_weight: npt.ArrayLike, leading: tuple[int, ...]) -> np.ndarray:
+    """`sample_weight` as an array with one number for each row."""
+    w = _array(sample_weight, "sample_weight")
+    if not _is_real(w.dtype):
+        raise TypeError(f"sample_weight must be real numbers, got dtype {w.dtype}")
+    if w.shape != leading:
+        raise ValueError(f"sample_weight must have one number for each row, shape {leading}, got shape {w.shape}")
+    return w
 
 
 def read_out(out: object, shape: tuple[int, ...]) -> np.ndarray:
@@ -114,6 +151,17 @@ def read_out(out: object, shape: tuple[int, ...]) -> np.ndarray:
     if plain.size and kernels.may_overlap_itself(plain):
         raise ValueError(f"out must not overlap itself, got strides {plain.strides} for shape {shape}")
     return plain
+
+
+def check_normalizer(normalizer: SupportsFloat | None, reduction: str) -> None:
+    if normalizer is None:
+        return
+    if not isinstance(normalizer, SupportsFloat):
+        raise TypeError(f"normalizer must be a number or None, got {type(normalizer).__name__}")
+    if not 0 <= float(normalizer) < math.inf:
+        raise ValueError(f"normalizer must be finite and not negative, got {normalizer}")
+    if reduction != "mean":
+        raise ValueError(f"normalizer is what reduction='mean' divides by, got it with reduction={reduction!r}")
 
 
 def check_reduction(reduction: object) -> None:

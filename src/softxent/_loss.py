@@ -4,14 +4,24 @@ Each call makes one attempt with the arrays as they came. A kernel takes them or
 cannot; only then are the arguments read with care, refused with a reason, or prepared.
 """
 
-from typing import Any, Literal, SupportsIndex, overload
+from typing import Any, Literal, NamedTuple, SupportsFloat, SupportsIndex, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from softxent import _threads
 from softxent._dispatch import active as _kernels
-from softxent._inputs import check_reduction, read_logits, read_out, read_targets, result_dtypes, shape_without
+from softxent._inputs import (
+    check_normalizer,
+    check_reduction,
+    read_ignore_index,
+    read_logits,
+    read_out,
+    read_sample_weight,
+    read_targets,
+    result_dtypes,
+    shape_without,
+)
 
 NATIVE_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))  # in the byte order of the machine
 
@@ -22,7 +32,10 @@ def cross_entropy(
     targets: npt.ArrayLike,
     *,
     axis: SupportsIndex = -1,
+    sample_weight: npt.ArrayLike | None = None,
+    ignore_index: SupportsIndex | None = None,
     reduction: Literal["mean", "sum"] = "mean",
+    normalizer: SupportsFloat | None = None,
     n_threads: SupportsIndex | None = None,
 ) -> float: ...
 @overload
@@ -31,7 +44,10 @@ def cross_entropy(
     targets: npt.ArrayLike,
     *,
     axis: SupportsIndex = -1,
+    sample_weight: npt.ArrayLike | None = None,
+    ignore_index: SupportsIndex | None = None,
     reduction: Literal["none"],
+    normalizer: None = None,
     n_threads: SupportsIndex | None = None,
 ) -> np.ndarray: ...
 @overload
@@ -40,7 +56,10 @@ def cross_entropy(
     targets: npt.ArrayLike,
     *,
     axis: SupportsIndex = -1,
+    sample_weight: npt.ArrayLike | None = None,
+    ignore_index: SupportsIndex | None = None,
     reduction: str,
+    normalizer: SupportsFloat | None = None,
     n_threads: SupportsIndex | None = None,
 ) -> float | np.ndarray: ...
 def cross_entropy(
@@ -48,7 +67,10 @@ def cross_entropy(
     targets: npt.ArrayLike,
     *,
     axis: SupportsIndex = -1,
+    sample_weight: npt.ArrayLike | None = None,
+    ignore_index: SupportsIndex | None = None,
     reduction: str = "mean",
+    normalizer: SupportsFloat | None = None,
     n_threads: SupportsIndex | None = None,
 ) -> float | np.ndarray:
     r"""Softmax cross-entropy loss.
@@ -66,8 +88,17 @@ def cross_entropy(
     axis : int, default -1
         The axis of the classes. Shapes are given here with C last; with ``axis=1``, ``(N, C, H, W)`` logits take
         ``(N, H, W)`` labels. Nothing is transposed or copied.
+    sample_weight : array_like, shape (...), optional
+        A weight for each row, of any real or bool dtype, that its loss and its gradient are multiplied by.
+    ignore_index : int, optional
+        The label of rows that do not count: whatever their logits hold is not used, and their loss and gradient are
+        exactly 0. It may be a class, negative or beyond all classes. Only with class labels.
     reduction : {"mean", "sum", "none"}, default "mean"
-        The mean over all rows, their sum, or the loss of each row.
+        The mean over all rows that count, weighted with `sample_weight`; the sum; or the loss of each row.
+    normalizer : float, optional
+        What "mean" divides the sum by, in place of the number, or the total weight, of the rows that count: of the
+        tokens of a batch of which this is a part, for instance. Where the one or the other is 0, so are loss and
+        gradient.
     n_threads : int, optional
         How many threads this call may use; see `set_num_threads`.
 
@@ -82,8 +113,8 @@ def cross_entropy(
     TypeError
         An argument has a type or dtype that cannot be used, such as labels that are floats.
     ValueError
-        The shapes do not fit, `logits` has no such axis, there is no class, `reduction` is not known, or a label is not
-        a class.
+        The shapes do not fit, `logits` has no such axis, there is no class, `reduction` is not known, a label is neither
+        a class nor `ignore_index`, or an option has no meaning with the others.
 
     See Also
     --------
@@ -112,8 +143,16 @@ def cross_entropy(
     0.366985
     >>> sx.cross_entropy(logits, [[0, 0, 1], [1, 0, 0]], reduction="none").round(6)
     array([0.510826, 0.223144])
+
+    Rows that do not count, and others that count double:
+
+    >>> round(sx.cross_entropy(logits, [2, -100], ignore_index=-100), 6)
+    0.510826
+    >>> round(sx.cross_entropy(logits, [2, 0], sample_weight=[1, 2]), 6)
+    0.319038
     """
-    loss: float | np.ndarray = _visit(logits, targets, axis, reduction, n_threads, False, None)[0]
+    counting = _Counting.of(sample_weight, ignore_index, normalizer)
+    loss: float | np.ndarray = _visit(logits, targets, axis, counting, reduction, n_threads, False, None)[0]
     return loss
 
 
@@ -123,7 +162,10 @@ def value_and_grad(
     targets: npt.ArrayLike,
     *,
     axis: SupportsIndex = -1,
+    sample_weight: npt.ArrayLike | None = None,
+    ignore_index: SupportsIndex | None = None,
     reduction: Literal["mean", "sum"] = "mean",
+    normalizer: SupportsFloat | None = None,
     out: np.ndarray | None = None,
     n_threads: SupportsIndex | None = None,
 ) -> tuple[float, np.ndarray]: ...
@@ -133,7 +175,10 @@ def value_and_grad(
     targets: npt.ArrayLike,
     *,
     axis: SupportsIndex = -1,
+    sample_weight: npt.ArrayLike | None = None,
+    ignore_index: SupportsIndex | None = None,
     reduction: Literal["none"],
+    normalizer: None = None,
     out: np.ndarray | None = None,
     n_threads: SupportsIndex | None = None,
 ) -> tuple[np.ndarray, np.ndarray]: ...
@@ -143,7 +188,10 @@ def value_and_grad(
     targets: npt.ArrayLike,
     *,
     axis: SupportsIndex = -1,
+    sample_weight: npt.ArrayLike | None = None,
+    ignore_index: SupportsIndex | None = None,
     reduction: str,
+    normalizer: SupportsFloat | None = None,
     out: np.ndarray | None = None,
     n_threads: SupportsIndex | None = None,
 ) -> tuple[float | np.ndarray, np.ndarray]: ...
@@ -152,7 +200,10 @@ def value_and_grad(
     targets: npt.ArrayLike,
     *,
     axis: SupportsIndex = -1,
+    sample_weight: npt.ArrayLike | None = None,
+    ignore_index: SupportsIndex | None = None,
     reduction: str = "mean",
+    normalizer: SupportsFloat | None = None,
     out: np.ndarray | None = None,
     n_threads: SupportsIndex | None = None,
 ) -> tuple[float | np.ndarray, np.ndarray]:
@@ -171,8 +222,17 @@ def value_and_grad(
     axis : int, default -1
         The axis of the classes. Shapes are given here with C last; with ``axis=1``, ``(N, C, H, W)`` logits take
         ``(N, H, W)`` labels. Nothing is transposed or copied.
+    sample_weight : array_like, shape (...), optional
+        A weight for each row, of any real or bool dtype, that its loss and its gradient are multiplied by.
+    ignore_index : int, optional
+        The label of rows that do not count: whatever their logits hold is not used, and their loss and gradient are
+        exactly 0. It may be a class, negative or beyond all classes. Only with class labels.
     reduction : {"mean", "sum", "none"}, default "mean"
-        The mean over all rows, their sum, or the loss of each row.
+        The mean over all rows that count, weighted with `sample_weight`; the sum; or the loss of each row.
+    normalizer : float, optional
+        What "mean" divides the sum by, in place of the number, or the total weight, of the rows that count: of the
+        tokens of a batch of which this is a part, for instance. Where the one or the other is 0, so are loss and
+        gradient.
     out : ndarray, shape (..., C), optional
         Where to write the gradient: any writeable array of the logits' shape and one of the floating dtypes above, with
         any strides, or the logits themselves, which are then overwritten. If it overlaps an input in another way, the
@@ -195,8 +255,9 @@ def value_and_grad(
     TypeError
         An argument has a type or dtype that cannot be used, such as labels that are floats.
     ValueError
-        The shapes do not fit, `logits` has no such axis, there is no class, `reduction` is not known, a label is not a
-        class, or `out` cannot be written to. Nothing has been written then.
+        The shapes do not fit, `logits` has no such axis, there is no class, `reduction` is not known, a label is neither
+        a class nor `ignore_index`, an option has no meaning with the others, or `out` cannot be written to. Nothing has
+        been written then.
 
     See Also
     --------
@@ -232,13 +293,28 @@ def value_and_grad(
     >>> grad is logits
     True
     """
-    return _visit(logits, targets, axis, reduction, n_threads, True, out)
+    counting = _Counting.of(sample_weight, ignore_index, normalizer)
+    return _visit(logits, targets, axis, counting, reduction, n_threads, True, out)
+
+
+class _Counting(NamedTuple):
+    """Which rows count, and how much."""
+
+    sample_weight: npt.ArrayLike | None
+    ignore_index: SupportsIndex | None
+    normalizer: SupportsFloat | None
+
+    @classmethod
+    def of(cls, *options: Any) -> "_Counting | None":
+        """None if every row counts as one."""
+        return None if all(option is None for option in options) else cls(*options)
 
 
 def _visit(
     logits: Any,
     targets: Any,
     axis: SupportsIndex,
+    counting: _Counting | None,
     reduction: str,
     n_threads: SupportsIndex | None,
     with_grad: bool,
@@ -246,6 +322,8 @@ def _visit(
 ) -> tuple[Any, Any]:
     """Loss and gradient (None without) of arrays as they came, if a kernel takes them so."""
     check_reduction(reduction)
+    if counting is not None:
+        check_normalizer(counting.normalizer, reduction)
     threads = _threads.setting if n_threads is None else _threads.checked(n_threads, "n_threads")
     mean, per_row = reduction == "mean", reduction == "none"
     guarded = _threads.in_forked_child and threads != 1
@@ -255,6 +333,7 @@ def _visit(
         and logits.ndim > 0
         and type(axis) is int
         and -64 <= axis < 64  # no array has more axes; a C integer holds it
+        and counting is None
         and not guarded
     ):
         losses = np.empty(shape_without(logits.shape, axis % logits.ndim), logits.dtype) if per_row else None
@@ -263,13 +342,14 @@ def _visit(
         if total is not None:
             return (losses if per_row else total), grad
         del losses, grad  # before their like is allocated again
-    return _visit_with_care(logits, targets, axis, mean, per_row, threads, with_grad, out)
+    return _visit_with_care(logits, targets, axis, counting, mean, per_row, threads, with_grad, out)
 
 
 def _visit_with_care(
     logits: Any,
     targets: Any,
     axis: SupportsIndex,
+    counting: _Counting | None,
     mean: bool,
     per_row: bool,
     threads: int,
@@ -278,9 +358,13 @@ def _visit_with_care(
 ) -> tuple[Any, Any]:
     """The same of any arguments: refused with a reason, or converted on the way, a row at a time."""
     x, class_axis = read_logits(logits, axis)
-    t = read_targets(targets, x, class_axis)
+    weights, ignored, normalizer = counting or (None, None, None)
+    ignored = None if ignored is None else read_ignore_index(ignored)
+    t = read_targets(targets, x, class_axis, ignored)
+    leading = shape_without(x.shape, class_axis)
+    w = None if weights is None else read_sample_weight(weights, leading)
     grad_dtype, dtype = result_dtypes(x)
-    losses = np.empty(shape_without(x.shape, class_axis), dtype) if per_row else None
+    losses = np.empty(leading, dtype) if per_row else None
     grad = None
     if out is not None:
         grad = read_out(out, x.shape)
@@ -292,10 +376,12 @@ def _visit_with_care(
 
     def compute(into: np.ndarray | None) -> float | None:
         """First without scratch, then with a row of logits or gradient, and one of a distribution, for each thread."""
-        total = _kernels.loss_and_grad(x, t, class_axis, losses, into, mean, n_threads)
+        total = _kernels.loss_and_grad(x, t, class_axis, losses, into, mean, n_threads, None, w, ignored, normalizer)
         if total is None:
             scratch = np.empty((min(n_threads, x.size // n_classes), 1 + (t.ndim == x.ndim), n_classes), dtype)
-            total = _kernels.loss_and_grad(x, t, class_axis, losses, into, mean, n_threads, scratch)
+            total = _kernels.loss_and_grad(
+                x, t, class_axis, losses, into, mean, n_threads, scratch, w, ignored, normalizer
+            )
         return total
 
     def run(into: np.ndarray | None) -> float | None:

@@ -1,3 +1,5 @@
+from typing import SupportsFloat
+
 import numpy as np
 
 def loss_and_grad(
@@ -9,6 +11,9 @@ def loss_and_grad(
     mean: bool,
     n_threads: int,
     scratch: np.ndarray | None = None,
+    weights: np.ndarray | None = None,
+    passed_over: int | None = None,
+    normalizer: SupportsFloat | None = None,
 ) -> float | None: ...
 def may_overlap_itself(array: np.ndarray) -> bool: ...
 def team_size(n_rows: int, n_classes: int, n_threads: int) -> int: ...

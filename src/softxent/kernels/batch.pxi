@@ -18,8 +18,12 @@ cdef struct Job:
     Rows logits
     Rows targets
     Rows grad
+    Rows weights             # of the rows
     bint has_grad
     bint has_labels
+    bint has_weights
+    bint has_passed_over     # rows with the label `passed_over` are not looked at
+    int64_t passed_over
     bint by_lanes            # the narrow kernel takes the rows, as many at once as it has lanes
     bint by_stretches        # all threads work on one row after the other
     bint streaming           # the gradient is stored past the caches; wide rows keep their exponentials in the scratch
@@ -28,9 +32,49 @@ cdef struct Job:
     Py_ssize_t n_classes
     Py_ssize_t rows_per_block
     Py_ssize_t scratch_per_thread
-    double scale
+    double scale             # of the gradient, before the weight of the row
     float* losses32          # at most one of the two is given
     double* losses64
+
+
+cdef inline LabelRange label_range(const Job* job) noexcept nogil:
+    cdef LabelRange labels
+    labels.n_classes = job.n_classes
+    labels.passed_over = &job.passed_over if job.has_passed_over else NULL
+    return labels
+
+
+cdef inline double weight_of(const Job* job, Py_ssize_t i) noexcept nogil:
+    return job.weights.element.read(row(&job.weights, i)) if job.has_weights else 1
+
+
+cdef double total_weight(const Job* job) noexcept nogil:
+    """Of all rows that are not passed over."""
+    cdef Carried[double] total = Carried[double](0, 0)
+    cdef LabelRange labels = label_range(job)
+    cdef int64_t[MAX_LANES] label
+    cdef Py_ssize_t i, count, k
+    cdef double rounded
+    if not job.has_weights and not job.has_passed_over:
+        return job.n_rows
+    for i in range(0, job.n_rows, 32):
+        count = min(job.n_rows - i, 32)
+        if job.has_passed_over:
+            read_labels(&job.targets, i, count, &labels, label)
+        for k in range(count):
+            if not job.has_passed_over or label[k] >= 0:
+                total = total + Carried[double](weight_of(job, i + k), 0)
+    return total.less(0, &rounded)
+
+
+cdef void zero_row(const Rows* rows, Py_ssize_t i, Py_ssize_t n) noexcept nogil:
+    cdef char* start = row(rows, i)
+    cdef Py_ssize_t c
+    if rows.packed and n > 1:
+        memset(start, 0, n * rows.class_stride)
+        return
+    for c in range(n):
+        rows.element.write(start + c * rows.class_stride, 0)
 
 
 cdef inline void read_row(storage* to, const char* source, const Rows* rows, Py_ssize_t n) noexcept nogil:
@@ -92,10 +136,22 @@ cdef inline void visit_row_of(
     """Visit row i; what cannot be loaded or stored as it is goes through `scratch`, a row and one for distributions."""
     cdef Py_ssize_t n = job.n_classes, ahead = 0
     cdef int64_t label = 0
+    cdef LabelRange labels = label_range(job)
+    cdef double scale
     cdef storage* x = <storage*> row(&job.logits, i)
     cdef storage* t = NULL
     cdef storage* g = NULL
     cdef storage* e = NULL
+    if job.has_labels:
+        # Checked before, but another thread may have changed it since: then the result is wrong, not the memory.
+        read_labels(&job.targets, i, 1, &labels, &label)
+    if label < 0:
+        rows.R[k] = rows.R_low[k] = rows.over[k] = rows.n0[k] = rows.mass[k] = rows.cross[k] = rows.weight[k] = 0
+        if job.has_grad:
+            zero_row(&job.grad, i, n)
+        return
+    rows.weight[k] = weight_of(job, i)
+    scale = job.scale * rows.weight[k]
     if job.has_grad:
         g = <storage*> row(&job.grad, i) if job.grad.direct else scratch
         e = scratch if job.streaming else g
@@ -104,18 +160,14 @@ cdef inline void visit_row_of(
         read_row(x, row(&job.logits, i), &job.logits, n)
     elif job.prefetching and n <= PREFETCHED_ROW and i + 1 < job.n_rows:
         ahead = <storage*> row(&job.logits, i + 1) - x
-    if job.has_labels:
-        # Checked before, but another thread may have changed it since: then the result is wrong, not the memory.
-        read_labels(&job.targets, i, 1, n, &label)
-    elif job.targets.direct:
-        t = <storage*> row(&job.targets, i)
-    else:
-        t = scratch + n
-        read_row(t, row(&job.targets, i), &job.targets, n)
+    if not job.has_labels:
+        t = <storage*> row(&job.targets, i) if job.targets.direct else scratch + n
+        if not job.targets.direct:
+            read_row(t, row(&job.targets, i), &job.targets, n)
     if job.by_stretches:
-        share_row(x, e, t, label, g, n, job.scale, job.streaming, n_threads, rows, k)
+        share_row(x, e, t, label, g, n, scale, job.streaming, n_threads, rows, k)
     else:
-        visit_row(x, e, t, label, g, n, job.scale, job.streaming, ahead, rows, k)
+        visit_row(x, e, t, label, g, n, scale, job.streaming, ahead, rows, k)
     if job.has_grad and not job.grad.direct:
         write_row(row(&job.grad, i), g, &job.grad, n)
 
@@ -218,13 +270,24 @@ cdef inline void prefetch_rows(const Rows* rows, Py_ssize_t i, Py_ssize_t count,
         prefetch(rows.data + i * rows.step, count * rows.step)
 
 
+cdef void zero_lanes(storage* tile, const bint* which, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t lane, c
+    for lane in range(lanes_of(tile)):
+        if which[lane]:
+            for c in range(n):
+                tile[c * lanes_of(tile) + lane] = 0
+
+
 cdef void visit_lanes_of(
     const Job* job, Py_ssize_t i, Py_ssize_t count, const storage* tag, RowNumbers* rows
 ) noexcept nogil:
     """Visit `count` rows from i on, at most as many as there are lanes, in tiles on the stack."""
     cdef Tile[storage] tile
     cdef LaneGroup[storage] group
-    cdef Py_ssize_t n = job.n_classes, size = n * lanes_of(tag)
+    cdef Py_ssize_t n = job.n_classes, size = n * lanes_of(tag), lane
+    cdef LabelRange labels = label_range(job)
+    cdef double[MAX_LANES] scales
+    cdef bint[MAX_LANES] passed
     cdef storage* x = tile.space
     cdef storage* t = NULL
     cdef storage* staging = x + size
@@ -235,9 +298,27 @@ cdef void visit_lanes_of(
     read_tile(&job.logits, i, count, n, x, staging)
     if job.prefetching:
         prefetch_rows(&job.logits, i + count, count, n * sizeof(storage))
+    if job.has_labels:
+        read_labels(&job.targets, i, count, &labels, group.label)
+    if job.has_passed_over:
+        for lane in range(lanes_of(tag)):
+            passed[lane] = lane < count and group.label[lane] < 0
+            if passed[lane]:
+                group.label[lane] = 0
+        zero_lanes(x, passed, n)
+    for lane in range(lanes_of(tag)):
+        rows.weight[lane] = 1
+        scales[lane] = job.scale
+    if job.has_weights:
+        for lane in range(count):
+            rows.weight[lane] = weight_of(job, i + lane)
+            scales[lane] *= rows.weight[lane]
+    if job.has_passed_over:
+        for lane in range(count):
+            if passed[lane]:
+                rows.weight[lane] = 0
     find_top(&group, x, n, rows)
     if job.has_labels:
-        read_labels(&job.targets, i, count, n, group.label)
         find_labels(&group, x, count, rows)
     else:
         find_distributions(&group, x, t, n, rows)
@@ -245,8 +326,10 @@ cdef void visit_lanes_of(
     if job.has_grad:
         if job.prefetching:
             prefetch_rows(&job.grad, i + count, count, n * sizeof(storage))
-        find_factors(&group, x, n, job.scale, job.has_labels, rows)
-        take_gradients(&group, x, t, n, job.scale)
+        find_factors(&group, x, n, scales, job.has_labels, rows)
+        take_gradients(&group, x, t, n)
+        if job.has_passed_over:
+            zero_lanes(x, passed, n)
         write_tile(&job.grad, i, count, n, x, staging, job.streaming)
 
 

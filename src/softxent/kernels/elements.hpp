@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "vec.hpp"
 
@@ -15,8 +16,14 @@ using Reader = double (*)(const char *);
 using Writer = void (*)(char *, double);
 using RowReader = void (*)(const char *, float *, std::ptrdiff_t n);
 using RowWriter = void (*)(char *, const float *, std::ptrdiff_t n);
-// Whether n labels, `stride` bytes apart, are all in [0, n_classes); if `to` is given, they go there, 0 for those that are not.
-using LabelsReader = bool (*)(const char *, std::ptrdiff_t stride, std::ptrdiff_t n, std::int64_t n_classes, std::int64_t *to);
+// Which labels there may be: those in [0, n_classes), and one that says to pass a row over, if passed_over is not null.
+struct LabelRange {
+    std::int64_t n_classes;
+    const std::int64_t *passed_over;
+};
+// Whether n labels, `stride` bytes apart, are all such labels; if `to` is given, they go there, -1 for a row to pass over and
+// 0 for what is no label.
+using LabelsReader = bool (*)(const char *, std::ptrdiff_t stride, std::ptrdiff_t n, const LabelRange &range, std::int64_t *to);
 
 template <class T, bool SWAPPED> inline T load_element(const char *p) {
     char bytes[sizeof(T)];
@@ -46,20 +53,25 @@ template <class T, bool SWAPPED> void write_element(char *p, double x) {
 }
 
 template <class T, bool SWAPPED>
-bool read_labels(const char *p, std::ptrdiff_t stride, std::ptrdiff_t n, std::int64_t n_classes, std::int64_t *to) {
-    const auto read = [=](std::ptrdiff_t step) {
+bool read_labels(const char *p, std::ptrdiff_t stride, std::ptrdiff_t n, const LabelRange &range, std::int64_t *to) {
+    const auto n_classes = static_cast<std::uint64_t>(range.n_classes);
+    const bool passing = range.passed_over != nullptr && (std::is_signed_v<T> || *range.passed_over >= 0);
+    const std::uint64_t passed_over = passing ? static_cast<std::uint64_t>(*range.passed_over) : 0;
+    const auto read = [=](std::ptrdiff_t step, auto may_pass) {
         bool all_good = true;
         for (std::ptrdiff_t i = 0; i < n; ++i) {
-            const T label = load_element<T, SWAPPED>(p + i * step);
             // As unsigned numbers, negative labels are large, like unsigned ones beyond 2^63.
-            const bool good = static_cast<std::uint64_t>(label) < static_cast<std::uint64_t>(n_classes);
-            all_good &= good;
-            if (to) to[i] = good ? static_cast<std::int64_t>(label) : 0;
+            const auto label = static_cast<std::uint64_t>(load_element<T, SWAPPED>(p + i * step));
+            const bool good = label < n_classes, pass = may_pass && label == passed_over;
+            all_good &= good | pass;
+            if (to) to[i] = pass ? -1 : good ? static_cast<std::int64_t>(label) : 0;
         }
         return all_good;
     };
-    constexpr std::ptrdiff_t side_by_side = sizeof(T);         // a constant stride makes the loop a fast one
-    return stride == side_by_side ? read(side_by_side) : read(stride);
+    // Loops of their own for what is usual.
+    constexpr std::ptrdiff_t side_by_side = sizeof(T);
+    if (passing) return read(stride, std::true_type{});
+    return stride == side_by_side ? read(side_by_side, std::false_type{}) : read(stride, std::false_type{});
 }
 
 // How the elements of one NumPy dtype are handled; a null entry means that the dtype cannot play that part.

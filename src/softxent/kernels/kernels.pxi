@@ -45,11 +45,13 @@ cdef int computed_in(cnp.ndarray logits):
 
 cdef bint describe_inputs(Job* job, cnp.ndarray x, cnp.ndarray t, int axis, int typenum):
     """Fill in logits and targets; False if they do not belong together."""
+    cdef LabelRange labels
     if not 0 <= axis < cnp.PyArray_NDIM(x) or cnp.PyArray_DIM(x, axis) == 0:
         return False
     job.n_classes = cnp.PyArray_DIM(x, axis)
     job.n_rows = cnp.PyArray_SIZE(x) // job.n_classes
     job.has_labels = same_shape(x, t, axis)
+    job.has_passed_over &= job.has_labels
     if not job.has_labels and not same_shape(x, t, -1):
         return False
     read_layout(&job.logits, x, axis, typenum)
@@ -57,8 +59,20 @@ cdef bint describe_inputs(Job* job, cnp.ndarray x, cnp.ndarray t, int axis, int 
     if job.logits.element.read == NULL or job.targets.element.read == NULL:
         return False
     if job.has_labels:
-        return job.targets.element.read_labels != NULL and read_labels(&job.targets, 0, job.n_rows, job.n_classes, NULL)
+        labels = label_range(job)
+        return job.targets.element.read_labels != NULL and read_labels(&job.targets, 0, job.n_rows, &labels, NULL)
     return True
+
+
+cdef bint describe_weights(Job* job, cnp.ndarray weights, cnp.ndarray x, int axis):
+    """Fill in the weights of the rows; False if there is not one for each."""
+    job.has_weights = weights is not None
+    if not job.has_weights:
+        return True
+    if not same_shape(x, weights, axis):
+        return False
+    read_layout(&job.weights, weights, -1, cnp.NPY_DOUBLE)
+    return job.weights.element.read != NULL
 
 
 cdef bint describe_grad(Job* job, g, x, t, int axis, int typenum):
@@ -137,7 +151,8 @@ cdef bint describe_scratch(Job* job, cnp.ndarray scratch, bint in_place, int typ
 
 
 def loss_and_grad(
-    logits, targets, int axis, cnp.ndarray losses, grad, bint mean, int n_threads, cnp.ndarray scratch=None
+    logits, targets, int axis, cnp.ndarray losses, grad, bint mean, int n_threads, cnp.ndarray scratch=None,
+    cnp.ndarray weights=None, passed_over=None, normalizer=None
 ):
     """Sum or mean of the losses as a float; per-row losses into `losses`, the gradient into `grad`, where given.
 
@@ -145,23 +160,32 @@ def loss_and_grad(
     without it, C-contiguous, float32 or float64; grad like logits. Computes in float32 for float16, bfloat16 and
     float32 logits, and in float64 for all others. Where C is large, rows that cannot be loaded or stored directly, and
     a gradient beyond all caches, need `scratch`, C-contiguous, of the type computed in: (threads, 1, C), or
-    (threads, 2, C) for distributions.
+    (threads, 2, C) for distributions. Each row's loss is multiplied by its weight; rows with the label passed_over are
+    not looked at, their loss and gradient are 0. The mean is the sum divided by the normalizer, or else by the total
+    weight of the rows that are not passed over; where that is 0, loss and gradient are.
 
     Returns None, and has written nothing, if an argument is not an array that it can take as it is: another type,
     dtype or shape, a label that is no class, or a `grad` that overlaps an input otherwise than by being the logits.
     """
     cdef Job job
     cdef void* space = NULL
-    cdef double total
+    cdef double total, denominator
+    cdef Py_ssize_t i
     cdef int typenum
     if not cnp.PyArray_CheckExact(logits) or not cnp.PyArray_CheckExact(targets):
         return None
     typenum = computed_in(logits)
     if axis < 0:
         axis += cnp.PyArray_NDIM(logits)
+    job.has_passed_over = passed_over is not None
+    job.passed_over = passed_over if job.has_passed_over else 0
     if not describe_inputs(&job, logits, targets, axis, typenum):
         return None
+    if not describe_weights(&job, weights, logits, axis):
+        return None
     if not describe_grad(&job, grad, logits, targets, axis, typenum) or not describe_losses(&job, losses):
+        return None
+    if grad is not None and weights is not None and job.n_rows > 0 and may_overlap(grad, weights):
         return None
 
     if job.n_rows == 0:
@@ -177,7 +201,14 @@ def loss_and_grad(
         if not job.by_stretches:
             n_threads = min(n_threads, cnp.PyArray_DIM(scratch, 0))
     job.prefetching = <double> job.n_rows * job.n_classes >= PREFETCH_FROM
-    job.scale = 1.0 / job.n_rows if mean else 1.0
+    denominator = 1
+    if mean:
+        denominator = total_weight(&job) if normalizer is None else normalizer
+        if denominator == 0:
+            for i in range(job.n_rows if job.has_grad else 0):
+                zero_row(&job.grad, i, job.n_classes)
+            return 0.0
+    job.scale = 1 / denominator
     # Enough rows to fill the lanes or to share a logarithm, unless that makes too much work to hand out at once.
     job.rows_per_block = max(
         min(LOGITS_PER_THREAD // job.n_classes, 2 * MAX_LANES), (job.n_rows + MAX_BLOCKS - 1) // MAX_BLOCKS)
@@ -188,7 +219,7 @@ def loss_and_grad(
             total = visit_all(&job, n_threads, <float*> space)
         else:
             total = visit_all(&job, n_threads, <double*> space)
-    return total / job.n_rows if mean else total
+    return total / denominator
 
 
 cdef double exp_all(const storage* x, double m, storage* out, Py_ssize_t n) noexcept nogil:

@@ -82,11 +82,11 @@ cdef void take_exponentials(
 
 
 cdef void find_factors(
-    LaneGroup[storage]* group, storage* e, Py_ssize_t n, double scale, bint has_labels, RowNumbers* rows
+    LaneGroup[storage]* group, storage* e, Py_ssize_t n, const double* scales, bint has_labels, RowNumbers* rows
 ) noexcept nogil:
     """What makes the gradient of the exponentials, as in finish_row."""
     cdef Vec[double] zero = Vec[double](0), none = Vec[double](-1), least = Vec[double](-INFINITY)
-    cdef Vec[double] R, e_top, mass, factor
+    cdef Vec[double] R, e_top, mass, factor, scale
     cdef Denominator[storage, Vec[double]] whole
     cdef Lanes[storage] label = load_lanes(group.special), at_label
     cdef Py_ssize_t i = 0
@@ -95,41 +95,43 @@ cdef void find_factors(
         e_top = load_as_double(group.e_top + i)
         mass = load(rows.mass + i)
         whole = Denominator[storage, Vec[double]](R, load(rows.R_low + i), e_top)
-        factor = whole.under(Vec[double](scale) * mass)
+        scale = load(scales + i)
+        factor = whole.under(scale * mass)
         least = maximum(zero - maximum(factor, zero - factor), least)
         store_rounded(group.factor + i, factor)
         # Where R < e_top, the top has more than half of the probability.
         store_rounded(group.special + i, select_equal(maximum(R, e_top), R, none, load_as_double(group.top + i)))
-        store_rounded(group.value + i, Vec[double](scale) * (load(group.rest + i) - mass * whole.under(R)))
+        store_rounded(group.value + i, scale * (load(group.rest + i) - mass * whole.under(R)))
+        store_rounded(group.minus + i, zero - scale)
         i += ROWS_AT_ONCE
     if largest(least) > -smallest_normal(e):
-        take_units_out(group, e, n, scale, rows)
+        take_units_out(group, e, n, scales, rows)
     if has_labels:
-        at_label = fma(at_labels(group, e), load_lanes(group.factor), Lanes[storage](-scale))
+        at_label = fma(at_labels(group, e), load_lanes(group.factor), load_lanes(group.minus))
         store(group.value, select_equal(load_lanes(group.special), label, load_lanes(group.value), at_label))
         store(group.special, label)
 
 
 cdef void take_units_out(
-    LaneGroup[storage]* group, storage* e, Py_ssize_t n, double scale, const RowNumbers* rows
+    LaneGroup[storage]* group, storage* e, Py_ssize_t n, const double* scales, const RowNumbers* rows
 ) noexcept nogil:
     """The factors of targets of next to no mass, as in finish_row."""
     cdef Denominator[storage, double] whole
     cdef Py_ssize_t lane, c
     for lane in range(lanes_of(e)):
         whole = Denominator[storage, double](rows.R[lane], rows.R_low[lane], group.e_top[lane])
-        if fabs(whole.under(scale * rows.mass[lane])) < smallest_normal(e):
-            group.factor[lane] = <storage> (scale * rows.mass[lane] / (whole.sum / unit_size(e)))
+        if fabs(whole.under(scales[lane] * rows.mass[lane])) < smallest_normal(e):
+            group.factor[lane] = <storage> (scales[lane] * rows.mass[lane] / (whole.sum / unit_size(e)))
             for c in range(n):
                 e[c * lanes_of(e) + lane] *= <storage> (1 / unit_size(e))
 
 
 cdef void take_gradients(
-    LaneGroup[storage]* group, storage* e, const storage* t, Py_ssize_t n, double scale
+    LaneGroup[storage]* group, storage* e, const storage* t, Py_ssize_t n
 ) noexcept nogil:
-    """The exponentials become the gradient times `scale`; t is NULL for labels."""
+    """The exponentials become the gradient; t is NULL for labels."""
     cdef Lanes[storage] factor = load_lanes(group.factor), special = load_lanes(group.special)
-    cdef Lanes[storage] value = load_lanes(group.value), minus = Lanes[storage](-scale)
+    cdef Lanes[storage] value = load_lanes(group.value), minus = load_lanes(group.minus)
     cdef Lanes[storage] g
     cdef Py_ssize_t c, i
     for c in range(n):

@@ -82,15 +82,15 @@ cdef inline Py_ssize_t run_from(const Rows* rows, Py_ssize_t i, Py_ssize_t count
 
 
 cdef inline bint read_labels(
-    const Rows* labels, Py_ssize_t i, Py_ssize_t count, Py_ssize_t n_classes, int64_t* to
+    const Rows* labels, Py_ssize_t i, Py_ssize_t count, const LabelRange* range, int64_t* to
 ) noexcept nogil:
-    """Whether `count` labels from i on are classes; they go to `to`, if that is not NULL, 0 for those that are not."""
+    """LabelsReader in elements.hpp, for `count` labels from i on."""
     cdef Py_ssize_t done = 0, run
     cdef bint good = True
     while done < count:
         run = run_from(labels, i + done, count - done)
         good &= labels.element.read_labels(
-            row(labels, i + done), labels.step, run, n_classes, to + done if to != NULL else NULL)
+            row(labels, i + done), labels.step, run, range[0], to + done if to != NULL else NULL)
         done += run
     return good
 

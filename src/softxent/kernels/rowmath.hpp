@@ -160,10 +160,11 @@ template <class S, class D> struct Unit {
 template <class S> using RowUnit = Unit<S, S>;
 template <class S> using LanesUnit = Unit<S, Lanes<S>>;
 
-// What the loss of a row is made of: mass * log1p((R + R_low) / e_top) + cross, with e_top = unit_size * exp(over - n0 ln 2).
+// What the loss of a row is made of: weight * (mass * log1p((R + R_low) / e_top) + cross), with
+// e_top = unit_size * exp(over - n0 ln 2).
 struct RowNumbers {
     static constexpr int rows = 32;
-    double R[rows], R_low[rows], over[rows], n0[rows], mass[rows], cross[rows];
+    double R[rows], R_low[rows], over[rows], n0[rows], mass[rows], cross[rows], weight[rows];
 };
 static_assert(RowNumbers::rows >= Lanes<float>::lanes && RowNumbers::rows >= Lanes<double>::lanes, "a row to each lane");
 
@@ -276,12 +277,13 @@ template <int N> SOFTXENT_INLINE TwoDoubles<N> exp_parts(const Pack<double, N> &
 template <class S, class P> SOFTXENT_INLINE P losses_at(const RowNumbers &rows, int k) {
     constexpr double UNIT = ExpConstants<S>::UNIT;
     const P R = load_pack<P>(rows.R + k), mass = load_pack<P>(rows.mass + k), cross = load_pack<P>(rows.cross + k);
+    const P weight = load_pack<P>(rows.weight + k);
     // log(e_top / unit_size) as a sum of two, to twice double's digits.
     const P zero(0), n0 = load_pack<P>(rows.n0 + k);
     const P high = load_pack<P>(rows.over + k) - n0 * P(ExpConstants<double>::LN2_HI), low = zero - n0 * P(ExpConstants<double>::LN2_LO);
     if constexpr (sizeof(S) < sizeof(double)) {
         const auto log = log1p_parts(R * exp_parts(zero - high, zero - low).high * P(1 / UNIT));
-        return mass * (log.high + log.low) + cross;
+        return weight * (mass * (log.high + log.low) + cross);
     }
     // The roundings on the way are made good, so that those of the exponentials and of the result are what remains.
     const auto exp = exp_parts(high, low);
@@ -292,7 +294,7 @@ template <class S, class P> SOFTXENT_INLINE P losses_at(const RowNumbers &rows, 
     const P sum_low = rounded_off(product, cross, sum) + exact_fma(mass, log.high, zero - product);
     const P rest = mass * (log.low + ratio_low / (top * (P(1) + ratio)));
     // An infinite sum is the answer as it is: sum_low is NaN then (inf - inf).
-    return select_equal(sum - sum, zero, sum + (sum_low + rest), sum);
+    return weight * select_equal(sum - sum, zero, sum + (sum_low + rest), sum);
 }
 
 // The losses of the first `count` rows; what stands in `losses` beyond them is overwritten too.
@@ -369,6 +371,7 @@ template <class S> struct LaneGroup {
     S m[lanes], e_top[lanes];                                  // the largest logit, and its exponential
     S top[lanes];                                              // Part.top
     double rest[lanes];                                        // Part.rest, where top is a class
+    S minus[lanes];                                            // less the scale that the gradient is wanted in
     S factor[lanes], special[lanes], value[lanes];             // the gradient is factor * e, but value at the class special
     LanesUnit<S> unit;
 };

@@ -2,6 +2,7 @@
 
 from libc.math cimport INFINITY, fabs
 from libc.stdint cimport int64_t
+from libc.string cimport memset
 
 cdef extern from "vec.hpp" namespace "softxent" nogil:
     cdef cppclass Vec[T]:
@@ -101,6 +102,7 @@ cdef extern from "rowmath.hpp" namespace "softxent" nogil:
         double* n0
         double* mass
         double* cross
+        double* weight
 
     cdef cppclass Denominator[T, D]:
         D sum
@@ -133,18 +135,23 @@ cdef extern from "rowmath.hpp" namespace "softxent" nogil:
         T* e_top
         T* top
         double* rest
+        T* minus
         T* factor
         T* special
         T* value
         LanesUnit[T] unit
 
 cdef extern from "elements.hpp" namespace "softxent" nogil:
+    cdef cppclass LabelRange:
+        int64_t n_classes
+        const int64_t* passed_over
+
     cdef cppclass Element:
         double (*read)(const char*)
         void (*write)(char*, double)
         void (*read_row)(const char*, float*, Py_ssize_t n)
         void (*write_row)(char*, const float*, Py_ssize_t n)
-        bint (*read_labels)(const char*, Py_ssize_t stride, Py_ssize_t n, int64_t n_classes, int64_t* to)
+        bint (*read_labels)(const char*, Py_ssize_t stride, Py_ssize_t n, const LabelRange&, int64_t* to)
 
     const char BFLOAT16
     Element element_of(char kind, Py_ssize_t itemsize, bint swapped)
