@@ -113,8 +113,8 @@ def cross_entropy(
     TypeError
         An argument has a type or dtype that cannot be used, such as labels that are floats.
     ValueError
-        The shapes do not fit, `logits` has no such axis, there is no class, `reduction` is not known, a label is neither
-        a class nor `ignore_index`, or an option has no meaning with the others.
+        The shapes do not fit, `logits` has no such axis, there is no class, `reduction` is not known, a label is
+        neither a class nor `ignore_index`, or an option has no meaning with the others.
 
     See Also
     --------
@@ -151,7 +151,8 @@ def cross_entropy(
     >>> round(sx.cross_entropy(logits, [2, 0], sample_weight=[1, 2]), 6)
     0.319038
     """
-    counting = _Counting.of(sample_weight, ignore_index, normalizer)
+    every_row = sample_weight is None and ignore_index is None and normalizer is None
+    counting = None if every_row else _Counting(sample_weight, ignore_index, normalizer)
     loss: float | np.ndarray = _visit(logits, targets, axis, counting, reduction, n_threads, False, None)[0]
     return loss
 
@@ -255,9 +256,9 @@ def value_and_grad(
     TypeError
         An argument has a type or dtype that cannot be used, such as labels that are floats.
     ValueError
-        The shapes do not fit, `logits` has no such axis, there is no class, `reduction` is not known, a label is neither
-        a class nor `ignore_index`, an option has no meaning with the others, or `out` cannot be written to. Nothing has
-        been written then.
+        The shapes do not fit, `logits` has no such axis, there is no class, `reduction` is not known, a label is
+        neither a class nor `ignore_index`, an option has no meaning with the others, or `out` cannot be written to.
+        Nothing has been written then.
 
     See Also
     --------
@@ -293,21 +294,24 @@ def value_and_grad(
     >>> grad is logits
     True
     """
-    counting = _Counting.of(sample_weight, ignore_index, normalizer)
+    every_row = sample_weight is None and ignore_index is None and normalizer is None
+    counting = None if every_row else _Counting(sample_weight, ignore_index, normalizer)
     return _visit(logits, targets, axis, counting, reduction, n_threads, True, out)
 
 
 class _Counting(NamedTuple):
-    """Which rows count, and how much."""
+    """Which rows count, and how much, where not every row counts as one."""
 
     sample_weight: npt.ArrayLike | None
     ignore_index: SupportsIndex | None
     normalizer: SupportsFloat | None
 
-    @classmethod
-    def of(cls, *options: Any) -> "_Counting | None":
-        """None if every row counts as one."""
-        return None if all(option is None for option in options) else cls(*options)
+    def is_plain(self) -> bool:
+        """Whether a kernel can look at the options as they came."""
+        weights, ignored = type(self.sample_weight), self.ignore_index
+        return (weights is np.ndarray or self.sample_weight is None) and (
+            ignored is None or (type(ignored) is int and -(2**63) <= ignored < 2**63)
+        )
 
 
 def _visit(
@@ -333,12 +337,15 @@ def _visit(
         and logits.ndim > 0
         and type(axis) is int
         and -64 <= axis < 64  # no array has more axes; a C integer holds it
-        and counting is None
+        and (counting is None or counting.is_plain())
         and not guarded
     ):
         losses = np.empty(shape_without(logits.shape, axis % logits.ndim), logits.dtype) if per_row else None
         grad = np.empty(logits.shape, logits.dtype) if with_grad and out is None else out
-        total = _kernels.loss_and_grad(logits, targets, axis, losses, grad, mean, threads)
+        if counting is None:
+            total = _kernels.loss_and_grad(logits, targets, axis, losses, grad, mean, threads)
+        else:
+            total = _kernels.loss_and_grad(logits, targets, axis, losses, grad, mean, threads, None, *counting)
         if total is not None:
             return (losses if per_row else total), grad
         del losses, grad  # before their like is allocated again

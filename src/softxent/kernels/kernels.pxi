@@ -51,8 +51,7 @@ cdef bint describe_inputs(Job* job, cnp.ndarray x, cnp.ndarray t, int axis, int 
     job.n_classes = cnp.PyArray_DIM(x, axis)
     job.n_rows = cnp.PyArray_SIZE(x) // job.n_classes
     job.has_labels = same_shape(x, t, axis)
-    job.has_passed_over &= job.has_labels
-    if not job.has_labels and not same_shape(x, t, -1):
+    if not job.has_labels and (job.has_passed_over or not same_shape(x, t, -1)):
         return False
     read_layout(&job.logits, x, axis, typenum)
     read_layout(&job.targets, t, -1 if job.has_labels else axis, typenum)
