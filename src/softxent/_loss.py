@@ -302,9 +302,9 @@ def value_and_grad(
 class _Counting(NamedTuple):
     """Which rows count, and how much, where not every row counts as one."""
 
-    sample_weight: npt.ArrayLike | None
-    ignore_index: SupportsIndex | None
-    normalizer: SupportsFloat | None
+    sample_weight: Any
+    ignore_index: Any
+    normalizer: Any
 
     def is_plain(self) -> bool:
         """Whether a kernel can look at the options as they came."""
