@@ -14,6 +14,7 @@ import numpy.typing as npt
 from softxent._dispatch import active as kernels
 
 FLOATS = "float16, bfloat16, float32 or float64"
+INT64 = range(-(2**63), 2**63)
 
 
 def _is_float(dtype: np.dtype) -> bool:
@@ -122,7 +123,7 @@ def read_ignore_index(ignore_index: SupportsIndex) -> int:
         label = operator.index(ignore_index)
     except TypeError:
         raise TypeError(f"ignore_index must be an integer or None, got {type(ignore_index).__name__}") from None
-    if not -(2**63) <= label < 2**63:
+    if label not in INT64:
         raise ValueError(f"ignore_index must fit into 64 bits, got {label}")
     return label
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from softxent import _threads
 from softxent._dispatch import active as _kernels
 from softxent._inputs import (
+    INT64,
     check_normalizer,
     check_reduction,
     read_ignore_index,
@@ -310,7 +311,7 @@ class _Counting(NamedTuple):
         """Whether a kernel can look at the options as they came."""
         weights, ignored = type(self.sample_weight), self.ignore_index
         return (weights is np.ndarray or self.sample_weight is None) and (
-            ignored is None or (type(ignored) is int and -(2**63) <= ignored < 2**63)
+            ignored is None or (type(ignored) is int and ignored in INT64)
         )
 
 

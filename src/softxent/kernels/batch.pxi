@@ -53,17 +53,18 @@ cdef double total_weight(const Job* job) noexcept nogil:
     cdef Carried[double] total = Carried[double](0, 0)
     cdef LabelRange labels = label_range(job)
     cdef int64_t[MAX_LANES] label
-    cdef Py_ssize_t i, count, k
+    cdef Py_ssize_t i = 0, count, k
     cdef double rounded
     if not job.has_weights and not job.has_passed_over:
         return job.n_rows
-    for i in range(0, job.n_rows, 32):
-        count = min(job.n_rows - i, 32)
+    while i < job.n_rows:
+        count = min(job.n_rows - i, MAX_LANES)
         if job.has_passed_over:
             read_labels(&job.targets, i, count, &labels, label)
         for k in range(count):
             if not job.has_passed_over or label[k] >= 0:
                 total = total + Carried[double](weight_of(job, i + k), 0)
+        i += count
     return total.less(0, &rounded)
 
 
@@ -79,7 +80,7 @@ cdef void zero_row(const Rows* rows, Py_ssize_t i, Py_ssize_t n) noexcept nogil:
 
 cdef inline void read_row(storage* to, const char* source, const Rows* rows, Py_ssize_t n) noexcept nogil:
     cdef Py_ssize_t c
-    if storage is float and rows.packed and rows.element.read_row != NULL:
+    if storage is float and rows.halves:
         rows.element.read_row(source, to, n)
         return
     for c in range(n):
@@ -88,7 +89,7 @@ cdef inline void read_row(storage* to, const char* source, const Rows* rows, Py_
 
 cdef inline void write_row(char* to, const storage* source, const Rows* rows, Py_ssize_t n) noexcept nogil:
     cdef Py_ssize_t c
-    if storage is float and rows.packed and rows.element.write_row != NULL:
+    if storage is float and rows.halves:
         rows.element.write_row(to, source, n)
         return
     for c in range(n):
@@ -208,7 +209,7 @@ cdef void read_tile(
         for c in range(n):
             for lane in range(lanes_of(tile)):
                 tile[c * lanes_of(tile) + lane] = (<storage*> (at[lane] + c * rows.class_stride))[0]
-    elif storage is float and rows.packed and rows.element.read_row != NULL and n >= COLUMNS:
+    elif storage is float and rows.halves and n >= COLUMNS:
         if even and rows.step == n * rows.class_stride:
             rows.element.read_row(at[0], staging, count * n)
         else:
@@ -249,7 +250,7 @@ cdef void write_tile(
         for c in range(n):
             for lane in range(count):
                 (<storage*> (at[lane] + c * rows.class_stride))[0] = tile[c * lanes_of(tile) + lane]
-    elif storage is float and rows.packed and rows.element.write_row != NULL and n >= COLUMNS:
+    elif storage is float and rows.halves and n >= COLUMNS:
         for lane in range(lanes_of(tile)):
             staged[lane] = <char*> (staging + lane * n)
         lanes_to_rows(tile, n, <storage**> staged)

@@ -74,7 +74,7 @@ cdef bint describe_weights(Job* job, cnp.ndarray weights, cnp.ndarray x, int axi
     return job.weights.element.read != NULL
 
 
-cdef bint describe_grad(Job* job, g, x, t, int axis, int typenum):
+cdef bint describe_grad(Job* job, g, x, t, weights, int axis, int typenum):
     """Fill in where the gradient goes; False if it cannot be written there without harm to an input."""
     job.has_grad = g is not None
     if not job.has_grad:
@@ -86,7 +86,9 @@ cdef bint describe_grad(Job* job, g, x, t, int axis, int typenum):
         return False
     if job.n_rows == 0:
         return True
-    return not may_overlap_itself(g) and not may_overlap(g, t) and (same_elements(g, x) or not may_overlap(g, x))
+    if may_overlap_itself(g) or may_overlap(g, t) or (job.has_weights and may_overlap(g, weights)):
+        return False
+    return same_elements(g, x) or not may_overlap(g, x)
 
 
 cdef bint describe_losses(Job* job, cnp.ndarray losses):
@@ -104,18 +106,14 @@ cdef bint describe_losses(Job* job, cnp.ndarray losses):
     return cnp.PyArray_TYPE(losses) == cnp.NPY_DOUBLE
 
 
-cdef inline bint converts_rows(const Rows* rows) noexcept nogil:
-    """Whether read_tile and write_tile convert whole rows, by way of a staging tile."""
-    return rows.packed and not rows.typed and rows.element.read_row != NULL
-
-
 cdef bint fits_lanes(const Job* job, bint direct, Py_ssize_t itemsize) noexcept:
     """Whether the narrow kernel takes this call: for few classes, and wherever rows cannot be loaded as they are."""
-    cdef bint staged = converts_rows(&job.logits) or (not job.has_labels and converts_rows(&job.targets))
+    # Halves are converted by way of a tile of their own.
+    cdef bint staged = job.logits.halves or (not job.has_labels and job.targets.halves)
     cdef Py_ssize_t n_tiles
     if job.n_classes > TILE_BYTES // LANE_BYTES:        # nor would the product below fit
         return False
-    staged |= job.has_grad and converts_rows(&job.grad)
+    staged |= job.has_grad and job.grad.halves
     n_tiles = 1 + (not job.has_labels) + staged
     # And a row beyond the tiles, which lanes without a row of their own are written to.
     if n_tiles * job.n_classes * LANE_BYTES + job.n_classes * itemsize > TILE_BYTES:
@@ -182,9 +180,7 @@ def loss_and_grad(
         return None
     if not describe_weights(&job, weights, logits, axis):
         return None
-    if not describe_grad(&job, grad, logits, targets, axis, typenum) or not describe_losses(&job, losses):
-        return None
-    if grad is not None and weights is not None and job.n_rows > 0 and may_overlap(grad, weights):
+    if not describe_grad(&job, grad, logits, targets, weights, axis, typenum) or not describe_losses(&job, losses):
         return None
 
     if job.n_rows == 0:

@@ -15,10 +15,10 @@ cdef struct Rows:
     Py_ssize_t class_stride
     Py_ssize_t length              # of the last axis
     Py_ssize_t step
-    bint plain                     # elements are aligned and in native byte order
-    bint packed                    # and those of a row lie side by side
-    bint typed                     # they are plain and of the type computed in
+    bint packed                    # elements are aligned, in native byte order, and those of a row lie side by side
+    bint typed                     # elements are aligned, in native byte order, and of the type computed in
     bint direct                    # packed and typed: the kernel may load and store rows as they are
+    bint halves                    # packed, and element.read_row and write_row convert them to and from that type
     Element element
 
 
@@ -33,7 +33,7 @@ cdef int read_layout(Rows* rows, cnp.ndarray array, int class_axis, int typenum)
     """Fill `rows` from an array whose classes are along `class_axis`, -1 if it has none; `typenum` is computed in."""
     cdef int axis, last = -1
     cdef Py_ssize_t length, stride, n_classes = 1
-    cdef bint native = cnp.PyArray_ISNOTSWAPPED(array)
+    cdef bint native = cnp.PyArray_ISNOTSWAPPED(array), plain = native and cnp.PyArray_ISALIGNED(array)
     rows.data = cnp.PyArray_BYTES(array)
     rows.element = element_of(kind_of(array), cnp.PyArray_ITEMSIZE(array), not native)
     rows.class_stride = 0
@@ -59,10 +59,10 @@ cdef int read_layout(Rows* rows, cnp.ndarray array, int class_axis, int typenum)
     rows.n_axes = last + 1
     rows.length = rows.shape[last]
     rows.step = rows.strides[last]
-    rows.plain = native and cnp.PyArray_ISALIGNED(array)
-    rows.packed = rows.plain and (n_classes == 1 or rows.class_stride == cnp.PyArray_ITEMSIZE(array))
-    rows.typed = rows.plain and cnp.PyArray_TYPE(array) == typenum
+    rows.packed = plain and (n_classes == 1 or rows.class_stride == cnp.PyArray_ITEMSIZE(array))
+    rows.typed = plain and cnp.PyArray_TYPE(array) == typenum
     rows.direct = rows.packed and rows.typed
+    rows.halves = rows.packed and rows.element.read_row != NULL and typenum == cnp.NPY_FLOAT
     return 0
 
 

@@ -139,9 +139,6 @@ cdef inline void blend_row(
 
 cdef inline void find_label(Part* part, const storage* x, Py_ssize_t y, Py_ssize_t n, double m) noexcept nogil:
     """What a stretch contributes of the target, if that is the class y, which may lie elsewhere."""
-    part.top = -1
-    part.at_top = 0
-    part.cross = part.rest = Carried[double](0, 0)
     if 0 <= y < n:
         part.cross = Carried[double](m - x[y], 0)
         if x[y] == m:
@@ -161,8 +158,6 @@ cdef inline void find_distribution(
     cdef Sum[storage] cross, rest
     cdef Py_ssize_t i = 0, count
     cdef unsigned int wanted
-    part.top = -1
-    part.at_top = 0
     while i < n:
         count = min(vec_lanes(x), n - i)
         weights = load_first(t + i, count, 0)
@@ -185,6 +180,7 @@ cdef inline void visit_stretch(
     RowUnit[storage] unit, Py_ssize_t ahead
 ) noexcept nogil:
     """Targets and exponentials of n classes of a row whose maximum is m; y counts from the first of them."""
+    part[0] = Part()
     # All else that is needed of x is read before exp_sum, which may overwrite it.
     if t == NULL:
         find_label(part, x, y, n, m)

@@ -123,6 +123,7 @@ cdef extern from "rowmath.hpp" namespace "softxent" nogil:
     void row_losses[T](const T*, const RowNumbers&, int count, double* losses)
 
     cdef cppclass Part:
+        Part()
         Carried[double] R
         Carried[double] rest
         Carried[double] cross
