@@ -7,7 +7,7 @@ CPU cannot run must not even be imported: the compiler may use the level's instr
 import importlib
 import importlib.util
 import os
-from typing import Protocol, SupportsFloat, cast
+from typing import Protocol, cast
 
 import numpy as np
 
@@ -31,9 +31,8 @@ class Kernels(Protocol):
         mean: bool,
         n_threads: int,
         scratch: np.ndarray | None = None,
-        weights: np.ndarray | None = None,
-        passed_over: int | None = None,
-        normalizer: SupportsFloat | None = None,
+        options: object = None,
+        products: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> float | None: ...
     def may_overlap_itself(self, array: np.ndarray) -> bool: ...
     def team_size(self, n_rows: int, n_classes: int, n_threads: int) -> int: ...

@@ -6,7 +6,7 @@ any strides, alignment and byte order, of the dtypes below.
 
 import math
 import operator
-from typing import SupportsFloat, SupportsIndex
+from typing import Any, NamedTuple, SupportsFloat, SupportsIndex, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,22 @@ from softxent._dispatch import active as kernels
 
 FLOATS = "float16, bfloat16, float32 or float64"
 INT64 = range(-(2**63), 2**63)
+
+Pair = tuple[np.ndarray, np.ndarray]  # classes, and what the target gives to each
+
+
+class Options(NamedTuple):
+    """What can make a call more than the loss of plain rows; no option without a value."""
+
+    weight: Any
+    sample_weight: Any
+    ignore_index: Any
+    label_smoothing: Any
+    temperature: Any
+    softcap: Any
+    z_loss: Any
+    where: Any
+    normalizer: Any
 
 
 def _is_float(dtype: np.dtype) -> bool:
@@ -74,10 +90,26 @@ def _is_real(dtype: np.dtype) -> bool:
     return dtype.kind in "iub" or _is_float(dtype) or dtype.type is np.longdouble
 
 
-def read_targets(targets: npt.ArrayLike, logits: np.ndarray, class_axis: int, ignore_index: int | None) -> np.ndarray:
-    """`targets` as class labels, without the class axis, or as distributions, with it, by the shape of the logits."""
+def _is_pair(targets: Any, logits: np.ndarray) -> TypeGuard[Pair]:
+    """Whether targets are classes and amounts: a tuple that means something else has arrays of fewer axes."""
+    return (
+        type(targets) is tuple
+        and len(targets) == 2
+        and all(isinstance(part, np.ndarray) and part.ndim == logits.ndim for part in targets)
+        and targets[0].dtype.kind in "iu"
+        and _is_real(targets[1].dtype)
+    )
+
+
+def read_targets(
+    targets: npt.ArrayLike | Pair, logits: np.ndarray, class_axis: int, ignore_index: int | None, dtype: np.dtype
+) -> np.ndarray | Pair:
+    """Class labels, without the class axis, distributions, with it, or a pair of classes and amounts of `dtype`."""
+    leading, n_classes = shape_without(logits.shape, class_axis), logits.shape[class_axis]
+    if _is_pair(targets, logits):
+        _refuse_ignore_index(ignore_index, leading, "a pair of indices and probs")
+        return _read_pair(targets, leading, n_classes, dtype)
     t = _array(targets, "targets")
-    leading = shape_without(logits.shape, class_axis)
     if t.shape == leading:
         if t.size == 0 and not isinstance(targets, np.ndarray):
             t = t.astype(np.intp)  # an empty list becomes float64, whatever was meant
@@ -86,14 +118,10 @@ def read_targets(targets: npt.ArrayLike, logits: np.ndarray, class_axis: int, ig
                 f"targets of shape {t.shape} are class labels and must be integers, got dtype {t.dtype}; "
                 f"convert them to integers, or pass distributions of shape {logits.shape}"
             )
-        _check_labels(t, logits.shape[class_axis], ignore_index)
+        _check_labels(t, "targets", n_classes, ignore_index)
         return t
     if t.shape == logits.shape:
-        if ignore_index is not None:
-            raise ValueError(
-                f"ignore_index needs class labels of shape {leading}, got distributions of shape {t.shape}; "
-                "give rows that do not count a sample_weight of 0"
-            )
+        _refuse_ignore_index(ignore_index, leading, f"distributions of shape {t.shape}")
         if not _is_real(t.dtype):
             raise TypeError(f"targets must be real numbers, got dtype {t.dtype}")
         return t
@@ -103,7 +131,39 @@ def read_targets(targets: npt.ArrayLike, logits: np.ndarray, class_axis: int, ig
     )
 
 
-def _check_labels(labels: np.ndarray, n_classes: int, ignore_index: int | None) -> None:
+def read_labels(
+    targets: npt.ArrayLike, logits: np.ndarray, class_axis: int, ignore_index: int | None, dtype: np.dtype
+) -> np.ndarray:
+    """`targets` that must be class labels."""
+    t = read_targets(targets, logits, class_axis, ignore_index, dtype)
+    leading = shape_without(logits.shape, class_axis)
+    if isinstance(t, tuple) or t.shape != leading:
+        raise ValueError(
+            f"targets must be class labels of shape {leading}: in a distribution no class is the one that is right"
+        )
+    return t
+
+
+def _read_pair(pair: Pair, leading: tuple[int, ...], n_classes: int, dtype: np.dtype) -> Pair:
+    classes, amounts = _array(pair[0], "targets[0]"), _array(pair[1], "targets[1]")
+    if classes.shape != amounts.shape or classes.shape[:-1] != leading:
+        raise ValueError(
+            f"targets as a pair (indices, probs) must both have the shape {leading} and one axis more at the end, "
+            f"got shapes {classes.shape} and {amounts.shape}"
+        )
+    _check_labels(classes, "targets[0]", n_classes, None)
+    return np.ascontiguousarray(classes, np.int64), np.ascontiguousarray(amounts, dtype)
+
+
+def _refuse_ignore_index(ignore_index: int | None, leading: tuple[int, ...], given: str) -> None:
+    if ignore_index is not None:
+        raise ValueError(
+            f"ignore_index needs class labels of shape {leading}, got {given}; "
+            "give rows that do not count a sample_weight of 0"
+        )
+
+
+def _check_labels(labels: np.ndarray, name: str, n_classes: int, ignore_index: int | None) -> None:
     if labels.size == 0 or (labels.min() >= 0 and labels.max() < n_classes):
         return
     wrong = (labels < 0) | (labels >= n_classes)
@@ -114,8 +174,46 @@ def _check_labels(labels: np.ndarray, n_classes: int, ignore_index: int | None) 
     index = tuple(int(i) for i in np.unravel_index(int(np.argmax(wrong)), labels.shape))
     besides = "" if ignore_index is None else f" or the ignore_index {ignore_index}"
     raise ValueError(
-        f"{_place('targets', index)} = {labels[index]} is not a class: expected 0 <= label < {n_classes}{besides}"
+        f"{_place(name, index)} = {labels[index]} is not a class: expected 0 <= label < {n_classes}{besides}"
     )
+
+
+def can_be_taken_as_they_came(options: Options) -> bool:
+    """Whether a kernel can look at the arrays."""
+    arrays = (options.weight, options.sample_weight, options.where)
+    return all(array is None or type(array) is np.ndarray for array in arrays)
+
+
+def read_scalars(options: Options, reduction: str) -> Options:
+    """The same with numbers that were looked at; arrays as they are."""
+    optional = {
+        "softcap": _positive(options.softcap, "softcap", " or None") if options.softcap is not None else None,
+        "normalizer": _number(options.normalizer, "normalizer", " or None") if options.normalizer is not None else None,
+        "ignore_index": read_ignore_index(options.ignore_index) if options.ignore_index is not None else None,
+    }
+    if options.normalizer is not None and reduction != "mean":
+        raise ValueError(f"normalizer is what reduction='mean' divides by, got it with reduction={reduction!r}")
+    smoothing = _number(options.label_smoothing, "label_smoothing")
+    if smoothing > 1:
+        raise ValueError(f"label_smoothing must be a share, 0 <= label_smoothing <= 1, got {options.label_smoothing}")
+    temperature = _positive(options.temperature, "temperature")
+    z_loss = _number(options.z_loss, "z_loss")
+    return options._replace(label_smoothing=smoothing, temperature=temperature, z_loss=z_loss, **optional)
+
+
+def _number(value: Any, name: str, otherwise: str = "") -> float:
+    if not isinstance(value, SupportsFloat) or (isinstance(value, np.ndarray) and value.ndim > 0):
+        raise TypeError(f"{name} must be a number{otherwise}, got {type(value).__name__}")
+    if not 0 <= float(value) < math.inf:
+        raise ValueError(f"{name} must be finite and not negative, got {value}")
+    return float(value)
+
+
+def _positive(value: Any, name: str, otherwise: str = "") -> float:
+    number = _number(value, name, otherwise)
+    if number == 0:
+        raise ValueError(f"{name} must be positive, got {value}")
+    return number
 
 
 def read_ignore_index(ignore_index: SupportsIndex) -> int:
@@ -128,13 +226,34 @@ def read_ignore_index(ignore_index: SupportsIndex) -> int:
     return label
 
 
-def read_sample_weight(sample_weight: npt.ArrayLike, leading: tuple[int, ...]) -> np.ndarray:
-    """`sample_weight` as an array with one number for each row."""
-    w = _array(sample_weight, "sample_weight")
+def read_arrays(options: Options, logits: np.ndarray, class_axis: int, dtype: np.dtype) -> Options:
+    """The same with arrays as the kernels take them; weights of classes are of `dtype`."""
+    leading, n_classes = shape_without(logits.shape, class_axis), logits.shape[class_axis]
+    weight, sample_weight, where = options.weight, options.sample_weight, options.where
+    if weight is not None:
+        weight = _read_weights(weight, "weight", "class", (n_classes,)).astype(dtype, order="C")
+    if sample_weight is not None:
+        sample_weight = _read_weights(sample_weight, "sample_weight", "row", leading)
+    if where is not None:
+        where = _array(where, "where")
+        if where.dtype != np.bool_:
+            raise TypeError(f"where must be bool, True for the classes that are allowed, got dtype {where.dtype}")
+        if where.shape == (n_classes,):
+            where = where.reshape(n_classes, *(1 for _ in logits.shape[class_axis + 1 :]))
+        elif where.shape != logits.shape:
+            raise ValueError(
+                f"where must be of shape {(n_classes,)}, or {logits.shape} as the logits, got shape {where.shape}"
+            )
+        where = np.broadcast_to(where, logits.shape)
+    return options._replace(weight=weight, sample_weight=sample_weight, where=where)
+
+
+def _read_weights(weights: npt.ArrayLike, name: str, of: str, shape: tuple[int, ...]) -> np.ndarray:
+    w = _array(weights, name)
     if not _is_real(w.dtype):
-        raise TypeError(f"sample_weight must be real numbers, got dtype {w.dtype}")
-    if w.shape != leading:
-        raise ValueError(f"sample_weight must have one number for each row, shape {leading}, got shape {w.shape}")
+        raise TypeError(f"{name} must be real numbers, got dtype {w.dtype}")
+    if w.shape != shape:
+        raise ValueError(f"{name} must have one number for each {of}, shape {shape}, got shape {w.shape}")
     return w
 
 
@@ -152,17 +271,6 @@ def read_out(out: object, shape: tuple[int, ...]) -> np.ndarray:
     if plain.size and kernels.may_overlap_itself(plain):
         raise ValueError(f"out must not overlap itself, got strides {plain.strides} for shape {shape}")
     return plain
-
-
-def check_normalizer(normalizer: SupportsFloat | None, reduction: str) -> None:
-    if normalizer is None:
-        return
-    if not isinstance(normalizer, SupportsFloat):
-        raise TypeError(f"normalizer must be a number or None, got {type(normalizer).__name__}")
-    if not 0 <= float(normalizer) < math.inf:
-        raise ValueError(f"normalizer must be finite and not negative, got {normalizer}")
-    if reduction != "mean":
-        raise ValueError(f"normalizer is what reduction='mean' divides by, got it with reduction={reduction!r}")
 
 
 def check_reduction(reduction: object) -> None:

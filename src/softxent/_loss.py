@@ -4,7 +4,7 @@ Each call makes one attempt with the arrays as they came. A kernel takes them or
 cannot; only then are the arguments read with care, refused with a reason, or prepared.
 """
 
-from typing import Any, Literal, NamedTuple, SupportsFloat, SupportsIndex, overload
+from typing import Any, Literal, SupportsFloat, SupportsIndex, TypedDict, Unpack, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -12,13 +12,14 @@ import numpy.typing as npt
 from softxent import _threads
 from softxent._dispatch import active as _kernels
 from softxent._inputs import (
-    INT64,
-    check_normalizer,
+    Options,
+    Pair,
+    can_be_taken_as_they_came,
     check_reduction,
-    read_ignore_index,
+    read_arrays,
     read_logits,
     read_out,
-    read_sample_weight,
+    read_scalars,
     read_targets,
     result_dtypes,
     shape_without,
@@ -26,50 +27,53 @@ from softxent._inputs import (
 
 NATIVE_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))  # in the byte order of the machine
 
+# These very objects say that an option was not given.
+_ZERO, _ONE = 0.0, 1.0
+
+
+class _Arguments(TypedDict, total=False):
+    axis: SupportsIndex
+    weight: npt.ArrayLike | None
+    sample_weight: npt.ArrayLike | None
+    ignore_index: SupportsIndex | None
+    label_smoothing: SupportsFloat
+    temperature: SupportsFloat
+    softcap: SupportsFloat | None
+    z_loss: SupportsFloat
+    where: npt.ArrayLike | None
+    normalizer: SupportsFloat | None
+    n_threads: SupportsIndex | None
+
 
 @overload
 def cross_entropy(
     logits: npt.ArrayLike,
-    targets: npt.ArrayLike,
+    targets: npt.ArrayLike | Pair,
     *,
-    axis: SupportsIndex = -1,
-    sample_weight: npt.ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
     reduction: Literal["mean", "sum"] = "mean",
-    normalizer: SupportsFloat | None = None,
-    n_threads: SupportsIndex | None = None,
+    **options: Unpack[_Arguments],
 ) -> float: ...
 @overload
 def cross_entropy(
-    logits: npt.ArrayLike,
-    targets: npt.ArrayLike,
-    *,
-    axis: SupportsIndex = -1,
-    sample_weight: npt.ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    reduction: Literal["none"],
-    normalizer: None = None,
-    n_threads: SupportsIndex | None = None,
+    logits: npt.ArrayLike, targets: npt.ArrayLike | Pair, *, reduction: Literal["none"], **options: Unpack[_Arguments]
 ) -> np.ndarray: ...
 @overload
 def cross_entropy(
-    logits: npt.ArrayLike,
-    targets: npt.ArrayLike,
-    *,
-    axis: SupportsIndex = -1,
-    sample_weight: npt.ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    reduction: str,
-    normalizer: SupportsFloat | None = None,
-    n_threads: SupportsIndex | None = None,
+    logits: npt.ArrayLike, targets: npt.ArrayLike | Pair, *, reduction: str, **options: Unpack[_Arguments]
 ) -> float | np.ndarray: ...
 def cross_entropy(
     logits: npt.ArrayLike,
-    targets: npt.ArrayLike,
+    targets: npt.ArrayLike | Pair,
     *,
     axis: SupportsIndex = -1,
+    weight: npt.ArrayLike | None = None,
     sample_weight: npt.ArrayLike | None = None,
     ignore_index: SupportsIndex | None = None,
+    label_smoothing: SupportsFloat = _ZERO,
+    temperature: SupportsFloat = _ONE,
+    softcap: SupportsFloat | None = None,
+    z_loss: SupportsFloat = _ZERO,
+    where: npt.ArrayLike | None = None,
     reduction: str = "mean",
     normalizer: SupportsFloat | None = None,
     n_threads: SupportsIndex | None = None,
@@ -82,24 +86,39 @@ def cross_entropy(
         Unnormalised log-probabilities, the classes along `axis`; shape ``(C,)`` is one example. float16,
         bfloat16 (of ``ml_dtypes``), float32 or float64; integers and bool are computed in float64, half-precision
         numbers in float32. Any strides and byte order.
-    targets : array_like, shape (...) or (..., C)
+    targets : array_like, shape (...) or (..., C), or a pair of arrays
         With the shape of `logits` less the class axis: class labels, of any integer dtype, in ``[0, C)``. With the
         shape of `logits`: one distribution over the classes per row, one-hot or soft, of any real or bool dtype, read
-        in the precision that the logits are computed in. Its rows need not sum to one.
+        in the precision that the logits are computed in. A tuple ``(indices, probs)`` of two ndarrays, integers and
+        real numbers, both of the shape of `logits` less the class axis and with one axis more at the end: a
+        distribution that gives probs to the classes indices, adding up where one comes twice, and nothing to others.
+        No row of a distribution need sum to one.
     axis : int, default -1
         The axis of the classes. Shapes are given here with C last; with ``axis=1``, ``(N, C, H, W)`` logits take
         ``(N, H, W)`` labels. Nothing is transposed or copied.
+    weight : array_like, shape (C,), optional
+        A weight for each class, that its part of the loss is multiplied by.
     sample_weight : array_like, shape (...), optional
         A weight for each row, of any real or bool dtype, that its loss and its gradient are multiplied by.
     ignore_index : int, optional
         The label of rows that do not count: whatever their logits hold is not used, and their loss and gradient are
         exactly 0. It may be a class, negative or beyond all classes. Only with class labels.
+    label_smoothing : float, default 0.0
+        The share of each target, in ``[0, 1]``, that is taken from it and given to all allowed classes alike.
+    temperature : float, default 1.0
+        What the logits are divided by.
+    softcap : float, optional
+        Logits :math:`x`, divided by the temperature, become ``softcap * tanh(x / softcap)``.
+    z_loss : float, default 0.0
+        Adds ``z_loss`` times the square of the logarithm of the sum of the exponentials to the loss of each row.
+    where : array_like of bool, shape (C,) or (..., C), optional
+        Which classes are allowed. Others have no probability, whatever their logits hold, and a gradient of 0.
     reduction : {"mean", "sum", "none"}, default "mean"
-        The mean over all rows that count, weighted with `sample_weight`; the sum; or the loss of each row.
+        The mean over all rows that count, weighted with `sample_weight` and, if given, the `weight` of their targets;
+        the sum; or the loss of each row.
     normalizer : float, optional
-        What "mean" divides the sum by, in place of the number, or the total weight, of the rows that count: of the
-        tokens of a batch of which this is a part, for instance. Where the one or the other is 0, so are loss and
-        gradient.
+        What "mean" divides the sum by, in place of the total weight of the rows that count: the number of tokens of a
+        batch of which this is a part, for instance. Where the one or the other is 0, so are loss and gradient.
     n_threads : int, optional
         How many threads this call may use; see `set_num_threads`.
 
@@ -152,58 +171,53 @@ def cross_entropy(
     >>> round(sx.cross_entropy(logits, [2, 0], sample_weight=[1, 2]), 6)
     0.319038
     """
-    every_row = sample_weight is None and ignore_index is None and normalizer is None
-    counting = None if every_row else _Counting(sample_weight, ignore_index, normalizer)
-    loss: float | np.ndarray = _visit(logits, targets, axis, counting, reduction, n_threads, False, None)[0]
+    options = options_of(
+        weight, sample_weight, ignore_index, label_smoothing, temperature, softcap, z_loss, where, normalizer
+    )
+    loss: float | np.ndarray = visit(logits, targets, axis, options, reduction, n_threads, False)[0]
     return loss
 
 
 @overload
 def value_and_grad(
     logits: npt.ArrayLike,
-    targets: npt.ArrayLike,
+    targets: npt.ArrayLike | Pair,
     *,
-    axis: SupportsIndex = -1,
-    sample_weight: npt.ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
     reduction: Literal["mean", "sum"] = "mean",
-    normalizer: SupportsFloat | None = None,
     out: np.ndarray | None = None,
-    n_threads: SupportsIndex | None = None,
+    **options: Unpack[_Arguments],
 ) -> tuple[float, np.ndarray]: ...
 @overload
 def value_and_grad(
     logits: npt.ArrayLike,
-    targets: npt.ArrayLike,
+    targets: npt.ArrayLike | Pair,
     *,
-    axis: SupportsIndex = -1,
-    sample_weight: npt.ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
     reduction: Literal["none"],
-    normalizer: None = None,
     out: np.ndarray | None = None,
-    n_threads: SupportsIndex | None = None,
+    **options: Unpack[_Arguments],
 ) -> tuple[np.ndarray, np.ndarray]: ...
 @overload
 def value_and_grad(
     logits: npt.ArrayLike,
-    targets: npt.ArrayLike,
+    targets: npt.ArrayLike | Pair,
     *,
-    axis: SupportsIndex = -1,
-    sample_weight: npt.ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
     reduction: str,
-    normalizer: SupportsFloat | None = None,
     out: np.ndarray | None = None,
-    n_threads: SupportsIndex | None = None,
+    **options: Unpack[_Arguments],
 ) -> tuple[float | np.ndarray, np.ndarray]: ...
 def value_and_grad(
     logits: npt.ArrayLike,
-    targets: npt.ArrayLike,
+    targets: npt.ArrayLike | Pair,
     *,
     axis: SupportsIndex = -1,
+    weight: npt.ArrayLike | None = None,
     sample_weight: npt.ArrayLike | None = None,
     ignore_index: SupportsIndex | None = None,
+    label_smoothing: SupportsFloat = _ZERO,
+    temperature: SupportsFloat = _ONE,
+    softcap: SupportsFloat | None = None,
+    z_loss: SupportsFloat = _ZERO,
+    where: npt.ArrayLike | None = None,
     reduction: str = "mean",
     normalizer: SupportsFloat | None = None,
     out: np.ndarray | None = None,
@@ -217,24 +231,39 @@ def value_and_grad(
         Unnormalised log-probabilities, the classes along `axis`; shape ``(C,)`` is one example. float16,
         bfloat16 (of ``ml_dtypes``), float32 or float64; integers and bool are computed in float64, half-precision
         numbers in float32. Any strides and byte order.
-    targets : array_like, shape (...) or (..., C)
+    targets : array_like, shape (...) or (..., C), or a pair of arrays
         With the shape of `logits` less the class axis: class labels, of any integer dtype, in ``[0, C)``. With the
         shape of `logits`: one distribution over the classes per row, one-hot or soft, of any real or bool dtype, read
-        in the precision that the logits are computed in. Its rows need not sum to one.
+        in the precision that the logits are computed in. A tuple ``(indices, probs)`` of two ndarrays, integers and
+        real numbers, both of the shape of `logits` less the class axis and with one axis more at the end: a
+        distribution that gives probs to the classes indices, adding up where one comes twice, and nothing to others.
+        No row of a distribution need sum to one.
     axis : int, default -1
         The axis of the classes. Shapes are given here with C last; with ``axis=1``, ``(N, C, H, W)`` logits take
         ``(N, H, W)`` labels. Nothing is transposed or copied.
+    weight : array_like, shape (C,), optional
+        A weight for each class, that its part of the loss is multiplied by.
     sample_weight : array_like, shape (...), optional
         A weight for each row, of any real or bool dtype, that its loss and its gradient are multiplied by.
     ignore_index : int, optional
         The label of rows that do not count: whatever their logits hold is not used, and their loss and gradient are
         exactly 0. It may be a class, negative or beyond all classes. Only with class labels.
+    label_smoothing : float, default 0.0
+        The share of each target, in ``[0, 1]``, that is taken from it and given to all allowed classes alike.
+    temperature : float, default 1.0
+        What the logits are divided by.
+    softcap : float, optional
+        Logits :math:`x`, divided by the temperature, become ``softcap * tanh(x / softcap)``.
+    z_loss : float, default 0.0
+        Adds ``z_loss`` times the square of the logarithm of the sum of the exponentials to the loss of each row.
+    where : array_like of bool, shape (C,) or (..., C), optional
+        Which classes are allowed. Others have no probability, whatever their logits hold, and a gradient of 0.
     reduction : {"mean", "sum", "none"}, default "mean"
-        The mean over all rows that count, weighted with `sample_weight`; the sum; or the loss of each row.
+        The mean over all rows that count, weighted with `sample_weight` and, if given, the `weight` of their targets;
+        the sum; or the loss of each row.
     normalizer : float, optional
-        What "mean" divides the sum by, in place of the number, or the total weight, of the rows that count: of the
-        tokens of a batch of which this is a part, for instance. Where the one or the other is 0, so are loss and
-        gradient.
+        What "mean" divides the sum by, in place of the total weight of the rows that count: the number of tokens of a
+        batch of which this is a part, for instance. Where the one or the other is 0, so are loss and gradient.
     out : ndarray, shape (..., C), optional
         Where to write the gradient: any writeable array of the logits' shape and one of the floating dtypes above, with
         any strides, or the logits themselves, which are then overwritten. If it overlaps an input in another way, the
@@ -295,40 +324,56 @@ def value_and_grad(
     >>> grad is logits
     True
     """
-    every_row = sample_weight is None and ignore_index is None and normalizer is None
-    counting = None if every_row else _Counting(sample_weight, ignore_index, normalizer)
-    return _visit(logits, targets, axis, counting, reduction, n_threads, True, out)
+    options = options_of(
+        weight, sample_weight, ignore_index, label_smoothing, temperature, softcap, z_loss, where, normalizer
+    )
+    return visit(logits, targets, axis, options, reduction, n_threads, True, out)
 
 
-class _Counting(NamedTuple):
-    """Which rows count, and how much, where not every row counts as one."""
+def options_of(
+    weight: Any,
+    sample_weight: Any,
+    ignore_index: Any,
+    label_smoothing: Any,
+    temperature: Any,
+    softcap: Any,
+    z_loss: Any,
+    where: Any,
+    normalizer: Any,
+) -> Options | None:
+    """None if no option was given."""
+    if (
+        weight is None
+        and sample_weight is None
+        and ignore_index is None
+        and label_smoothing is _ZERO
+        and temperature is _ONE
+        and softcap is None
+        and z_loss is _ZERO
+        and where is None
+        and normalizer is None
+    ):
+        return None
+    return Options(
+        weight, sample_weight, ignore_index, label_smoothing, temperature, softcap, z_loss, where, normalizer
+    )
 
-    sample_weight: Any
-    ignore_index: Any
-    normalizer: Any
 
-    def is_plain(self) -> bool:
-        """Whether a kernel can look at the options as they came."""
-        weights, ignored = type(self.sample_weight), self.ignore_index
-        return (weights is np.ndarray or self.sample_weight is None) and (
-            ignored is None or (type(ignored) is int and ignored in INT64)
-        )
-
-
-def _visit(
+def visit(
     logits: Any,
     targets: Any,
     axis: SupportsIndex,
-    counting: _Counting | None,
+    options: Options | None,
     reduction: str,
     n_threads: SupportsIndex | None,
     with_grad: bool,
-    out: Any,
+    out: Any = None,
+    products: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> tuple[Any, Any]:
     """Loss and gradient (None without) of arrays as they came, if a kernel takes them so."""
     check_reduction(reduction)
-    if counting is not None:
-        check_normalizer(counting.normalizer, reduction)
+    if options is not None:
+        options = read_scalars(options, reduction)
     threads = _threads.setting if n_threads is None else _threads.checked(n_threads, "n_threads")
     mean, per_row = reduction == "mean", reduction == "none"
     guarded = _threads.in_forked_child and threads != 1
@@ -338,58 +383,54 @@ def _visit(
         and logits.ndim > 0
         and type(axis) is int
         and -64 <= axis < 64  # no array has more axes; a C integer holds it
-        and (counting is None or counting.is_plain())
+        and (options is None or can_be_taken_as_they_came(options))
         and not guarded
     ):
         losses = np.empty(shape_without(logits.shape, axis % logits.ndim), logits.dtype) if per_row else None
         grad = np.empty(logits.shape, logits.dtype) if with_grad and out is None else out
-        if counting is None:
-            total = _kernels.loss_and_grad(logits, targets, axis, losses, grad, mean, threads)
-        else:
-            total = _kernels.loss_and_grad(logits, targets, axis, losses, grad, mean, threads, None, *counting)
+        total = _kernels.loss_and_grad(logits, targets, axis, losses, grad, mean, threads, None, options, products)
         if total is not None:
             return (losses if per_row else total), grad
         del losses, grad  # before their like is allocated again
-    return _visit_with_care(logits, targets, axis, counting, mean, per_row, threads, with_grad, out)
+    return _visit_with_care(logits, targets, axis, options, mean, per_row, threads, with_grad, out, products)
 
 
 def _visit_with_care(
     logits: Any,
     targets: Any,
     axis: SupportsIndex,
-    counting: _Counting | None,
+    options: Options | None,
     mean: bool,
     per_row: bool,
     threads: int,
     with_grad: bool,
     out: Any,
+    products: tuple[np.ndarray, np.ndarray] | None,
 ) -> tuple[Any, Any]:
     """The same of any arguments: refused with a reason, or converted on the way, a row at a time."""
     x, class_axis = read_logits(logits, axis)
-    weights, ignored, normalizer = counting or (None, None, None)
-    ignored = None if ignored is None else read_ignore_index(ignored)
-    t = read_targets(targets, x, class_axis, ignored)
-    leading = shape_without(x.shape, class_axis)
-    w = None if weights is None else read_sample_weight(weights, leading)
     grad_dtype, dtype = result_dtypes(x)
-    losses = np.empty(leading, dtype) if per_row else None
+    ignored = None if options is None else options.ignore_index
+    t = read_targets(targets, x, class_axis, ignored, dtype)
+    options = None if options is None else read_arrays(options, x, class_axis, dtype)
+    losses = np.empty(shape_without(x.shape, class_axis), dtype) if per_row else None
     grad = None
     if out is not None:
         grad = read_out(out, x.shape)
     elif with_grad:
         grad = np.empty(x.shape, grad_dtype)
     n_classes = x.shape[class_axis]
-    n_threads = _kernels.team_size(x.size // n_classes, n_classes, threads)
+    n_rows = x.size // n_classes
+    n_threads = _kernels.team_size(n_rows, n_classes, threads)
     elsewhere = _threads.in_forked_child and n_threads > 1
 
     def compute(into: np.ndarray | None) -> float | None:
-        """First without scratch, then with a row of logits or gradient, and one of a distribution, for each thread."""
-        total = _kernels.loss_and_grad(x, t, class_axis, losses, into, mean, n_threads, None, w, ignored, normalizer)
+        """First without scratch, then with a row of logits or gradient, and of all else, for each thread."""
+        total = _kernels.loss_and_grad(x, t, class_axis, losses, into, mean, n_threads, None, options, products)
         if total is None:
-            scratch = np.empty((min(n_threads, x.size // n_classes), 1 + (t.ndim == x.ndim), n_classes), dtype)
-            total = _kernels.loss_and_grad(
-                x, t, class_axis, losses, into, mean, n_threads, scratch, w, ignored, normalizer
-            )
+            n_scratch = 3 if options is not None else 1 if isinstance(t, tuple) else 1 + (t.ndim == x.ndim)
+            scratch = np.empty((min(n_threads, n_rows), n_scratch, n_classes), dtype)
+            total = _kernels.loss_and_grad(x, t, class_axis, losses, into, mean, n_threads, scratch, options, products)
         return total
 
     def run(into: np.ndarray | None) -> float | None:

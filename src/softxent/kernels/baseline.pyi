@@ -1,5 +1,3 @@
-from typing import SupportsFloat
-
 import numpy as np
 
 def loss_and_grad(
@@ -11,9 +9,8 @@ def loss_and_grad(
     mean: bool,
     n_threads: int,
     scratch: np.ndarray | None = None,
-    weights: np.ndarray | None = None,
-    passed_over: int | None = None,
-    normalizer: SupportsFloat | None = None,
+    options: object = None,
+    products: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> float | None: ...
 def may_overlap_itself(array: np.ndarray) -> bool: ...
 def team_size(n_rows: int, n_classes: int, n_threads: int) -> int: ...

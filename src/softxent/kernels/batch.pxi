@@ -14,16 +14,33 @@ cdef enum:
     PREFETCHED_ROW = 65536      # classes: a row of more would drive out the one that is worked on
 
 
+cdef enum:                      # What the targets are:
+    LABELS                      # the class of each row,
+    DISTRIBUTIONS               # an amount for every class,
+    AMOUNTS                     # or amounts for some
+
+
 cdef struct Job:
     Rows logits
-    Rows targets
+    int kind                 # of the targets
+    Rows targets             # labels, distributions, or the classes that there are amounts for
+    Rows amounts
+    Py_ssize_t n_amounts     # of each row
     Rows grad
     Rows weights             # of the rows
+    Rows allowed             # classes: those where it is not 0
+    void* class_weights      # as many as there are classes, of the type computed in, or NULL
     bint has_grad
-    bint has_labels
     bint has_weights
     bint has_passed_over     # rows with the label `passed_over` are not looked at
+    bint has_allowed
     int64_t passed_over
+    Formula formula
+    double smoothing         # what the targets are blended with, formula.smoothing being 0 then
+    Transform transform
+    bint transforming        # the logits of the softmax are made of those given,
+    bint sloping             # and not all with the same derivative
+    bint blending            # targets are made to distributions that weights, smoothing and allowed classes are part of
     bint by_lanes            # the narrow kernel takes the rows, as many at once as it has lanes
     bint by_stretches        # all threads work on one row after the other
     bint streaming           # the gradient is stored past the caches; wide rows keep their exponentials in the scratch
@@ -35,6 +52,8 @@ cdef struct Job:
     double scale             # of the gradient, before the weight of the row
     float* losses32          # at most one of the two is given
     double* losses64
+    bint has_products
+    Products products
 
 
 cdef inline LabelRange label_range(const Job* job) noexcept nogil:
@@ -44,61 +63,78 @@ cdef inline LabelRange label_range(const Job* job) noexcept nogil:
     return labels
 
 
-cdef inline double weight_of(const Job* job, Py_ssize_t i) noexcept nogil:
-    return job.weights.element.read(row(&job.weights, i)) if job.has_weights else 1
+cdef inline Target[storage] target_of(
+    const Job* job, Py_ssize_t i, const int64_t* label, const storage* one
+) noexcept nogil:
+    """The target of row i, whose label and its amount stand there; without its distribution, if it is one."""
+    cdef Target[storage] target
+    target.class_weights = <storage*> job.class_weights
+    if job.kind == LABELS:
+        target.classes = label
+        target.amounts = one
+        target.count = 1
+    elif job.kind == AMOUNTS:
+        target.classes = <int64_t*> row(&job.targets, i)
+        target.amounts = <storage*> row(&job.amounts, i)
+        target.count = job.n_amounts
+    return target
 
 
-cdef double total_weight(const Job* job) noexcept nogil:
+cdef double target_mass(const Job* job, Py_ssize_t i, const int64_t* label, const storage* one) noexcept nogil:
+    """The sum of a target, multiplied by the weights of the classes."""
+    cdef Target[storage] target = target_of(job, i, label, one)
+    cdef Carried[double] total = Carried[double](0, 0)
+    cdef Sum[storage] sum
+    cdef storage[PIECE] piece
+    cdef double rounded
+    cdef Py_ssize_t k, start = 0, count
+    if job.kind != DISTRIBUTIONS:
+        for k in range(target.count):
+            total = total + Carried[double](target.amount(k), 0)
+        return total.less(0, &rounded)
+    while start < job.n_classes:
+        count = min(PIECE, job.n_classes - start)
+        read_row(&piece[0], row(&job.targets, i) + start * job.targets.class_stride, &job.targets, count)
+        k = 0
+        while k < count:
+            sum.add(load_first(&piece[k], min(vec_lanes(one), count - k), 0)
+                    * load_first(target.class_weights + start + k, min(vec_lanes(one), count - k), 0))
+            k += vec_lanes(one)
+        start += count
+    return sum.value().less(0, &rounded)
+
+
+cdef double total_weight(const Job* job, const storage* one) noexcept nogil:
     """Of all rows that are not passed over."""
     cdef Carried[double] total = Carried[double](0, 0)
     cdef LabelRange labels = label_range(job)
+    cdef double[MAX_LANES] weight
     cdef int64_t[MAX_LANES] label
     cdef Py_ssize_t i = 0, count, k
     cdef double rounded
-    if not job.has_weights and not job.has_passed_over:
+    if not job.has_weights and not job.has_passed_over and job.class_weights == NULL:
         return job.n_rows
     while i < job.n_rows:
         count = min(job.n_rows - i, MAX_LANES)
-        if job.has_passed_over:
+        for k in range(count):
+            weight[k] = 1
+            label[k] = 0
+        if job.has_weights:
+            read_numbers(&job.weights, i, count, weight)
+        if job.kind == LABELS:
             read_labels(&job.targets, i, count, &labels, label)
         for k in range(count):
-            if not job.has_passed_over or label[k] >= 0:
-                total = total + Carried[double](weight_of(job, i + k), 0)
+            if label[k] >= 0:
+                if job.class_weights != NULL:
+                    weight[k] *= target_mass(job, i + k, label + k, one)
+                total = total + Carried[double](weight[k], 0)
         i += count
     return total.less(0, &rounded)
 
 
-cdef void zero_row(const Rows* rows, Py_ssize_t i, Py_ssize_t n) noexcept nogil:
-    cdef char* start = row(rows, i)
-    cdef Py_ssize_t c
-    if rows.packed and n > 1:
-        memset(start, 0, n * rows.class_stride)
-        return
-    for c in range(n):
-        rows.element.write(start + c * rows.class_stride, 0)
-
-
-cdef inline void read_row(storage* to, const char* source, const Rows* rows, Py_ssize_t n) noexcept nogil:
-    cdef Py_ssize_t c
-    if storage is float and rows.halves:
-        rows.element.read_row(source, to, n)
-        return
-    for c in range(n):
-        to[c] = <storage> rows.element.read(source + c * rows.class_stride)
-
-
-cdef inline void write_row(char* to, const storage* source, const Rows* rows, Py_ssize_t n) noexcept nogil:
-    cdef Py_ssize_t c
-    if storage is float and rows.halves:
-        rows.element.write_row(to, source, n)
-        return
-    for c in range(n):
-        rows.element.write(to + c * rows.class_stride, source[c])
-
-
 cdef void share_row(
-    const storage* x, storage* e, const storage* t, Py_ssize_t y, storage* g, Py_ssize_t n, double scale,
-    bint streaming, int n_threads, RowNumbers* rows, int k
+    const storage* x, storage* e, const Target[storage]* target, const Formula* formula, storage* g, Py_ssize_t n,
+    double scale, bint streaming, int n_threads, RowNumbers* rows, int k
 ) noexcept nogil:
     """visit_row, its stretches shared out over the threads."""
     cdef Py_ssize_t length = stretch_length(n), n_stretches = (n + length - 1) // length, i
@@ -108,6 +144,7 @@ cdef void share_row(
     cdef Scaling scaling
     cdef RowUnit[storage] unit
     cdef double m = -INFINITY, e_top
+    cdef const storage* t = target.distribution
     for i in prange(n_stretches, num_threads=n_threads, schedule="static"):
         tops[i] = row_max(x + i * length, min(length, n - i * length))
     for i in range(n_stretches):
@@ -116,11 +153,10 @@ cdef void share_row(
     e_top = first(exp(Vec[storage](m), unit))
     for i in prange(n_stretches, num_threads=n_threads, schedule="static"):
         visit_stretch(
-            parts + i, x + i * length, e + i * length if e != NULL else NULL, t + i * length if t != NULL else NULL,
-            y - i * length, min(length, n - i * length), m, unit, 0)
+            parts + i, x, e, target, formula, i * length, min(length, n - i * length), m, unit, 0)
     for i in range(n_stretches):
         add_part(&row, parts + i, i * length, e_top)
-    scaling = finish_row(&row, e, t, y, m, unit, e_top, scale, rows, k)
+    scaling = finish_row(&row, e, formula, n, m, unit, e_top, scale, rows, k)
     if g != NULL:
         for i in prange(n_stretches, num_threads=n_threads, schedule="static"):
             scale_stretch(
@@ -128,47 +164,91 @@ cdef void share_row(
                 min(length, n - i * length), streaming)
             if streaming:
                 fence_streams()
-        set_special(&scaling, g)
+        set_special(&scaling, target, g)
+
+
+cdef void prepare_row(
+    const Job* job, Py_ssize_t i, int n_threads, storage* x, storage* slope
+) noexcept nogil:
+    """The logits of row i for the softmax; `slope` holds its allowed classes."""
+    cdef Py_ssize_t n = job.n_classes, length = stretch_length(n), n_stretches = (n + length - 1) // length, k
+    for k in prange(n_stretches, num_threads=n_threads, schedule="static"):
+        read_row(
+            x + k * length, row(&job.logits, i) + k * length * job.logits.class_stride, &job.logits,
+            min(length, n - k * length))
+        if job.transforming:
+            transform_logits(
+                &job.transform, x + k * length, slope + k * length if job.sloping else NULL, job.has_allowed,
+                min(length, n - k * length))
+
+
+cdef void pass_over(const Job* job, Py_ssize_t i, RowNumbers* rows, int k) noexcept nogil:
+    """The numbers and the gradient of a row that is not looked at."""
+    rows.R[k] = rows.R_low[k] = rows.m[k] = rows.n0[k] = rows.mass[k] = rows.cross[k] = rows.weight[k] = 0
+    if job.has_grad:
+        zero_row(&job.grad, i, job.n_classes)
+    if job.has_products:
+        job.products.log_prob[i] = job.products.log_sum_exp[i] = job.products.entropy[i] = 0
+        job.products.argmax[i] = -1
 
 
 cdef inline void visit_row_of(
     const Job* job, Py_ssize_t i, storage* scratch, int n_threads, RowNumbers* rows, int k
 ) noexcept nogil:
-    """Visit row i; what cannot be loaded or stored as it is goes through `scratch`, a row and one for distributions."""
+    """Visit row i.
+
+    What cannot be loaded or stored as it is goes through `scratch`: a row of logits, a distribution, and slopes.
+    """
     cdef Py_ssize_t n = job.n_classes, ahead = 0
     cdef int64_t label = 0
+    cdef storage one = 1
     cdef LabelRange labels = label_range(job)
+    cdef Target[storage] target
     cdef double scale
     cdef storage* x = <storage*> row(&job.logits, i)
-    cdef storage* t = NULL
+    cdef storage* t = scratch + n
+    cdef storage* slope = scratch + 2 * n
     cdef storage* g = NULL
     cdef storage* e = NULL
-    if job.has_labels:
+    if job.kind == LABELS:
         # Checked before, but another thread may have changed it since: then the result is wrong, not the memory.
         read_labels(&job.targets, i, 1, &labels, &label)
-    if label < 0:
-        rows.R[k] = rows.R_low[k] = rows.over[k] = rows.n0[k] = rows.mass[k] = rows.cross[k] = rows.weight[k] = 0
-        if job.has_grad:
-            zero_row(&job.grad, i, n)
-        return
-    rows.weight[k] = weight_of(job, i)
+        if label < 0:
+            pass_over(job, i, rows, k)
+            return
+    target = target_of(job, i, &label, &one)
+    rows.weight[k] = 1
+    if job.has_weights:
+        read_numbers(&job.weights, i, 1, rows.weight + k)
     scale = job.scale * rows.weight[k]
     if job.has_grad:
         g = <storage*> row(&job.grad, i) if job.grad.direct else scratch
         e = scratch if job.streaming else g
-    if not job.logits.direct:
+    if job.has_allowed:
+        read_row(slope, row(&job.allowed, i), &job.allowed, n)
+    if job.kind == DISTRIBUTIONS:
+        if job.targets.direct and not job.blending:
+            t = <storage*> row(&job.targets, i)
+        else:
+            read_row(t, row(&job.targets, i), &job.targets, n)
+        target.distribution = t
+    if job.blending:
+        blend_target(&target, slope if job.has_allowed else NULL, job.smoothing, t, 1, n)
+        target = Target[storage]()
+        target.distribution = t
+    if not job.logits.direct or job.transforming:
         x = scratch if e == NULL else e
-        read_row(x, row(&job.logits, i), &job.logits, n)
+        prepare_row(job, i, n_threads if job.by_stretches else 1, x, slope)
     elif job.prefetching and n <= PREFETCHED_ROW and i + 1 < job.n_rows:
         ahead = <storage*> row(&job.logits, i + 1) - x
-    if not job.has_labels:
-        t = <storage*> row(&job.targets, i) if job.targets.direct else scratch + n
-        if not job.targets.direct:
-            read_row(t, row(&job.targets, i), &job.targets, n)
     if job.by_stretches:
-        share_row(x, e, t, label, g, n, scale, job.streaming, n_threads, rows, k)
+        share_row(x, e, &target, &job.formula, g, n, scale, job.streaming, n_threads, rows, k)
     else:
-        visit_row(x, e, t, label, g, n, scale, job.streaming, ahead, rows, k)
+        visit_row(x, e, &target, &job.formula, g, n, scale, job.streaming, ahead, rows, k)
+    if job.has_products:
+        find_products(&job.products, i, x, label, n, rows, k)
+    if job.has_grad and job.sloping:
+        multiply_by_slope(g, slope, n)
     if job.has_grad and not job.grad.direct:
         write_row(row(&job.grad, i), g, &job.grad, n)
 
@@ -220,8 +300,9 @@ cdef void read_tile(
         rows_to_lanes(<storage**> at, n, tile)
     else:
         for lane in range(count):
+            read_row(staging, at[lane], rows, n)
             for c in range(n):
-                tile[c * lanes_of(tile) + lane] = <storage> rows.element.read(at[lane] + c * rows.class_stride)
+                tile[c * lanes_of(tile) + lane] = staging[c]
         for c in range(n):
             for lane in range(count, lanes_of(tile)):
                 tile[c * lanes_of(tile) + lane] = tile[c * lanes_of(tile) + count - 1]
@@ -279,57 +360,115 @@ cdef void zero_lanes(storage* tile, const bint* which, Py_ssize_t n) noexcept no
                 tile[c * lanes_of(tile) + lane] = 0
 
 
+cdef bint pass_over_lanes(
+    LaneGroup[storage]* group, const storage* tag, Py_ssize_t count, bint* passed
+) noexcept nogil:
+    """Which of `count` rows are not looked at, and whether any; they get a label to go on with."""
+    cdef Py_ssize_t lane
+    cdef bint some = False
+    for lane in range(lanes_of(tag)):
+        passed[lane] = lane < count and group.label[lane] < 0
+        some |= passed[lane]
+        if passed[lane]:
+            group.label[lane] = 0
+    return some
+
+
+cdef void targets_of(
+    const Job* job, Py_ssize_t i, Py_ssize_t count, LaneGroup[storage]* group, Target[storage]* targets
+) noexcept nogil:
+    """target_of each lane; lanes without a row of their own have the target of the last row."""
+    cdef Py_ssize_t lane
+    for lane in range(lanes_of(group.amount)):
+        group.amount[lane] = 1
+        if lane >= count:
+            group.label[lane] = group.label[count - 1]
+        targets[lane] = target_of(job, i + min(lane, count - 1), group.label + lane, group.amount + lane)
+
+
+cdef void blend_lanes(
+    const Job* job, const Target[storage]* targets, const storage* allowed, storage* t
+) noexcept nogil:
+    """blend_target in each lane of a tile."""
+    cdef Target[storage] target
+    cdef Py_ssize_t lane
+    for lane in range(lanes_of(t)):
+        target = targets[lane]
+        target.distribution = t if job.kind == DISTRIBUTIONS else NULL
+        blend_target(
+            &target, allowed + lane if job.has_allowed else NULL, job.smoothing, t + lane, lanes_of(t), job.n_classes)
+
+
 cdef void visit_lanes_of(
     const Job* job, Py_ssize_t i, Py_ssize_t count, const storage* tag, RowNumbers* rows
 ) noexcept nogil:
     """Visit `count` rows from i on, at most as many as there are lanes, in tiles on the stack."""
     cdef Tile[storage] tile
     cdef LaneGroup[storage] group
+    cdef Target[storage] targets[MAX_LANES]
     cdef Py_ssize_t n = job.n_classes, size = n * lanes_of(tag), lane
     cdef LabelRange labels = label_range(job)
     cdef double[MAX_LANES] scales
     cdef bint[MAX_LANES] passed
+    cdef bint passing = False
     cdef storage* x = tile.space
     cdef storage* t = NULL
+    cdef storage* slope = NULL
     cdef storage* staging = x + size
-    if not job.has_labels:
+    if job.kind == DISTRIBUTIONS or job.blending:
         t = staging
         staging += size
+    if job.sloping:
+        slope = staging
+        staging += size
+    if job.kind == DISTRIBUTIONS:
         read_tile(&job.targets, i, count, n, t, staging)
     read_tile(&job.logits, i, count, n, x, staging)
     if job.prefetching:
         prefetch_rows(&job.logits, i + count, count, n * sizeof(storage))
-    if job.has_labels:
+    if job.has_allowed:
+        read_tile(&job.allowed, i, count, n, slope, staging)
+    if job.kind == LABELS:
         read_labels(&job.targets, i, count, &labels, group.label)
-    if job.has_passed_over:
-        for lane in range(lanes_of(tag)):
-            passed[lane] = lane < count and group.label[lane] < 0
-            if passed[lane]:
-                group.label[lane] = 0
-        zero_lanes(x, passed, n)
     for lane in range(lanes_of(tag)):
         rows.weight[lane] = 1
-        scales[lane] = job.scale
     if job.has_weights:
-        for lane in range(count):
-            rows.weight[lane] = weight_of(job, i + lane)
-            scales[lane] *= rows.weight[lane]
+        read_numbers(&job.weights, i, count, rows.weight)
+    for lane in range(lanes_of(tag)):
+        scales[lane] = job.scale * rows.weight[lane]
     if job.has_passed_over:
+        passing = pass_over_lanes(&group, tag, count, passed)
+    if passing:
+        zero_lanes(x, passed, n)
         for lane in range(count):
             if passed[lane]:
                 rows.weight[lane] = 0
+    if job.kind == AMOUNTS or job.blending:
+        targets_of(job, i, count, &group, targets)
+    if job.blending:
+        blend_lanes(job, targets, slope, t)
+    if job.transforming:
+        transform_logits(&job.transform, x, slope, job.has_allowed, size)
     find_top(&group, x, n, rows)
-    if job.has_labels:
-        find_labels(&group, x, count, rows)
-    else:
+    if t != NULL:
         find_distributions(&group, x, t, n, rows)
+    elif job.kind == LABELS:
+        find_labels(&group, x, <storage*> job.class_weights, count, rows)
+    else:
+        find_amounts_of_lanes(&group, x, targets, n, rows)
+    if job.formula.smoothing != 0:
+        smooth(&group, x, &job.formula, n, rows)
     take_exponentials(&group, x, n, rows)
     if job.has_grad:
         if job.prefetching:
             prefetch_rows(&job.grad, i + count, count, n * sizeof(storage))
-        find_factors(&group, x, n, scales, job.has_labels, rows)
+        find_factors(&group, x, &job.formula, n, scales, t == NULL and job.kind == LABELS, rows)
         take_gradients(&group, x, t, n)
-        if job.has_passed_over:
+        if t == NULL and job.kind == AMOUNTS:
+            take_amounts_of_lanes(&group, x, targets)
+        if job.sloping:
+            multiply_by_slope(x, slope, size)
+        if passing:
             zero_lanes(x, passed, n)
         write_tile(&job.grad, i, count, n, x, staging, job.streaming)
 
@@ -344,7 +483,7 @@ cdef void add_losses(
     cdef Py_ssize_t first = before % ROWS_AT_ONCE, k
     for k in range(first):
         losses[k] = 0
-    row_losses(tag, rows[0], count, &losses[first])
+    row_losses(tag, rows[0], count, job.formula.z_loss, &losses[first])
     k = 0
     while k < first + count:
         sum.add(load_first(&losses[k], min(first + count - k, ROWS_AT_ONCE), 0))

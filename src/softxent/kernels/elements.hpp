@@ -12,7 +12,8 @@
 
 namespace softxent {
 
-using Reader = double (*)(const char *);
+// n numbers, `stride` bytes apart.
+using Reader = void (*)(const char *, std::ptrdiff_t stride, std::ptrdiff_t n, double *to);
 using Writer = void (*)(char *, double);
 using RowReader = void (*)(const char *, float *, std::ptrdiff_t n);
 using RowWriter = void (*)(char *, const float *, std::ptrdiff_t n);
@@ -33,8 +34,8 @@ template <class T, bool SWAPPED> inline T load_element(const char *p) {
     return value;
 }
 
-template <class Out, class T, bool SWAPPED> Out read_element(const char *p) {
-    return static_cast<Out>(load_element<T, SWAPPED>(p));
+template <class T, bool SWAPPED> void read_numbers(const char *p, std::ptrdiff_t stride, std::ptrdiff_t n, double *to) {
+    for (std::ptrdiff_t i = 0; i < n; ++i) to[i] = static_cast<double>(load_element<T, SWAPPED>(p + i * stride));
 }
 
 // A whole row of half-precision numbers that lie side by side.
@@ -84,7 +85,7 @@ struct Element {
 };
 
 template <class T, bool SWAPPED> Element real_element() {
-    return {read_element<double, T, SWAPPED>, write_element<T, SWAPPED>};
+    return {read_numbers<T, SWAPPED>, write_element<T, SWAPPED>};
 }
 template <class T, bool SWAPPED> Element half_element() {
     Element element = real_element<T, SWAPPED>();
@@ -95,14 +96,14 @@ template <class T, bool SWAPPED> Element half_element() {
     return element;
 }
 template <class T, bool SWAPPED> Element integer_element() {
-    return {read_element<double, T, SWAPPED>, nullptr, read_labels<T, SWAPPED>};
+    return {read_numbers<T, SWAPPED>, nullptr, read_labels<T, SWAPPED>};
 }
 
 constexpr char BFLOAT16 = 'E';                                 // a letter that no kind of NumPy's has
 
 template <bool SWAPPED> Element element_of(char kind, std::ptrdiff_t size) {
     switch (kind) {
-    case 'b': return {read_element<double, std::uint8_t, SWAPPED>};
+    case 'b': return {read_numbers<std::uint8_t, SWAPPED>};
     case 'i':
         switch (size) {
         case 1: return integer_element<std::int8_t, SWAPPED>();
@@ -123,7 +124,7 @@ template <bool SWAPPED> Element element_of(char kind, std::ptrdiff_t size) {
         if (size == 2) return half_element<Half, SWAPPED>();
         if (size == 4) return real_element<float, SWAPPED>();
         if (size == 8) return real_element<double, SWAPPED>();
-        if (size == sizeof(long double)) return {read_element<double, long double, SWAPPED>};
+        if (size == sizeof(long double)) return {read_numbers<long double, SWAPPED>};
         break;
     case BFLOAT16: return half_element<BFloat16, SWAPPED>();
     }

@@ -11,6 +11,7 @@ cnp.import_array()
 include "vocabulary.pxi"
 include "operands.pxi"
 include "rows.pxi"
+include "transforms.pxi"
 include "lanes.pxi"
 include "batch.pxi"
 
@@ -43,50 +44,121 @@ cdef int computed_in(cnp.ndarray logits):
     return cnp.NPY_DOUBLE
 
 
-cdef bint describe_inputs(Job* job, cnp.ndarray x, cnp.ndarray t, int axis, int typenum):
+cdef bint is_target(targets):
+    """Whether it is an array, or two."""
+    if type(targets) is tuple:
+        return len(targets) == 2 and cnp.PyArray_CheckExact(targets[0]) and cnp.PyArray_CheckExact(targets[1])
+    return cnp.PyArray_CheckExact(targets)
+
+
+cdef bint describe_amounts(Job* job, cnp.ndarray x, cnp.ndarray classes, cnp.ndarray amounts, int axis, int typenum):
+    """Fill in targets that are amounts for some classes of each row; False if they are not to be had as they are."""
+    cdef LabelRange labels = label_range(job)
+    cdef int last = cnp.PyArray_NDIM(x) - 1
+    cdef Py_ssize_t i
+    if cnp.PyArray_NDIM(classes) != last + 1 or not same_rows(x, axis, classes, last):
+        return False
+    if not same_shape(classes, amounts):
+        return False
+    read_layout(&job.targets, classes, last, cnp.NPY_INT64)
+    read_layout(&job.amounts, amounts, last, typenum)
+    if not job.targets.direct or not job.amounts.direct:
+        return False
+    job.kind = AMOUNTS
+    job.n_amounts = cnp.PyArray_DIM(classes, last)
+    for i in range(job.n_rows):
+        if not job.targets.element.read_labels(row(&job.targets, i), sizeof(int64_t), job.n_amounts, labels, NULL):
+            return False
+    return True
+
+
+cdef bint describe_inputs(Job* job, cnp.ndarray x, targets, int axis, int typenum):
     """Fill in logits and targets; False if they do not belong together."""
     cdef LabelRange labels
     if not 0 <= axis < cnp.PyArray_NDIM(x) or cnp.PyArray_DIM(x, axis) == 0:
         return False
     job.n_classes = cnp.PyArray_DIM(x, axis)
     job.n_rows = cnp.PyArray_SIZE(x) // job.n_classes
-    job.has_labels = same_shape(x, t, axis)
-    if not job.has_labels and (job.has_passed_over or not same_shape(x, t, -1)):
-        return False
     read_layout(&job.logits, x, axis, typenum)
-    read_layout(&job.targets, t, -1 if job.has_labels else axis, typenum)
-    if job.logits.element.read == NULL or job.targets.element.read == NULL:
+    if job.logits.element.read == NULL:
         return False
-    if job.has_labels:
+    if type(targets) is tuple:
+        return not job.has_passed_over and describe_amounts(job, x, targets[0], targets[1], axis, typenum)
+    job.kind = LABELS if same_rows(x, axis, targets, -1) else DISTRIBUTIONS
+    if job.kind == DISTRIBUTIONS and (job.has_passed_over or not same_shape(x, targets)):
+        return False
+    read_layout(&job.targets, targets, -1 if job.kind == LABELS else axis, typenum)
+    if job.kind == LABELS:
         labels = label_range(job)
         return job.targets.element.read_labels != NULL and read_labels(&job.targets, 0, job.n_rows, &labels, NULL)
+    return job.targets.element.read != NULL
+
+
+cdef bint describe_options(Job* job, cnp.ndarray x, options, int axis, int typenum):
+    """Fill in what is not as by default, besides `passed_over`; False if an array is not to be had as it is."""
+    cdef cnp.ndarray weights = options.sample_weight, class_weights = options.weight, allowed = options.where
+    cdef double smoothing = options.label_smoothing
+    job.has_weights = weights is not None
+    if job.has_weights:
+        if not same_rows(x, axis, weights, -1):
+            return False
+        read_layout(&job.weights, weights, -1, cnp.NPY_DOUBLE)
+        if job.weights.element.read == NULL:
+            return False
+    if class_weights is not None:
+        if cnp.PyArray_NDIM(class_weights) != 1 or cnp.PyArray_DIM(class_weights, 0) != job.n_classes:
+            return False
+        if cnp.PyArray_TYPE(class_weights) != typenum or not cnp.PyArray_ISCARRAY_RO(class_weights):
+            return False
+        job.class_weights = cnp.PyArray_DATA(class_weights)
+    job.has_allowed = allowed is not None
+    if job.has_allowed:
+        if cnp.PyArray_TYPE(allowed) != cnp.NPY_BOOL or not same_shape(x, allowed):
+            return False
+        read_layout(&job.allowed, allowed, axis, typenum)
+    job.transform.temperature = options.temperature
+    job.transform.cap = 0 if options.softcap is None else options.softcap
+    job.transforming = job.transform.temperature != 1 or job.transform.cap > 0 or job.has_allowed
+    job.sloping = job.has_allowed or (job.transform.cap > 0 and job.has_grad)
+    # Weights that change from class to class and a share for all of those that are allowed are no matter of sums.
+    job.blending = (class_weights is not None and (smoothing != 0 or job.kind == DISTRIBUTIONS)) or (
+        job.has_allowed and smoothing != 0)
+    job.smoothing = smoothing if job.blending else 0
+    job.formula.smoothing = 0 if job.blending else smoothing
+    job.formula.z_loss = options.z_loss
     return True
 
 
-cdef bint describe_weights(Job* job, cnp.ndarray weights, cnp.ndarray x, int axis):
-    """Fill in the weights of the rows; False if there is not one for each."""
-    job.has_weights = weights is not None
-    if not job.has_weights:
+cdef void describe_no_options(Job* job):
+    job.has_weights = job.has_allowed = job.transforming = job.sloping = job.blending = False
+    job.class_weights = NULL
+    job.transform.temperature = 1
+
+
+cdef bint overlaps_input(g, targets, options):
+    """Whether a gradient may overlap an input other than the logits."""
+    if type(targets) is tuple:
+        if may_overlap(g, targets[0]) or may_overlap(g, targets[1]):
+            return True
+    elif may_overlap(g, targets):
         return True
-    if not same_shape(x, weights, axis):
-        return False
-    read_layout(&job.weights, weights, -1, cnp.NPY_DOUBLE)
-    return job.weights.element.read != NULL
+    if options is not None:
+        for other in (options.sample_weight, options.weight, options.where):
+            if other is not None and may_overlap(g, other):
+                return True
+    return False
 
 
-cdef bint describe_grad(Job* job, g, x, t, weights, int axis, int typenum):
+cdef bint describe_grad(Job* job, g, x, targets, options, int axis, int typenum):
     """Fill in where the gradient goes; False if it cannot be written there without harm to an input."""
-    job.has_grad = g is not None
-    if not job.has_grad:
-        return True
-    if not cnp.PyArray_CheckExact(g) or not cnp.PyArray_ISWRITEABLE(g) or not same_shape(x, g, -1):
+    if not cnp.PyArray_CheckExact(g) or not cnp.PyArray_ISWRITEABLE(g) or not same_shape(x, g):
         return False
     read_layout(&job.grad, g, axis, typenum)
     if job.grad.element.write == NULL:
         return False
     if job.n_rows == 0:
         return True
-    if may_overlap_itself(g) or may_overlap(g, t) or (job.has_weights and may_overlap(g, weights)):
+    if may_overlap_itself(g) or overlaps_input(g, targets, options):
         return False
     return same_elements(g, x) or not may_overlap(g, x)
 
@@ -106,15 +178,31 @@ cdef bint describe_losses(Job* job, cnp.ndarray losses):
     return cnp.PyArray_TYPE(losses) == cnp.NPY_DOUBLE
 
 
+cdef bint describe_products(Job* job, products):
+    """Fill in where the products go: (3, rows) float64 and (rows,) int64, as Products has them."""
+    cdef cnp.ndarray numbers, argmax
+    cdef double* start
+    job.has_products = products is not None
+    if not job.has_products:
+        return True
+    numbers, argmax = products
+    if cnp.PyArray_SIZE(numbers) != 3 * job.n_rows or cnp.PyArray_SIZE(argmax) != job.n_rows or job.kind != LABELS:
+        return False
+    start = <double*> cnp.PyArray_DATA(numbers)
+    job.products = Products(start, start + job.n_rows, start + 2 * job.n_rows, <int64_t*> cnp.PyArray_DATA(argmax))
+    return True
+
+
 cdef bint fits_lanes(const Job* job, bint direct, Py_ssize_t itemsize) noexcept:
     """Whether the narrow kernel takes this call: for few classes, and wherever rows cannot be loaded as they are."""
     # Halves are converted by way of a tile of their own.
-    cdef bint staged = job.logits.halves or (not job.has_labels and job.targets.halves)
+    cdef bint staged = job.logits.halves or (job.has_grad and job.grad.halves)
+    cdef bint tile_of_targets = job.kind == DISTRIBUTIONS or job.blending
     cdef Py_ssize_t n_tiles
-    if job.n_classes > TILE_BYTES // LANE_BYTES:        # nor would the product below fit
+    if job.has_products or job.n_classes > TILE_BYTES // LANE_BYTES:    # nor would the product below fit
         return False
-    staged |= job.has_grad and job.grad.halves
-    n_tiles = 1 + (not job.has_labels) + staged
+    staged |= job.kind == DISTRIBUTIONS and job.targets.halves
+    n_tiles = 1 + tile_of_targets + job.sloping + staged
     # And a row beyond the tiles, which lanes without a row of their own are written to.
     if n_tiles * job.n_classes * LANE_BYTES + job.n_classes * itemsize > TILE_BYTES:
         return False
@@ -123,8 +211,9 @@ cdef bint fits_lanes(const Job* job, bint direct, Py_ssize_t itemsize) noexcept:
 
 cdef bint describe_scratch(Job* job, cnp.ndarray scratch, bint in_place, int typenum):
     """Fill in how rows are visited, and how much scratch each thread has; False if that is not enough."""
-    cdef bint converts_targets = not job.has_labels and not job.targets.direct
-    cdef bint direct = job.logits.direct and (not job.has_grad or job.grad.direct) and not converts_targets
+    cdef bint makes_target = job.blending or (job.kind == DISTRIBUTIONS and not job.targets.direct)
+    cdef bint direct = job.logits.direct and (not job.has_grad or job.grad.direct) and not makes_target
+    cdef Py_ssize_t n_scratch = 3 if job.sloping else 2 if makes_target else 1
     cdef Py_ssize_t itemsize = sizeof(float) if typenum == cnp.NPY_FLOAT else sizeof(double)
     job.by_lanes = fits_lanes(job, direct, itemsize)
     # A gradient that no cache can hold is better stored past the caches, at once and in whole cache lines.
@@ -133,15 +222,16 @@ cdef bint describe_scratch(Job* job, cnp.ndarray scratch, bint in_place, int typ
         if job.by_lanes:
             job.streaming = job.grad.typed and job.grad.step == itemsize and job.grad.class_stride % 64 == 0
         else:
-            job.streaming = direct and job.n_classes >= STRETCH
+            job.streaming = direct and not job.sloping and job.n_classes >= STRETCH
     job.scratch_per_thread = 0
+    direct = direct and not job.sloping and (job.has_grad or not job.transforming)
     if job.by_lanes or (direct and not job.streaming):
         return True
     if scratch is None:
         return False
     if cnp.PyArray_NDIM(scratch) != 3 or cnp.PyArray_TYPE(scratch) != typenum or not cnp.PyArray_ISCARRAY(scratch):
         return False
-    if cnp.PyArray_DIM(scratch, 1) < 1 + converts_targets or cnp.PyArray_DIM(scratch, 2) != job.n_classes:
+    if cnp.PyArray_DIM(scratch, 1) < n_scratch or cnp.PyArray_DIM(scratch, 2) != job.n_classes:
         return False
     job.scratch_per_thread = cnp.PyArray_DIM(scratch, 1) * job.n_classes
     return cnp.PyArray_DIM(scratch, 0) > 0
@@ -149,17 +239,19 @@ cdef bint describe_scratch(Job* job, cnp.ndarray scratch, bint in_place, int typ
 
 def loss_and_grad(
     logits, targets, int axis, cnp.ndarray losses, grad, bint mean, int n_threads, cnp.ndarray scratch=None,
-    cnp.ndarray weights=None, passed_over=None, normalizer=None
+    options=None, products=None
 ):
     """Sum or mean of the losses as a float; per-row losses into `losses`, the gradient into `grad`, where given.
 
-    logits with C classes along `axis`; targets, class labels without that axis or distributions with it; losses
-    without it, C-contiguous, float32 or float64; grad like logits. Computes in float32 for float16, bfloat16 and
+    logits with C classes along `axis`; targets, class labels without that axis or distributions with it, or a tuple of
+    classes (int64) and their amounts (of the type computed in), along the last axis, contiguous there; losses without
+    the class axis, C-contiguous, float32 or float64; grad like logits. Computes in float32 for float16, bfloat16 and
     float32 logits, and in float64 for all others. Where C is large, rows that cannot be loaded or stored directly, and
-    a gradient beyond all caches, need `scratch`, C-contiguous, of the type computed in: (threads, 1, C), or
-    (threads, 2, C) for distributions. Each row's loss is multiplied by its weight; rows with the label passed_over are
-    not looked at, their loss and gradient are 0. The mean is the sum divided by the normalizer, or else by the total
-    weight of the rows that are not passed over; where that is 0, loss and gradient are.
+    a gradient beyond all caches, need `scratch`, C-contiguous, of the type computed in: (threads, 1, C),
+    (threads, 2, C) for distributions, and (threads, 3, C) with options.
+
+    options is an _inputs.Options whose scalars are good: sample_weight of any real dtype, weight C-contiguous and of
+    the type computed in, where of the shape of the logits. products are filled as Products says.
 
     Returns None, and has written nothing, if an argument is not an array that it can take as it is: another type,
     dtype or shape, a label that is no class, or a `grad` that overlaps an input otherwise than by being the logits.
@@ -169,18 +261,27 @@ def loss_and_grad(
     cdef double total, denominator
     cdef Py_ssize_t i
     cdef int typenum
-    if not cnp.PyArray_CheckExact(logits) or not cnp.PyArray_CheckExact(targets):
+    cdef float one = 1
+    cdef double double_one = 1
+    passed_over = normalizer = None
+    if not cnp.PyArray_CheckExact(logits) or not is_target(targets):
         return None
     typenum = computed_in(logits)
     if axis < 0:
         axis += cnp.PyArray_NDIM(logits)
+    if options is not None:
+        passed_over, normalizer = options.ignore_index, options.normalizer
     job.has_passed_over = passed_over is not None
     job.passed_over = passed_over if job.has_passed_over else 0
     if not describe_inputs(&job, logits, targets, axis, typenum):
         return None
-    if not describe_weights(&job, weights, logits, axis):
+    job.has_grad = grad is not None
+    describe_no_options(&job)
+    if options is not None and not describe_options(&job, logits, options, axis, typenum):
         return None
-    if not describe_grad(&job, grad, logits, targets, weights, axis, typenum) or not describe_losses(&job, losses):
+    if job.has_grad and not describe_grad(&job, grad, logits, targets, options, axis, typenum):
+        return None
+    if not describe_losses(&job, losses) or not describe_products(&job, products):
         return None
 
     if job.n_rows == 0:
@@ -198,12 +299,15 @@ def loss_and_grad(
     job.prefetching = <double> job.n_rows * job.n_classes >= PREFETCH_FROM
     denominator = 1
     if mean:
-        denominator = total_weight(&job) if normalizer is None else normalizer
+        if normalizer is not None:
+            denominator = normalizer
+        else:
+            denominator = total_weight(&job, &one) if typenum == cnp.NPY_FLOAT else total_weight(&job, &double_one)
         if denominator == 0:
             for i in range(job.n_rows if job.has_grad else 0):
                 zero_row(&job.grad, i, job.n_classes)
             return 0.0
-    job.scale = 1 / denominator
+    job.scale = 1 / (denominator * job.transform.temperature)
     # Enough rows to fill the lanes or to share a logarithm, unless that makes too much work to hand out at once.
     job.rows_per_block = max(
         min(LOGITS_PER_THREAD // job.n_classes, 2 * MAX_LANES), (job.n_rows + MAX_BLOCKS - 1) // MAX_BLOCKS)

@@ -15,7 +15,7 @@ cdef void find_top(LaneGroup[storage]* group, const storage* x, Py_ssize_t n, Ro
     for i in range(n):
         m = maximum(load_lanes(x + i * lanes_of(x)), m)
     group.unit = LanesUnit[storage](m)
-    store_as_double(rows.over, m - group.unit.shift)
+    store_as_double(rows.m, m)
     store_as_double(rows.n0, group.unit.n0)
     store(group.m, m)
     store(group.e_top, exp(m, group.unit))
@@ -29,20 +29,44 @@ cdef inline Lanes[storage] at_labels(const LaneGroup[storage]* group, const stor
     return load_lanes(&picked[0])
 
 
-cdef void find_labels(LaneGroup[storage]* group, const storage* x, Py_ssize_t count, RowNumbers* rows) noexcept nogil:
-    """find_label of each lane; only `count` have a label."""
-    cdef storage[MAX_LANES] picked
+cdef void find_labels(
+    LaneGroup[storage]* group, const storage* x, const storage* class_weights, Py_ssize_t count, RowNumbers* rows
+) noexcept nogil:
+    """find_amounts of each lane, of one amount for its label; only `count` have a label."""
+    cdef storage[MAX_LANES] picked, wanted
+    cdef Lanes[storage] none = Lanes[storage](-1)
     cdef Py_ssize_t i
     for i in range(count, lanes_of(x)):
         group.label[i] = 0
     store(picked, at_labels(group, x))
     for i in range(lanes_of(x)):
-        rows.mass[i] = 1
-        rows.cross[i] = <double> group.m[i] - <double> picked[i]
-        group.rest[i] = 0
+        group.amount[i] = 1
         group.special[i] = <storage> group.label[i]
-    store(group.top, select_equal(
-        load_lanes(&picked[0]), load_lanes(group.m), load_lanes(group.special), Lanes[storage](-1)))
+    if class_weights != NULL:
+        for i in range(lanes_of(x)):
+            group.amount[i] = class_weights[group.label[i]]
+    for i in range(lanes_of(x)):
+        rows.mass[i] = group.amount[i]
+        rows.cross[i] = share_of(group.amount[i], <double> group.m[i] - <double> picked[i])
+        group.rest[i] = 0
+    store(wanted, select_equal(load_lanes(group.amount), Lanes[storage](0), none, load_lanes(group.special)))
+    store(group.top, select_equal(load_lanes(&picked[0]), load_lanes(group.m), load_lanes(&wanted[0]), none))
+
+
+cdef void find_amounts_of_lanes(
+    LaneGroup[storage]* group, const storage* x, const Target[storage]* targets, Py_ssize_t n, RowNumbers* rows
+) noexcept nogil:
+    """find_amounts of each lane."""
+    cdef Py_ssize_t lane
+    cdef Part part
+    cdef double low
+    for lane in range(lanes_of(x)):
+        part = Part()
+        find_amounts(&part, x + lane, lanes_of(x), targets + lane, 0, n, group.m[lane])
+        group.top[lane] = <storage> part.top
+        group.rest[lane] = part.rest.less(0, &low)
+        rows.mass[lane] = group.rest[lane] + part.at_top
+        rows.cross[lane] = part.cross.less(0, &low)
 
 
 cdef void find_distributions(
@@ -67,6 +91,19 @@ cdef void find_distributions(
         rows.mass[i] = group.rest[i] + weight_at_top[i]
 
 
+cdef void smooth(
+    LaneGroup[storage]* group, const storage* x, const Formula* formula, Py_ssize_t n, RowNumbers* rows
+) noexcept nogil:
+    """What a share of the target for all classes changes, as in finish_row."""
+    cdef double kept = 1 - formula.smoothing, share
+    cdef Py_ssize_t lane
+    lane_gap_sums(x, n, group.m, group.gaps)
+    for lane in range(lanes_of(x)):
+        share = share_of(formula.smoothing / n, rows.mass[lane])
+        rows.cross[lane] = share_of(kept, rows.cross[lane]) + share_of(share, group.gaps[lane])
+        group.rest[lane] = share_of(kept, group.rest[lane]) + share * (n - 1)
+
+
 cdef void take_exponentials(
     LaneGroup[storage]* group, storage* x, Py_ssize_t n, RowNumbers* rows
 ) noexcept nogil:
@@ -82,32 +119,43 @@ cdef void take_exponentials(
 
 
 cdef void find_factors(
-    LaneGroup[storage]* group, storage* e, Py_ssize_t n, const double* scales, bint has_labels, RowNumbers* rows
+    LaneGroup[storage]* group, storage* e, const Formula* formula, Py_ssize_t n, const double* scales, bint has_labels,
+    RowNumbers* rows
 ) noexcept nogil:
     """What makes the gradient of the exponentials, as in finish_row."""
     cdef Vec[double] zero = Vec[double](0), none = Vec[double](-1), least = Vec[double](-INFINITY)
-    cdef Vec[double] R, e_top, mass, factor, scale
+    cdef Vec[double] R, R_low, e_top, mass, factor, scale, m, share = zero, extra = zero
     cdef Denominator[storage, Vec[double]] whole
     cdef Lanes[storage] label = load_lanes(group.special), at_label
     cdef Py_ssize_t i = 0
     while i < lanes_of(e):
         R = load(rows.R + i)
+        R_low = load(rows.R_low + i)
         e_top = load_as_double(group.e_top + i)
         mass = load(rows.mass + i)
-        whole = Denominator[storage, Vec[double]](R, load(rows.R_low + i), e_top)
         scale = load(scales + i)
+        if formula.smoothing != 0:
+            share = Vec[double](formula.smoothing / n) * mass
+        store_rounded(group.offset + i, zero - scale * share)
+        store_rounded(group.minus + i, scale * Vec[double](formula.smoothing - 1))
+        if formula.z_loss != 0:
+            m = load(rows.m + i)
+            extra = Vec[double](2 * formula.z_loss) * (m + log_over_top(e, R, R_low, m, load(rows.n0 + i)))
+            mass = mass + extra
+        whole = Denominator[storage, Vec[double]](R, R_low, e_top)
         factor = whole.under(scale * mass)
         least = maximum(zero - maximum(factor, zero - factor), least)
         store_rounded(group.factor + i, factor)
         # Where R < e_top, the top has more than half of the probability.
         store_rounded(group.special + i, select_equal(maximum(R, e_top), R, none, load_as_double(group.top + i)))
-        store_rounded(group.value + i, scale * (load(group.rest + i) - mass * whole.under(R)))
-        store_rounded(group.minus + i, zero - scale)
+        store_rounded(group.value + i, scale * ((load(group.rest + i) + extra) - mass * whole.under(R)))
+        store(group.mass + i, mass)
         i += ROWS_AT_ONCE
     if largest(least) > -smallest_normal(e):
         take_units_out(group, e, n, scales, rows)
     if has_labels:
-        at_label = fma(at_labels(group, e), load_lanes(group.factor), load_lanes(group.minus))
+        at_label = fma(at_labels(group, e), load_lanes(group.factor), load_lanes(group.offset))
+        at_label = fma(load_lanes(group.amount), load_lanes(group.minus), at_label)
         store(group.value, select_equal(load_lanes(group.special), label, load_lanes(group.value), at_label))
         store(group.special, label)
 
@@ -120,8 +168,8 @@ cdef void take_units_out(
     cdef Py_ssize_t lane, c
     for lane in range(lanes_of(e)):
         whole = Denominator[storage, double](rows.R[lane], rows.R_low[lane], group.e_top[lane])
-        if fabs(whole.under(scales[lane] * rows.mass[lane])) < smallest_normal(e):
-            group.factor[lane] = <storage> (scales[lane] * rows.mass[lane] / (whole.sum / unit_size(e)))
+        if fabs(whole.under(scales[lane] * group.mass[lane])) < smallest_normal(e):
+            group.factor[lane] = <storage> (scales[lane] * group.mass[lane] / (whole.sum / unit_size(e)))
             for c in range(n):
                 e[c * lanes_of(e) + lane] *= <storage> (1 / unit_size(e))
 
@@ -129,15 +177,25 @@ cdef void take_units_out(
 cdef void take_gradients(
     LaneGroup[storage]* group, storage* e, const storage* t, Py_ssize_t n
 ) noexcept nogil:
-    """The exponentials become the gradient; t is NULL for labels."""
+    """The exponentials become the gradient; t is NULL but for distributions."""
     cdef Lanes[storage] factor = load_lanes(group.factor), special = load_lanes(group.special)
     cdef Lanes[storage] value = load_lanes(group.value), minus = load_lanes(group.minus)
-    cdef Lanes[storage] g
+    cdef Lanes[storage] offset = load_lanes(group.offset), g
     cdef Py_ssize_t c, i
     for c in range(n):
         i = c * lanes_of(e)
-        if t == NULL:
-            g = load_lanes(e + i) * factor
-        else:
-            g = fma(load_lanes(e + i), factor, load_lanes(t + i) * minus)
+        g = fma(load_lanes(e + i), factor, offset)
+        if t != NULL:
+            g = fma(load_lanes(t + i), minus, g)
         store(e + i, select_equal(Lanes[storage](<double> c), special, value, g))
+
+
+cdef void take_amounts_of_lanes(
+    const LaneGroup[storage]* group, storage* g, const Target[storage]* targets
+) noexcept nogil:
+    """set_special of each lane."""
+    cdef Py_ssize_t lane
+    for lane in range(lanes_of(g)):
+        take_amounts(g + lane, lanes_of(g), targets + lane, group.minus[lane])
+        if group.special[lane] >= 0:
+            g[<Py_ssize_t> group.special[lane] * lanes_of(g) + lane] = group.value[lane]

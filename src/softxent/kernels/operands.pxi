@@ -2,6 +2,7 @@
 
 cdef enum:
     MAX_AXES = 64               # NumPy's own limit
+    PIECE = 64                  # numbers that are converted at once
 
 
 cdef struct Rows:
@@ -59,7 +60,7 @@ cdef int read_layout(Rows* rows, cnp.ndarray array, int class_axis, int typenum)
     rows.n_axes = last + 1
     rows.length = rows.shape[last]
     rows.step = rows.strides[last]
-    rows.packed = plain and (n_classes == 1 or rows.class_stride == cnp.PyArray_ITEMSIZE(array))
+    rows.packed = plain and (n_classes <= 1 or rows.class_stride == cnp.PyArray_ITEMSIZE(array))
     rows.typed = plain and cnp.PyArray_TYPE(array) == typenum
     rows.direct = rows.packed and rows.typed
     rows.halves = rows.packed and rows.element.read_row != NULL and typenum == cnp.NPY_FLOAT
@@ -95,17 +96,68 @@ cdef inline bint read_labels(
     return good
 
 
-cdef bint same_shape(cnp.ndarray a, cnp.ndarray b, int left_out) noexcept:
-    """Whether b has the axes of a but for the one left out, -1 for none."""
-    cdef int axis, other = 0
-    if cnp.PyArray_NDIM(b) != cnp.PyArray_NDIM(a) - (left_out >= 0):
-        return False
-    for axis in range(cnp.PyArray_NDIM(a)):
-        if axis != left_out:
-            if cnp.PyArray_DIM(a, axis) != cnp.PyArray_DIM(b, other):
-                return False
-            other += 1
-    return True
+cdef inline void read_numbers(const Rows* numbers, Py_ssize_t i, Py_ssize_t count, double* to) noexcept nogil:
+    """`count` numbers of an array without classes, from i on."""
+    cdef Py_ssize_t done = 0, run
+    while done < count:
+        run = run_from(numbers, i + done, count - done)
+        numbers.element.read(row(numbers, i + done), numbers.step, run, to + done)
+        done += run
+
+
+cdef void read_row(storage* to, const char* source, const Rows* rows, Py_ssize_t n) noexcept nogil:
+    cdef double[PIECE] piece
+    cdef Py_ssize_t start = 0, count, c
+    if rows.direct:
+        if to != <storage*> source:
+            memcpy(to, source, n * sizeof(storage))
+        return
+    if storage is float and rows.halves:
+        rows.element.read_row(source, to, n)
+        return
+    while start < n:
+        count = min(PIECE, n - start)
+        rows.element.read(source + start * rows.class_stride, rows.class_stride, count, piece)
+        for c in range(count):
+            to[start + c] = <storage> piece[c]
+        start += count
+
+
+cdef void write_row(char* to, const storage* source, const Rows* rows, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t c
+    if storage is float and rows.halves:
+        rows.element.write_row(to, source, n)
+        return
+    for c in range(n):
+        rows.element.write(to + c * rows.class_stride, source[c])
+
+
+cdef void zero_row(const Rows* rows, Py_ssize_t i, Py_ssize_t n) noexcept nogil:
+    cdef char* start = row(rows, i)
+    cdef Py_ssize_t c
+    if rows.packed and n > 1:
+        memset(start, 0, n * rows.class_stride)
+        return
+    for c in range(n):
+        rows.element.write(start + c * rows.class_stride, 0)
+
+
+cdef bint same_rows(cnp.ndarray a, int a_axis, cnp.ndarray b, int b_axis) noexcept:
+    """Whether a but for one axis has the shape of b but for one axis; -1 for no axis to leave out."""
+    cdef int i = 0, k = 0
+    while True:
+        i += i == a_axis
+        k += k == b_axis
+        if i >= cnp.PyArray_NDIM(a) or k >= cnp.PyArray_NDIM(b):
+            return i >= cnp.PyArray_NDIM(a) and k >= cnp.PyArray_NDIM(b)
+        if cnp.PyArray_DIM(a, i) != cnp.PyArray_DIM(b, k):
+            return False
+        i += 1
+        k += 1
+
+
+cdef bint same_shape(cnp.ndarray a, cnp.ndarray b) noexcept:
+    return same_rows(a, -1, b, -1)
 
 
 cdef void memory_bounds(cnp.ndarray array, size_t* low, size_t* high) noexcept:

@@ -146,25 +146,28 @@ template <class S, class D> struct Unit {
     D shift, n0, lowest, rounder;
 
     Unit() = default;
-    SOFTXENT_INLINE explicit Unit(const D &m) {
+    SOFTXENT_INLINE explicit Unit(const D &m) : shift(shift_of(m)) {
         using K = ExpConstants<S>;
-        const D zero(0), size = maximum(m, zero - m);
-        shift = select_equal(maximum(D(K::SHIFT_FROM), size), size, m, zero);
+        const D zero(0);
         n0 = (m - shift) * D(LOG2E) + D(K::ROUNDER) - D(K::ROUNDER);
         const D exponent = D(K::EXPONENT_OF_ONE + K::HEADROOM) - n0;
         rounder = D(K::ROUNDER) + exponent;
         lowest = (zero - exponent) * D(LN2);                   // the exponent field comes out as 0: the factor 0.0
+    }
+    template <class X> SOFTXENT_INLINE static X shift_of(const X &m) {
+        const X zero(0), size = maximum(m, zero - m);
+        return select_equal(maximum(X(ExpConstants<S>::SHIFT_FROM), size), size, m, zero);
     }
 };
 
 template <class S> using RowUnit = Unit<S, S>;
 template <class S> using LanesUnit = Unit<S, Lanes<S>>;
 
-// What the loss of a row is made of: weight * (mass * log1p((R + R_low) / e_top) + cross), with
-// e_top = unit_size * exp(over - n0 ln 2).
+// What the loss of a row is made of: weight * (mass * log1p((R + R_low) / e_top) + cross + z_loss * lse^2), with
+// e_top = unit_size * exp(m - shift - n0 ln 2) and lse = m + log1p((R + R_low) / e_top).
 struct RowNumbers {
     static constexpr int rows = 32;
-    double R[rows], R_low[rows], over[rows], n0[rows], mass[rows], cross[rows], weight[rows];
+    double R[rows], R_low[rows], m[rows], n0[rows], mass[rows], cross[rows], weight[rows];
 };
 static_assert(RowNumbers::rows >= Lanes<float>::lanes && RowNumbers::rows >= Lanes<double>::lanes, "a row to each lane");
 
@@ -273,74 +276,141 @@ template <int N> SOFTXENT_INLINE TwoDoubles<N> exp_parts(const Pack<double, N> &
     return {sum, (one_r - sum) + tail};
 }
 
-// The losses of the rows from k on, as many as P has lanes, for exponentials that are S.
-template <class S, class P> SOFTXENT_INLINE P losses_at(const RowNumbers &rows, int k) {
+// log1p((R + R_low) / e_top), for exponentials that are S.
+template <class S, int N>
+SOFTXENT_INLINE TwoDoubles<N> log_over_top(
+    const Pack<double, N> &R, const Pack<double, N> &R_low, const Pack<double, N> &m, const Pack<double, N> &n0
+) {
+    using P = Pack<double, N>;
     constexpr double UNIT = ExpConstants<S>::UNIT;
-    const P R = load_pack<P>(rows.R + k), mass = load_pack<P>(rows.mass + k), cross = load_pack<P>(rows.cross + k);
-    const P weight = load_pack<P>(rows.weight + k);
     // log(e_top / unit_size) as a sum of two, to twice double's digits.
-    const P zero(0), n0 = load_pack<P>(rows.n0 + k);
-    const P high = load_pack<P>(rows.over + k) - n0 * P(ExpConstants<double>::LN2_HI), low = zero - n0 * P(ExpConstants<double>::LN2_LO);
+    const P zero(0), over = m - RowUnit<S>::shift_of(m);
+    const P high = over - n0 * P(ExpConstants<double>::LN2_HI), low = zero - n0 * P(ExpConstants<double>::LN2_LO);
     if constexpr (sizeof(S) < sizeof(double)) {
-        const auto log = log1p_parts(R * exp_parts(zero - high, zero - low).high * P(1 / UNIT));
-        return weight * (mass * (log.high + log.low) + cross);
+        return log1p_parts(R * exp_parts(zero - high, zero - low).high * P(1 / UNIT));
+    } else {
+        // The roundings on the way are made good, so that those of the exponentials and of the result are what remains.
+        const auto exp = exp_parts(high, low);
+        const P top = exp.high * P(UNIT), top_low = exp.low * P(UNIT), ratio = R / top;
+        const auto log = log1p_parts(ratio);
+        const P ratio_low = exact_fma(zero - ratio, top, R) + (R_low - ratio * top_low);
+        return {log.high, log.low + ratio_low / (top * (P(1) + ratio))};
     }
-    // The roundings on the way are made good, so that those of the exponentials and of the result are what remains.
-    const auto exp = exp_parts(high, low);
-    const P top = exp.high * P(UNIT), top_low = exp.low * P(UNIT), ratio = R / top;
-    const auto log = log1p_parts(ratio);
-    const P ratio_low = exact_fma(zero - ratio, top, R) + (load_pack<P>(rows.R_low + k) - ratio * top_low);
-    const P product = mass * log.high, sum = product + cross;
-    const P sum_low = rounded_off(product, cross, sum) + exact_fma(mass, log.high, zero - product);
-    const P rest = mass * (log.low + ratio_low / (top * (P(1) + ratio)));
-    // An infinite sum is the answer as it is: sum_low is NaN then (inf - inf).
-    return weight * select_equal(sum - sum, zero, sum + (sum_low + rest), sum);
+}
+
+template <class S>
+Vec<double> log_over_top(const S *, const Vec<double> &R, const Vec<double> &R_low, const Vec<double> &m, const Vec<double> &n0) {
+    const auto log = log_over_top<S>(R, R_low, m, n0);
+    return log.high + log.low;
+}
+
+// The logarithm of the sum of a row's exponentials, from that of the sum over e_top.
+template <int N> SOFTXENT_INLINE TwoDoubles<N> log_sum_exp(const Pack<double, N> &m, const TwoDoubles<N> &log) {
+    const Pack<double, N> one = log.high + log.low, sum = m + one;
+    return {sum, rounded_off(m, one, sum) + rounded_off(log.high, log.low, one)};
+}
+
+// The losses of the rows from k on, as many as P has lanes.
+template <class S, class P> SOFTXENT_INLINE P losses_at(const RowNumbers &rows, int k, double z_loss) {
+    const P zero(0), mass = load_pack<P>(rows.mass + k), cross = load_pack<P>(rows.cross + k), m = load_pack<P>(rows.m + k);
+    const auto log = log_over_top<S>(load_pack<P>(rows.R + k), load_pack<P>(rows.R_low + k), m, load_pack<P>(rows.n0 + k));
+    P loss, low = zero;
+    if constexpr (sizeof(S) < sizeof(double)) {
+        loss = mass * (log.high + log.low) + cross;
+    } else {
+        const P product = mass * log.high;
+        loss = product + cross;
+        low = rounded_off(product, cross, loss) + exact_fma(mass, log.high, zero - product) + mass * log.low;
+    }
+    if (z_loss != 0) {
+        const P z(z_loss);
+        const auto lse = log_sum_exp(m, log);
+        const P square = lse.high * lse.high, square_low = exact_fma(lse.high, lse.high, zero - square) + P(2) * lse.high * lse.low;
+        const P sum = loss + z * square;
+        low = low + rounded_off(loss, z * square, sum) + z * square_low;
+        loss = sum;
+    }
+    // An infinite sum is the answer as it is: `low` is NaN then (inf - inf).
+    return load_pack<P>(rows.weight + k) * select_equal(loss - loss, zero, loss + low, loss);
 }
 
 // The losses of the first `count` rows; what stands in `losses` beyond them is overwritten too.
-template <class S> void row_losses(const S *, const RowNumbers &rows, int count, double *losses) {
+template <class S> void row_losses(const S *, const RowNumbers &rows, int count, double z_loss, double *losses) {
     constexpr int n = registers_of_vec<double>, several = isa::IN_FLIGHT > n ? isa::IN_FLIGHT : n;
     using V = Vec<double>;
     using Vs = Pack<double, several>;                          // side by side, to hide their latency
     int k = 0;
-    for (; k + V::lanes < count && k + Vs::lanes <= RowNumbers::rows; k += Vs::lanes) store(losses + k, losses_at<S, Vs>(rows, k));
-    for (; k < count; k += V::lanes) store(losses + k, losses_at<S, V>(rows, k));
+    for (; k + V::lanes < count && k + Vs::lanes <= RowNumbers::rows; k += Vs::lanes)
+        store(losses + k, losses_at<S, Vs>(rows, k, z_loss));
+    for (; k < count; k += V::lanes) store(losses + k, losses_at<S, V>(rows, k, z_loss));
 }
+
+// The target of a row: a distribution over its classes, or `count` amounts for some of them, the others having none; each
+// is multiplied by the weight of its class, unless there are no weights.
+template <class S> struct Target {
+    const S *distribution = nullptr;
+    const std::int64_t *classes = nullptr;
+    const S *amounts = nullptr;
+    std::ptrdiff_t count = 0;
+    const S *class_weights = nullptr;
+
+    SOFTXENT_INLINE S amount(std::ptrdiff_t i) const {
+        return class_weights == nullptr ? amounts[i] : amounts[i] * class_weights[classes[i]];
+    }
+};
+
+// What all rows of a call have in common: the share of each target that goes to all classes alike, and the weight of the
+// square of log sum exp.
+struct Formula {
+    double smoothing = 0, z_loss = 0;
+};
 
 // What a stretch of a row, or all of a row so far, contributes.
 struct Part {
     Carried<double> R{0, 0};                                   // the exponentials but that at `top`
     Carried<double> rest{0, 0};                                // t_j but that at `top`
     Carried<double> cross{0, 0};                               // t_j (m - x_j)
+    Carried<double> gaps{0, 0};                                // m - x_j, if the target is to be smoothed
     std::ptrdiff_t top = -1;                                   // the first class with x_j = m and t_j != 0, -1 for none
     double at_top = 0;                                         // t_j there
 };
 
-// The narrow kernel's sums over the n classes of a tile v (see lanes.pxi), less what is taken off, without the class that
-// each lane leaves out: for every lane what the wide kernel's Sum would give.
-template <class S> SOFTXENT_INLINE Vec<S> all_but(const Vec<S> &left_out, const S *v, std::ptrdiff_t c) {
-    return select_equal(Vec<S>(static_cast<double>(c)), left_out, Vec<S>(0), load(v + c * Lanes<S>::lanes));
-}
-template <class S>
-void lane_sums(const S *v, std::ptrdiff_t n, const S *left_out, const S *taken_off, double *values, double *rounded) {
+// The narrow kernel's sums over the n classes of a tile (see lanes.pxi), less what is taken off: for every lane what the
+// wide kernel's Sum of Blocks would give. term(lane, c) is what class c has to add in the Vec of rows from `lane` on.
+template <class S, class F>
+SOFTXENT_INLINE void lane_sums_of(F term, std::ptrdiff_t n, const S *taken_off, double *values, double *rounded) {
     constexpr int step = Vec<S>::lanes, block = Block<S>::lanes;
     const std::ptrdiff_t blocks_end = n - n % block;
     const int count = n < step ? static_cast<int>(n) : step;
     decltype(Sum<S>::sum) slots[step];
-    for (int lane = 0; lane < Lanes<S>::lanes; lane += step, v += step) {
-        const Vec<S> left = load(left_out + lane);
+    for (int lane = 0; lane < Lanes<S>::lanes; lane += step) {
         for (int i = 0; i < count; ++i) {
             Sum<S> sum;
             std::ptrdiff_t c = i;
             for (; c < blocks_end; c += block)
-                sum.add((all_but(left, v, c) + all_but(left, v, c + 2 * step)) + (all_but(left, v, c + step) + all_but(left, v, c + 3 * step)));
-            for (; c < n; c += step) sum.add(all_but(left, v, c));
+                sum.add((term(lane, c) + term(lane, c + 2 * step)) + (term(lane, c + step) + term(lane, c + 3 * step)));
+            for (; c < n; c += step) sum.add(term(lane, c));
             slots[i] = sum.sum;
         }
         Sum<S>::values_less(slots, count, taken_off + lane, values + lane, rounded + lane);
     }
 }
-// The same of distributions t: the sums of their gaps to m, and of their weights.
+template <class S> SOFTXENT_INLINE Vec<S> all_but(const Vec<S> &left_out, const S *v, std::ptrdiff_t c) {
+    return select_equal(Vec<S>(static_cast<double>(c)), left_out, Vec<S>(0), load(v + c * Lanes<S>::lanes));
+}
+// Of v, but for the class that each lane leaves out.
+template <class S>
+void lane_sums(const S *v, std::ptrdiff_t n, const S *left_out, const S *taken_off, double *values, double *rounded) {
+    lane_sums_of([=](int lane, std::ptrdiff_t c) { return all_but(load(left_out + lane), v + lane, c); }, n, taken_off, values, rounded);
+}
+// Of m - x.
+template <class S> void lane_gap_sums(const S *x, std::ptrdiff_t n, const S *m, double *values) {
+    constexpr int lanes = Lanes<S>::lanes;
+    const S nothing[lanes] = {};
+    double rounded[lanes];
+    lane_sums_of([=](int lane, std::ptrdiff_t c) { return load(m + lane) - load(x + lane + c * lanes); }, n, nothing, values, rounded);
+}
+// Of distributions t: their gaps to m, and what they give to all classes but the one that each lane leaves out.
 template <class S>
 void lane_gaps(const S *x, const S *t, std::ptrdiff_t n, const S *m, const S *left_out, double *gaps, double *weights) {
     constexpr int step = Vec<S>::lanes, lanes = Lanes<S>::lanes;
@@ -370,9 +440,11 @@ template <class S> struct LaneGroup {
     std::int64_t label[lanes];
     S m[lanes], e_top[lanes];                                  // the largest logit, and its exponential
     S top[lanes];                                              // Part.top
-    double rest[lanes];                                        // Part.rest, where top is a class
-    S minus[lanes];                                            // less the scale that the gradient is wanted in
-    S factor[lanes], special[lanes], value[lanes];             // the gradient is factor * e, but value at the class special
+    double rest[lanes], gaps[lanes];                           // Part.rest and Part.gaps
+    double mass[lanes];                                        // that the factor has to make up for
+    S amount[lanes];                                           // of the label
+    S factor[lanes], offset[lanes], minus[lanes];              // the gradient is factor * e + offset + minus * t,
+    S special[lanes], value[lanes];                            // but `value` at the class `special`
     LanesUnit<S> unit;
 };
 

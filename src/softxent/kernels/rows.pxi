@@ -1,11 +1,14 @@
 # The wide kernel: one row at a time, lanes across its classes.
 #
-# With m the row's largest logit, a the first class there that the target wants (any there, if it wants none),
-# e_j = exp(x_j - m), so e_a = 1, R the sum of e_j over j != a, and S = R + 1:
-#     loss       T * log1p(R) + sum over j of t_j (m - x_j),   T = sum of t_j  (one, for a class label)
+# With T the sum of the target t, m the row's largest logit, a the first class there that the target wants (any there,
+# if it wants none), e_j = exp(x_j - m), so e_a = 1, R the sum of e_j over j != a, and S = R + 1:
+#     loss       T * log1p(R) + sum over j of t_j (m - x_j)
 #     gradient   T * e_j / S - t_j,   and at a, where p_a > 1/2:   (T - t_a) - T * R / S
 # In a confident row R is tiny and p_a - t_a cancels. So where the target wants a, neither R nor T - t_a ever contains
 # what a contributes; where it does not, nothing cancels and e_a is taken off the sum of all.
+#
+# Smoothing leaves (1 - s) t_j of the target and gives s T / n to each of the n classes besides. A share for all is too
+# small to cancel with p_a, so t alone decides on a. To z_loss * lse^2 belongs the gradient 2 z_loss * lse * p_j.
 #
 # Three sweeps over a row that stays in cache: maximum, exponentials (written where the gradient will stand, or to a
 # scratch row if that is beyond the cache), scaling. The exponentials are counted in a power of two near e^m (Unit in
@@ -95,57 +98,38 @@ cdef inline Carried[double] exp_sum(
     return total.value()
 
 
-cdef inline void scale_row(const storage* e, storage* g, Py_ssize_t n, double factor, bint streaming) noexcept nogil:
-    """g becomes factor * e; e may be g."""
-    # Stores that cross a cache line cost twice; where a row starts is chance.
-    cdef Py_ssize_t i = line_start(g, n), count
-    cdef Block[storage] v
-    if i > 0:
-        store_first(g, i, load_first(e, i, 0) * Vec[storage](factor))
-    while i + block_lanes(e) <= n:
-        v = load_block(e + i) * Block[storage](factor)
-        if streaming:
-            stream(g + i, v)
-        else:
-            store(g + i, v)
-        i += block_lanes(e)
+cdef inline Carried[double] gap_sum(const storage* x, Py_ssize_t n, double m) noexcept nogil:
+    """The sum of m - x_j."""
+    cdef Sum[storage] total
+    cdef Py_ssize_t i = 0
+    while i + block_lanes(x) <= n:
+        total.add(fold_sum(Block[storage](m) - load_block(x + i)))
+        i += block_lanes(x)
     while i < n:
-        count = min(vec_lanes(e), n - i)
-        store_first(g + i, count, load_first(e + i, count, 0) * Vec[storage](factor))
-        i += vec_lanes(e)
+        total.add(Vec[storage](m) - load_first(x + i, min(vec_lanes(x), n - i), m))
+        i += vec_lanes(x)
+    return total.value()
 
 
-cdef inline void blend_row(
-    const storage* e, const storage* t, storage* g, Py_ssize_t n, double factor, double minus, bint streaming
+cdef inline void find_amounts(
+    Part* part, const storage* x, Py_ssize_t stride, const Target[storage]* target, Py_ssize_t start, Py_ssize_t n,
+    double m
 ) noexcept nogil:
-    """g becomes factor * e + minus * t; e may be g."""
-    cdef Py_ssize_t i = line_start(g, n), count
-    cdef Block[storage] v
-    if i > 0:
-        store_first(g, i, fma(load_first(e, i, 0), Vec[storage](factor), load_first(t, i, 0) * Vec[storage](minus)))
-    while i + block_lanes(e) <= n:
-        v = fma(load_block(e + i), Block[storage](factor), load_block(t + i) * Block[storage](minus))
-        if streaming:
-            stream(g + i, v)
-        else:
-            store(g + i, v)
-        i += block_lanes(e)
-    while i < n:
-        count = min(vec_lanes(e), n - i)
-        store_first(g + i, count, fma(
-            load_first(e + i, count, 0), Vec[storage](factor), load_first(t + i, count, 0) * Vec[storage](minus)))
-        i += vec_lanes(e)
-
-
-cdef inline void find_label(Part* part, const storage* x, Py_ssize_t y, Py_ssize_t n, double m) noexcept nogil:
-    """What a stretch contributes of the target, if that is the class y, which may lie elsewhere."""
-    if 0 <= y < n:
-        part.cross = Carried[double](m - x[y], 0)
-        if x[y] == m:
-            part.top = y
-            part.at_top = 1
-        else:
-            part.rest = Carried[double](1, 0)
+    """What the n classes from `start` on contribute of a target that is amounts for some; logits are `stride` apart."""
+    cdef Py_ssize_t i, c
+    cdef double amount, logit
+    for i in range(target.count):
+        c = target.classes[i] - start
+        amount = target.amount(i)
+        if 0 <= c < n and amount != 0:
+            logit = x[c * stride]
+            part.cross = part.cross + Carried[double](amount * (m - logit), 0)
+            if part.top < 0 and logit == m:
+                part.top = c
+            if part.top == c:
+                part.at_top += amount
+            else:
+                part.rest = part.rest + Carried[double](amount, 0)
 
 
 cdef inline void find_distribution(
@@ -176,17 +160,19 @@ cdef inline void find_distribution(
 
 
 cdef inline void visit_stretch(
-    Part* part, const storage* x, storage* e, const storage* t, Py_ssize_t y, Py_ssize_t n, double m,
-    RowUnit[storage] unit, Py_ssize_t ahead
+    Part* part, const storage* x, storage* e, const Target[storage]* target, const Formula* formula, Py_ssize_t start,
+    Py_ssize_t n, double m, RowUnit[storage] unit, Py_ssize_t ahead
 ) noexcept nogil:
-    """Targets and exponentials of n classes of a row whose maximum is m; y counts from the first of them."""
+    """Target and exponentials of the n classes from `start` on, of a row x whose maximum is m."""
     part[0] = Part()
     # All else that is needed of x is read before exp_sum, which may overwrite it.
-    if t == NULL:
-        find_label(part, x, y, n, m)
+    if target.distribution != NULL:
+        find_distribution(part, x + start, target.distribution + start, n, m)
     else:
-        find_distribution(part, x, t, n, m)
-    part.R = exp_sum(x, e, n, part.top, unit, ahead)
+        find_amounts(part, x + start, 1, target, start, n, m)
+    if formula.smoothing != 0:
+        part.gaps = gap_sum(x + start, n, m)
+    part.R = exp_sum(x + start, e + start if e != NULL else NULL, n, part.top, unit, ahead)
 
 
 cdef inline void add_part(Part* row, const Part* part, Py_ssize_t start, double e_top) noexcept nogil:
@@ -194,6 +180,7 @@ cdef inline void add_part(Part* row, const Part* part, Py_ssize_t start, double 
     row.R = row.R + part.R
     row.rest = row.rest + part.rest
     row.cross = row.cross + part.cross
+    row.gaps = row.gaps + part.gaps
     if part.top >= 0 and row.top < 0:
         row.top = start + part.top
         row.at_top = part.at_top
@@ -203,62 +190,114 @@ cdef inline void add_part(Part* row, const Part* part, Py_ssize_t start, double 
 
 
 cdef struct Scaling:
-    # What makes the gradient of a row's exponentials: factor * (unit * e) + minus * t, but at `place` that is at_place,
-    # and at `top`, after that, at_top; no class is at -1.
+    # What makes the gradient of a row's exponentials: factor * (unit * e) + offset + minus * t, but at the class `top`,
+    # if that is not -1, at_top.
     double factor
     double unit           # 1, or the unit taken out
+    double offset
     double minus
-    Py_ssize_t place
-    double at_place
     Py_ssize_t top
     double at_top
 
 
+cdef inline double share_of(double share, double x) noexcept nogil:
+    """Their product; 0 for no share, whatever it is of."""
+    return share * x if share != 0 else 0
+
+
+cdef inline double log_of_row(const storage* tag, const RowNumbers* rows, int k) noexcept nogil:
+    return first(log_over_top(
+        tag, Vec[double](rows.R[k]), Vec[double](rows.R_low[k]), Vec[double](rows.m[k]), Vec[double](rows.n0[k])))
+
+
 cdef inline Scaling finish_row(
-    const Part* row, const storage* e, const storage* t, Py_ssize_t y, double m, RowUnit[storage] unit, double e_top,
-    double scale, RowNumbers* rows, int k
+    const Part* row, const storage* e, const Formula* formula, Py_ssize_t n, double m, RowUnit[storage] unit,
+    double e_top, double scale, RowNumbers* rows, int k
 ) noexcept nogil:
     """From all that its stretches contribute, the numbers of row k and, if it has exponentials e, their scaling."""
-    cdef double low, rest = row.rest.less(0, &low), mass = rest + row.at_top
+    cdef double low, rest = row.rest.less(0, &low), cross = row.cross.less(0, &low), mass = rest + row.at_top
+    cdef double kept = 1 - formula.smoothing, share = share_of(formula.smoothing / n, mass), extra = 0
     cdef double R = row.R.less(e_top if row.top < 0 else 0, &rows.R_low[k])
     cdef Denominator[storage, double] whole
-    cdef Scaling scaling = Scaling(0, 1, -scale, -1, 0, -1, 0)
+    cdef Scaling scaling = Scaling(0, 1, 0 - scale * share, -scale * kept, -1, 0)
+    if formula.smoothing != 0:
+        cross = share_of(kept, cross) + share_of(share, row.gaps.less(0, &low))
+        rest = share_of(kept, rest) + share * (n - 1)
     rows.R[k] = R
-    rows.over[k] = m - unit.shift
+    rows.m[k] = m
     rows.n0[k] = unit.n0
     rows.mass[k] = mass
-    rows.cross[k] = row.cross.less(0, &low)
+    rows.cross[k] = cross
     if e != NULL:
+        if formula.z_loss != 0:
+            extra = 2 * formula.z_loss * (m + log_of_row(e, rows, k))
+        mass += extra
         whole = Denominator[storage, double](R, rows.R_low[k], e_top)
         scaling.factor = whole.under(scale * mass)
         if fabs(scaling.factor) < smallest_normal(e):
             # A target of next to no mass: its factor keeps its digits only if the unit is taken out first.
             scaling.unit = 1 / unit_size(e)
             scaling.factor = scale * mass / (whole.sum / unit_size(e))
-        if t == NULL:
-            scaling.place = y
-            scaling.at_place = first(fma(
-                Vec[storage](e[y]) * Vec[storage](scaling.unit), Vec[storage](scaling.factor), Vec[storage](-scale)))
         if row.top >= 0 and R < e_top:
             scaling.top = row.top
-            scaling.at_top = scale * (rest - mass * whole.under(R))
+            scaling.at_top = scale * ((rest + extra) - mass * whole.under(R))
     return scaling
+
+
+cdef inline void scale_vector(
+    const Scaling* scaling, const storage* e, const storage* t, storage* g, Py_ssize_t count
+) noexcept nogil:
+    cdef Vec[storage] v = fma(
+        load_first(e, count, 0), Vec[storage](scaling.factor), Vec[storage](scaling.offset))
+    if t != NULL:
+        v = fma(load_first(t, count, 0), Vec[storage](scaling.minus), v)
+    store_first(g, count, v)
 
 
 cdef inline void scale_stretch(
     const Scaling* scaling, storage* e, const storage* t, storage* g, Py_ssize_t n, bint streaming
 ) noexcept nogil:
+    """g becomes the gradient of exponentials e, but at the top; t may be NULL, e may be g."""
+    # Stores that cross a cache line cost twice; where a row starts is chance.
+    cdef Py_ssize_t i = line_start(g, n)
+    cdef Block[storage] v
     if scaling.unit != 1:
-        scale_row(e, e, n, scaling.unit, False)
-    if t == NULL:
-        scale_row(e, g, n, scaling.factor, streaming)
-    else:
-        blend_row(e, t, g, n, scaling.factor, scaling.minus, streaming)
+        multiply(e, scaling.unit, n)
+    if i > 0:
+        scale_vector(scaling, e, t, g, i)
+    while i + block_lanes(e) <= n:
+        v = fma(load_block(e + i), Block[storage](scaling.factor), Block[storage](scaling.offset))
+        if t != NULL:
+            v = fma(load_block(t + i), Block[storage](scaling.minus), v)
+        if streaming:
+            stream(g + i, v)
+        else:
+            store(g + i, v)
+        i += block_lanes(e)
+    while i < n:
+        scale_vector(scaling, e + i, t + i if t != NULL else NULL, g + i, min(vec_lanes(e), n - i))
+        i += vec_lanes(e)
 
 
-cdef inline void set_special(const Scaling* scaling, storage* g) noexcept nogil:
-    if scaling.place >= 0:
-        g[scaling.place] = <storage> scaling.at_place
+cdef inline void multiply(storage* v, double factor, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n):
+        v[i] *= <storage> factor
+
+
+cdef inline void take_amounts(
+    storage* g, Py_ssize_t stride, const Target[storage]* target, double minus
+) noexcept nogil:
+    """Add `minus` times the amounts of a target to a gradient whose classes are `stride` apart."""
+    cdef Py_ssize_t i, place
+    for i in range(target.count):
+        place = target.classes[i] * stride
+        g[place] = <storage> first(fma(
+            Vec[storage](target.amount(i)), Vec[storage](minus), Vec[storage](g[place])))
+
+
+cdef inline void set_special(const Scaling* scaling, const Target[storage]* target, storage* g) noexcept nogil:
+    take_amounts(g, 1, target, scaling.minus)
     if scaling.top >= 0:
         g[scaling.top] = <storage> scaling.at_top
 
@@ -271,13 +310,12 @@ cdef inline Py_ssize_t stretch_length(Py_ssize_t n) noexcept nogil:
 
 
 cdef inline void visit_row(
-    const storage* x, storage* e, const storage* t, Py_ssize_t y, storage* g, Py_ssize_t n, double scale,
-    bint streaming, Py_ssize_t ahead, RowNumbers* rows, int k
+    const storage* x, storage* e, const Target[storage]* target, const Formula* formula, storage* g, Py_ssize_t n,
+    double scale, bint streaming, Py_ssize_t ahead, RowNumbers* rows, int k
 ) noexcept nogil:
     """Visit one row, which is row k of `rows`; its gradient times `scale` is written to g unless g is NULL.
 
-    The target is the distribution t, or the class y where t is NULL. The exponentials are kept in e, which may be g or
-    x.
+    The exponentials are kept in e, which may be g or x.
     """
     cdef double m = row_max(x, n)
     cdef RowUnit[storage] unit = RowUnit[storage](<storage> m)
@@ -286,12 +324,41 @@ cdef inline void visit_row(
     cdef Py_ssize_t start = 0, length = stretch_length(n)
     cdef Scaling scaling
     while start < n:
-        visit_stretch(
-            &part, x + start, e + start if e != NULL else NULL, t + start if t != NULL else NULL, y - start,
-            min(length, n - start), m, unit, ahead)
+        visit_stretch(&part, x, e, target, formula, start, min(length, n - start), m, unit, ahead)
         add_part(&row, &part, start, e_top)
         start += length
-    scaling = finish_row(&row, e, t, y, m, unit, e_top, scale, rows, k)
+    scaling = finish_row(&row, e, formula, n, m, unit, e_top, scale, rows, k)
     if g != NULL:
-        scale_stretch(&scaling, e, t, g, n, streaming)
-        set_special(&scaling, g)
+        scale_stretch(&scaling, e, target.distribution, g, n, streaming)
+        set_special(&scaling, target, g)
+
+
+cdef struct Products:
+    # What `evaluate` tells of each row besides its loss; logarithms, and the class of the largest logit.
+    double* log_prob
+    double* log_sum_exp
+    double* entropy
+    int64_t* argmax
+
+
+cdef void find_products(
+    const Products* products, Py_ssize_t i, const storage* x, int64_t label, Py_ssize_t n, const RowNumbers* rows, int k
+) noexcept nogil:
+    """Those of row i, of its logits x and the numbers k that came of them."""
+    cdef double m = rows.m[k], log = log_of_row(x, rows, k), low
+    cdef RowUnit[storage] unit = RowUnit[storage](<storage> m)
+    cdef Vec[storage] top = Vec[storage](m), logits
+    cdef Sum[storage] spread
+    cdef Py_ssize_t start = 0
+    cdef unsigned int at_top
+    products.argmax[i] = -1
+    while start < n:
+        logits = load_first(x + start, min(vec_lanes(x), n - start), -INFINITY)
+        spread.add_gaps(exp(logits, unit), logits, top)
+        at_top = equal_bits(logits, top)
+        if at_top and products.argmax[i] < 0:
+            products.argmax[i] = start + lowest_bit(at_top)
+        start += vec_lanes(x)
+    products.log_prob[i] = -(log + (m - x[label]))
+    products.log_sum_exp[i] = m + log
+    products.entropy[i] = log + spread.value().less(0, &low) / (rows.R[k] + first(exp(top, unit)))

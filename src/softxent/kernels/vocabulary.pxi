@@ -2,7 +2,7 @@
 
 from libc.math cimport INFINITY, fabs
 from libc.stdint cimport int64_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 cdef extern from "vec.hpp" namespace "softxent" nogil:
     cdef cppclass Vec[T]:
@@ -11,6 +11,7 @@ cdef extern from "vec.hpp" namespace "softxent" nogil:
         Vec operator+(Vec)
         Vec operator-(Vec)
         Vec operator*(Vec)
+        Vec operator/(Vec)
 
     cdef cppclass Lanes[T]:
         Lanes()
@@ -21,6 +22,7 @@ cdef extern from "vec.hpp" namespace "softxent" nogil:
     cdef cppclass Block[T]:
         Block()
         Block(double)
+        Block operator-(Block)
         Block operator*(Block)
 
     Py_ssize_t vec_lanes[T](const T*)
@@ -98,7 +100,7 @@ cdef extern from "rowmath.hpp" namespace "softxent" nogil:
     cdef cppclass RowNumbers:
         double* R
         double* R_low
-        double* over
+        double* m
         double* n0
         double* mass
         double* cross
@@ -115,18 +117,35 @@ cdef extern from "rowmath.hpp" namespace "softxent" nogil:
     Block[T] exp[T](Block[T], const RowUnit[T]&)
     Vec[T] exp_block[T](const T* x, T* e, const RowUnit[T]& unit)
     void lane_sums[T](const T* v, Py_ssize_t n, const T* left_out, const T* taken_off, double* values, double* rounded)
+    void lane_gap_sums[T](const T* x, Py_ssize_t n, const T* m, double* values)
     void lane_gaps[T](
         const T* x, const T* t, Py_ssize_t n, const T* m, const T* left_out, double* gaps, double* weights)
     double smallest_normal[T](const T*)
     double unit_size[T](const T*)
     Vec[double] log1p(Vec[double])
-    void row_losses[T](const T*, const RowNumbers&, int count, double* losses)
+    Vec[double] log_over_top[T](
+        const T*, const Vec[double]& R, const Vec[double]& R_low, const Vec[double]& m, const Vec[double]& n0)
+    void row_losses[T](const T*, const RowNumbers&, int count, double z_loss, double* losses)
+
+    cdef cppclass Target[T]:
+        Target()
+        const T* distribution
+        const int64_t* classes
+        const T* amounts
+        Py_ssize_t count
+        const T* class_weights
+        T amount(Py_ssize_t i)
+
+    cdef cppclass Formula:
+        double smoothing
+        double z_loss
 
     cdef cppclass Part:
         Part()
         Carried[double] R
         Carried[double] rest
         Carried[double] cross
+        Carried[double] gaps
         Py_ssize_t top
         double at_top
 
@@ -136,11 +155,18 @@ cdef extern from "rowmath.hpp" namespace "softxent" nogil:
         T* e_top
         T* top
         double* rest
-        T* minus
+        double* gaps
+        double* mass
+        T* amount
         T* factor
+        T* offset
+        T* minus
         T* special
         T* value
         LanesUnit[T] unit
+
+cdef extern from "tanh.hpp" namespace "softxent" nogil:
+    Vec[T] tanh[T](const Vec[T]&, Vec[T]* slope)
 
 cdef extern from "elements.hpp" namespace "softxent" nogil:
     cdef cppclass LabelRange:
@@ -148,7 +174,7 @@ cdef extern from "elements.hpp" namespace "softxent" nogil:
         const int64_t* passed_over
 
     cdef cppclass Element:
-        double (*read)(const char*)
+        void (*read)(const char*, Py_ssize_t stride, Py_ssize_t n, double* to)
         void (*write)(char*, double)
         void (*read_row)(const char*, float*, Py_ssize_t n)
         void (*write_row)(char*, const float*, Py_ssize_t n)

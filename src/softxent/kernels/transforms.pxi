@@ -1,0 +1,69 @@
+# What becomes of logits and targets before a kernel visits them: temperature, capping, classes that are not allowed,
+# and targets that class weights or a mask change class by class. A row of the wide kernel and a tile of the narrow one
+# are the same to them.
+
+
+cdef struct Transform:
+    double temperature
+    double cap               # 0 for none
+
+
+cdef void transform_logits(
+    const Transform* transform, storage* x, storage* slope, bint masked, Py_ssize_t n
+) noexcept nogil:
+    """x becomes the logits of the softmax, and `slope`, unless it is NULL, their derivative times the temperature.
+
+    If masked, `slope` holds 0 for the classes that are not allowed, and another number for the others.
+    """
+    cdef Vec[storage] temperature = Vec[storage](transform.temperature), cap = Vec[storage](transform.cap)
+    cdef Vec[storage] zero = Vec[storage](0), v, d, allowed
+    cdef Py_ssize_t i = 0, count
+    while i < n:
+        count = min(vec_lanes(x), n - i)
+        v = load_first(x + i, count, 0) / temperature
+        d = Vec[storage](1)
+        if transform.cap > 0:
+            v = cap * tanh(v / cap, &d)
+        if masked:
+            allowed = load_first(slope + i, count, 0)
+            v = select_equal(allowed, zero, Vec[storage](-INFINITY), v)
+            d = select_equal(allowed, zero, zero, d)
+        store_first(x + i, count, v)
+        if slope != NULL:
+            store_first(slope + i, count, d)
+        i += vec_lanes(x)
+
+
+cdef void multiply_by_slope(storage* g, const storage* slope, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n):
+        g[i] *= slope[i]
+
+
+cdef inline void blend_target(
+    const Target[storage]* target, const storage* allowed, double smoothing, storage* t, Py_ssize_t stride, Py_ssize_t n
+) noexcept nogil:
+    """t becomes the distribution that is meant by a target, smoothed over the allowed classes (NULL: over all).
+
+    Classes are `stride` apart in t, which is the target's own distribution if it has one, and in `allowed`.
+    """
+    cdef Carried[double] mass = Carried[double](0, 0)
+    cdef double n_allowed = 0 if allowed != NULL else n, low, kept = 1 - smoothing, share = 0, amount
+    cdef const storage* w = target.class_weights
+    cdef Py_ssize_t i, c
+    if target.distribution == NULL:
+        for c in range(n):
+            t[c * stride] = 0
+        for i in range(target.count):
+            t[target.classes[i] * stride] += target.amounts[i]
+    if smoothing != 0:
+        for c in range(n):
+            mass = mass + Carried[double](t[c * stride], 0)
+            if allowed != NULL:
+                n_allowed += allowed[c * stride]
+        share = smoothing / n_allowed * mass.less(0, &low)
+    for c in range(n):
+        amount = t[c * stride]
+        if smoothing != 0:
+            amount = kept * amount + (share if allowed == NULL else share_of(allowed[c * stride], share))
+        t[c * stride] = <storage> (amount if w == NULL else w[c] * amount)
