@@ -25,7 +25,7 @@ cdef struct Job:
     int kind                 # of the targets
     Rows targets             # labels, distributions, or the classes that there are amounts for
     Rows amounts
-    Py_ssize_t n_amounts     # of each row
+    Py_ssize_t n_amounts     # of each row: one for a label, none for a distribution
     Rows grad
     Rows weights             # of the rows
     Rows allowed             # classes: those where it is not 0
@@ -63,34 +63,32 @@ cdef inline LabelRange label_range(const Job* job) noexcept nogil:
     return labels
 
 
-cdef inline Target[storage] target_of(
-    const Job* job, Py_ssize_t i, const int64_t* label, const storage* one
+cdef inline void read_target(
+    const Job* job, Py_ssize_t i, const int64_t* label, const storage* one, Target[storage]* target
 ) noexcept nogil:
     """The target of row i, whose label and its amount stand there; without its distribution, if it is one."""
-    cdef Target[storage] target
+    target.distribution = NULL
+    target.classes = label
+    target.amounts = one
+    target.count = job.n_amounts
     target.class_weights = <storage*> job.class_weights
-    if job.kind == LABELS:
-        target.classes = label
-        target.amounts = one
-        target.count = 1
-    elif job.kind == AMOUNTS:
+    if job.kind == AMOUNTS:
         target.classes = <int64_t*> row(&job.targets, i)
         target.amounts = <storage*> row(&job.amounts, i)
-        target.count = job.n_amounts
-    return target
 
 
 cdef double target_mass(const Job* job, Py_ssize_t i, const int64_t* label, const storage* one) noexcept nogil:
     """The sum of a target, multiplied by the weights of the classes."""
-    cdef Target[storage] target = target_of(job, i, label, one)
+    cdef Target[storage] target
     cdef Carried[double] total = Carried[double](0, 0)
     cdef Sum[storage] sum
     cdef storage[PIECE] piece
     cdef double rounded
     cdef Py_ssize_t k, start = 0, count
+    read_target(job, i, label, one, &target)
     if job.kind != DISTRIBUTIONS:
         for k in range(target.count):
-            total = total + Carried[double](target.amount(k), 0)
+            total.add(target.amount(k))
         return total.less(0, &rounded)
     while start < job.n_classes:
         count = min(PIECE, job.n_classes - start)
@@ -127,7 +125,7 @@ cdef double total_weight(const Job* job, const storage* one) noexcept nogil:
             if label[k] >= 0:
                 if job.class_weights != NULL:
                     weight[k] *= target_mass(job, i + k, label + k, one)
-                total = total + Carried[double](weight[k], 0)
+                total.add(weight[k])
         i += count
     return total.less(0, &rounded)
 
@@ -154,6 +152,7 @@ cdef void share_row(
     for i in prange(n_stretches, num_threads=n_threads, schedule="static"):
         visit_stretch(
             parts + i, x, e, target, formula, i * length, min(length, n - i * length), m, unit, 0)
+    row.clear()
     for i in range(n_stretches):
         add_part(&row, parts + i, i * length, e_top)
     scaling = finish_row(&row, e, formula, n, m, unit, e_top, scale, rows, k)
@@ -184,7 +183,8 @@ cdef void prepare_row(
 
 cdef void pass_over(const Job* job, Py_ssize_t i, RowNumbers* rows, int k) noexcept nogil:
     """The numbers and the gradient of a row that is not looked at."""
-    rows.R[k] = rows.R_low[k] = rows.m[k] = rows.n0[k] = rows.mass[k] = rows.cross[k] = rows.weight[k] = 0
+    rows.R[k] = rows.R_low[k] = rows.m[k] = rows.over[k] = rows.n0[k] = 0
+    rows.mass[k] = rows.cross[k] = rows.weight[k] = 0
     if job.has_grad:
         zero_row(&job.grad, i, job.n_classes)
     if job.has_products:
@@ -192,35 +192,41 @@ cdef void pass_over(const Job* job, Py_ssize_t i, RowNumbers* rows, int k) noexc
         job.products.argmax[i] = -1
 
 
-cdef inline void visit_row_of(
-    const Job* job, Py_ssize_t i, storage* scratch, int n_threads, RowNumbers* rows, int k
+cdef void begin_rows(
+    const Job* job, Py_ssize_t i, Py_ssize_t count, int64_t* label, RowNumbers* rows
 ) noexcept nogil:
-    """Visit row i.
+    """Labels and weights of the rows from i on."""
+    cdef LabelRange labels = label_range(job)
+    cdef Py_ssize_t k
+    if job.kind == LABELS:
+        # Checked before, but another thread may have changed it since: then the result is wrong, not the memory.
+        read_labels(&job.targets, i, count, &labels, label)
+    for k in range(MAX_LANES):
+        rows.weight[k] = 1
+    if job.has_weights:
+        read_numbers(&job.weights, i, count, rows.weight)
+
+
+cdef inline void visit_row_of(
+    const Job* job, Py_ssize_t i, const int64_t* label, storage* scratch, int n_threads, RowNumbers* rows, int k
+) noexcept nogil:
+    """Visit row i, whose label, if it has one, and weight are already known.
 
     What cannot be loaded or stored as it is goes through `scratch`: a row of logits, a distribution, and slopes.
     """
     cdef Py_ssize_t n = job.n_classes, ahead = 0
-    cdef int64_t label = 0
     cdef storage one = 1
-    cdef LabelRange labels = label_range(job)
     cdef Target[storage] target
-    cdef double scale
+    cdef double scale = job.scale * rows.weight[k]
     cdef storage* x = <storage*> row(&job.logits, i)
     cdef storage* t = scratch + n
     cdef storage* slope = scratch + 2 * n
     cdef storage* g = NULL
     cdef storage* e = NULL
-    if job.kind == LABELS:
-        # Checked before, but another thread may have changed it since: then the result is wrong, not the memory.
-        read_labels(&job.targets, i, 1, &labels, &label)
-        if label < 0:
-            pass_over(job, i, rows, k)
-            return
-    target = target_of(job, i, &label, &one)
-    rows.weight[k] = 1
-    if job.has_weights:
-        read_numbers(&job.weights, i, 1, rows.weight + k)
-    scale = job.scale * rows.weight[k]
+    if job.has_passed_over and label[0] < 0:
+        pass_over(job, i, rows, k)
+        return
+    read_target(job, i, label, &one, &target)
     if job.has_grad:
         g = <storage*> row(&job.grad, i) if job.grad.direct else scratch
         e = scratch if job.streaming else g
@@ -234,8 +240,8 @@ cdef inline void visit_row_of(
         target.distribution = t
     if job.blending:
         blend_target(&target, slope if job.has_allowed else NULL, job.smoothing, t, 1, n)
-        target = Target[storage]()
         target.distribution = t
+        target.count = 0
     if not job.logits.direct or job.transforming:
         x = scratch if e == NULL else e
         prepare_row(job, i, n_threads if job.by_stretches else 1, x, slope)
@@ -246,7 +252,7 @@ cdef inline void visit_row_of(
     else:
         visit_row(x, e, &target, &job.formula, g, n, scale, job.streaming, ahead, rows, k)
     if job.has_products:
-        find_products(&job.products, i, x, label, n, rows, k)
+        find_products(&job.products, i, x, label[0], n, rows, k)
     if job.has_grad and job.sloping:
         multiply_by_slope(g, slope, n)
     if job.has_grad and not job.grad.direct:
@@ -374,40 +380,67 @@ cdef bint pass_over_lanes(
     return some
 
 
-cdef void targets_of(
-    const Job* job, Py_ssize_t i, Py_ssize_t count, LaneGroup[storage]* group, Target[storage]* targets
+cdef void read_target_of_lane(
+    const Job* job, Py_ssize_t i, Py_ssize_t count, LaneGroup[storage]* group, Py_ssize_t lane, Target[storage]* target
 ) noexcept nogil:
-    """target_of each lane; lanes without a row of their own have the target of the last row."""
-    cdef Py_ssize_t lane
-    for lane in range(lanes_of(group.amount)):
-        group.amount[lane] = 1
-        if lane >= count:
-            group.label[lane] = group.label[count - 1]
-        targets[lane] = target_of(job, i + min(lane, count - 1), group.label + lane, group.amount + lane)
+    """read_target of the row in a lane; lanes without a row of their own have the target of the last row."""
+    if lane >= count:
+        group.label[lane] = group.label[count - 1]
+    group.amount[lane] = 1
+    read_target(job, i + min(lane, count - 1), group.label + lane, group.amount + lane, target)
 
 
 cdef void blend_lanes(
-    const Job* job, const Target[storage]* targets, const storage* allowed, storage* t
+    const Job* job, Py_ssize_t i, Py_ssize_t count, LaneGroup[storage]* group, const storage* allowed, storage* t
 ) noexcept nogil:
     """blend_target in each lane of a tile."""
     cdef Target[storage] target
     cdef Py_ssize_t lane
     for lane in range(lanes_of(t)):
-        target = targets[lane]
+        read_target_of_lane(job, i, count, group, lane, &target)
         target.distribution = t if job.kind == DISTRIBUTIONS else NULL
         blend_target(
             &target, allowed + lane if job.has_allowed else NULL, job.smoothing, t + lane, lanes_of(t), job.n_classes)
 
 
-cdef void visit_lanes_of(
-    const Job* job, Py_ssize_t i, Py_ssize_t count, const storage* tag, RowNumbers* rows
+cdef void find_amounts_of_lanes(
+    const Job* job, Py_ssize_t i, Py_ssize_t count, LaneGroup[storage]* group, const storage* x, RowNumbers* rows
 ) noexcept nogil:
-    """Visit `count` rows from i on, at most as many as there are lanes, in tiles on the stack."""
+    """find_amounts in each lane."""
+    cdef Target[storage] target
+    cdef Py_ssize_t lane
+    cdef Part part
+    cdef double low
+    for lane in range(lanes_of(x)):
+        read_target_of_lane(job, i, count, group, lane, &target)
+        part.clear()
+        find_amounts(&part, x + lane, lanes_of(x), &target, 0, job.n_classes, group.m[lane])
+        group.top[lane] = <storage> part.top
+        group.rest[lane] = part.rest.less(0, &low)
+        rows.mass[lane] = group.rest[lane] + part.at_top
+        rows.cross[lane] = part.cross.less(0, &low)
+
+
+cdef void take_amounts_of_lanes(
+    const Job* job, Py_ssize_t i, Py_ssize_t count, LaneGroup[storage]* group, storage* g
+) noexcept nogil:
+    """set_special in each lane."""
+    cdef Target[storage] target
+    cdef Py_ssize_t lane
+    for lane in range(lanes_of(g)):
+        read_target_of_lane(job, i, count, group, lane, &target)
+        take_amounts(g + lane, lanes_of(g), &target, group.minus[lane])
+        if group.special[lane] >= 0:
+            g[<Py_ssize_t> group.special[lane] * lanes_of(g) + lane] = group.value[lane]
+
+
+cdef void visit_lanes_of(
+    const Job* job, Py_ssize_t i, Py_ssize_t count, int64_t* label, const storage* tag, RowNumbers* rows
+) noexcept nogil:
+    """Visit `count` rows from i on, at most as many as there are lanes, in tiles on the stack; as visit_row_of."""
     cdef Tile[storage] tile
     cdef LaneGroup[storage] group
-    cdef Target[storage] targets[MAX_LANES]
     cdef Py_ssize_t n = job.n_classes, size = n * lanes_of(tag), lane
-    cdef LabelRange labels = label_range(job)
     cdef double[MAX_LANES] scales
     cdef bint[MAX_LANES] passed
     cdef bint passing = False
@@ -428,12 +461,7 @@ cdef void visit_lanes_of(
         prefetch_rows(&job.logits, i + count, count, n * sizeof(storage))
     if job.has_allowed:
         read_tile(&job.allowed, i, count, n, slope, staging)
-    if job.kind == LABELS:
-        read_labels(&job.targets, i, count, &labels, group.label)
-    for lane in range(lanes_of(tag)):
-        rows.weight[lane] = 1
-    if job.has_weights:
-        read_numbers(&job.weights, i, count, rows.weight)
+    group.label = label
     for lane in range(lanes_of(tag)):
         scales[lane] = job.scale * rows.weight[lane]
     if job.has_passed_over:
@@ -443,10 +471,8 @@ cdef void visit_lanes_of(
         for lane in range(count):
             if passed[lane]:
                 rows.weight[lane] = 0
-    if job.kind == AMOUNTS or job.blending:
-        targets_of(job, i, count, &group, targets)
     if job.blending:
-        blend_lanes(job, targets, slope, t)
+        blend_lanes(job, i, count, &group, slope, t)
     if job.transforming:
         transform_logits(&job.transform, x, slope, job.has_allowed, size)
     find_top(&group, x, n, rows)
@@ -455,7 +481,7 @@ cdef void visit_lanes_of(
     elif job.kind == LABELS:
         find_labels(&group, x, <storage*> job.class_weights, count, rows)
     else:
-        find_amounts_of_lanes(&group, x, targets, n, rows)
+        find_amounts_of_lanes(job, i, count, &group, x, rows)
     if job.formula.smoothing != 0:
         smooth(&group, x, &job.formula, n, rows)
     take_exponentials(&group, x, n, rows)
@@ -465,7 +491,7 @@ cdef void visit_lanes_of(
         find_factors(&group, x, &job.formula, n, scales, t == NULL and job.kind == LABELS, rows)
         take_gradients(&group, x, t, n)
         if t == NULL and job.kind == AMOUNTS:
-            take_amounts_of_lanes(&group, x, targets)
+            take_amounts_of_lanes(job, i, count, &group, x)
         if job.sloping:
             multiply_by_slope(x, slope, size)
         if passing:
@@ -502,19 +528,21 @@ cdef void visit_block(
     cdef Py_ssize_t i = block * job.rows_per_block
     cdef Py_ssize_t stop = min(i + job.rows_per_block, job.n_rows)
     cdef Py_ssize_t k, count
+    cdef int64_t[MAX_LANES] label
     cdef RowNumbers rows
     cdef Sum[double] sum
     while i < stop:
         count = min(stop - i, lanes_of(scratch))
+        if job.by_lanes and job.streaming:
+            # Whole cache lines to the next group: this one ends where a line does.
+            k = to_line(<storage*> row(&job.grad, i))
+            count = min(count, k) if k > 0 else count
+        begin_rows(job, i, count, label, &rows)
         if job.by_lanes:
-            if job.streaming:
-                # Whole cache lines to the next group: this one ends where a line does.
-                k = to_line(<storage*> row(&job.grad, i))
-                count = min(count, k) if k > 0 else count
-            visit_lanes_of(job, i, count, scratch, &rows)
+            visit_lanes_of(job, i, count, label, scratch, &rows)
         else:
             for k in range(count):
-                visit_row_of(job, i + k, scratch, n_threads, &rows, k)
+                visit_row_of(job, i + k, label + k, scratch, n_threads, &rows, k)
         add_losses(job, i, count, i - block * job.rows_per_block, scratch, &rows, &sum)
         i += count
     total[0] = sum.value()

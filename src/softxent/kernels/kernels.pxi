@@ -85,6 +85,7 @@ cdef bint describe_inputs(Job* job, cnp.ndarray x, targets, int axis, int typenu
     if type(targets) is tuple:
         return not job.has_passed_over and describe_amounts(job, x, targets[0], targets[1], axis, typenum)
     job.kind = LABELS if same_rows(x, axis, targets, -1) else DISTRIBUTIONS
+    job.n_amounts = 1 if job.kind == LABELS else 0
     if job.kind == DISTRIBUTIONS and (job.has_passed_over or not same_shape(x, targets)):
         return False
     read_layout(&job.targets, targets, -1 if job.kind == LABELS else axis, typenum)

@@ -16,12 +16,13 @@ cdef void find_top(LaneGroup[storage]* group, const storage* x, Py_ssize_t n, Ro
         m = maximum(load_lanes(x + i * lanes_of(x)), m)
     group.unit = LanesUnit[storage](m)
     store_as_double(rows.m, m)
+    store_as_double(rows.over, m - group.unit.shift)
     store_as_double(rows.n0, group.unit.n0)
     store(group.m, m)
     store(group.e_top, exp(m, group.unit))
 
 
-cdef inline Lanes[storage] at_labels(const LaneGroup[storage]* group, const storage* x) noexcept nogil:
+cdef Lanes[storage] at_labels(const LaneGroup[storage]* group, const storage* x) noexcept nogil:
     cdef storage[MAX_LANES] picked
     cdef Py_ssize_t lane
     for lane in range(lanes_of(x)):
@@ -33,40 +34,25 @@ cdef void find_labels(
     LaneGroup[storage]* group, const storage* x, const storage* class_weights, Py_ssize_t count, RowNumbers* rows
 ) noexcept nogil:
     """find_amounts of each lane, of one amount for its label; only `count` have a label."""
-    cdef storage[MAX_LANES] picked, wanted
+    cdef storage[MAX_LANES] picked
     cdef Lanes[storage] none = Lanes[storage](-1)
     cdef Py_ssize_t i
     for i in range(count, lanes_of(x)):
         group.label[i] = 0
     store(picked, at_labels(group, x))
     for i in range(lanes_of(x)):
-        group.amount[i] = 1
+        rows.mass[i] = 1
+        rows.cross[i] = <double> group.m[i] - <double> picked[i]
+        group.rest[i] = 0
         group.special[i] = <storage> group.label[i]
+    store(group.amount, Lanes[storage](1))
+    store(group.top, select_equal(load_lanes(&picked[0]), load_lanes(group.m), load_lanes(group.special), none))
     if class_weights != NULL:
         for i in range(lanes_of(x)):
             group.amount[i] = class_weights[group.label[i]]
-    for i in range(lanes_of(x)):
-        rows.mass[i] = group.amount[i]
-        rows.cross[i] = share_of(group.amount[i], <double> group.m[i] - <double> picked[i])
-        group.rest[i] = 0
-    store(wanted, select_equal(load_lanes(group.amount), Lanes[storage](0), none, load_lanes(group.special)))
-    store(group.top, select_equal(load_lanes(&picked[0]), load_lanes(group.m), load_lanes(&wanted[0]), none))
-
-
-cdef void find_amounts_of_lanes(
-    LaneGroup[storage]* group, const storage* x, const Target[storage]* targets, Py_ssize_t n, RowNumbers* rows
-) noexcept nogil:
-    """find_amounts of each lane."""
-    cdef Py_ssize_t lane
-    cdef Part part
-    cdef double low
-    for lane in range(lanes_of(x)):
-        part = Part()
-        find_amounts(&part, x + lane, lanes_of(x), targets + lane, 0, n, group.m[lane])
-        group.top[lane] = <storage> part.top
-        group.rest[lane] = part.rest.less(0, &low)
-        rows.mass[lane] = group.rest[lane] + part.at_top
-        rows.cross[lane] = part.cross.less(0, &low)
+            rows.mass[i] = group.amount[i]
+            rows.cross[i] = share_of(group.amount[i], rows.cross[i])
+        store(group.top, select_equal(load_lanes(group.amount), Lanes[storage](0), none, load_lanes(group.top)))
 
 
 cdef void find_distributions(
@@ -124,23 +110,25 @@ cdef void find_factors(
 ) noexcept nogil:
     """What makes the gradient of the exponentials, as in finish_row."""
     cdef Vec[double] zero = Vec[double](0), none = Vec[double](-1), least = Vec[double](-INFINITY)
-    cdef Vec[double] R, R_low, e_top, mass, factor, scale, m, share = zero, extra = zero
+    cdef Vec[double] R, R_low, e_top, mass, factor, scale, minus, extra = zero
     cdef Denominator[storage, Vec[double]] whole
     cdef Lanes[storage] label = load_lanes(group.special), at_label
     cdef Py_ssize_t i = 0
+    store(group.offset, Lanes[storage](0))
     while i < lanes_of(e):
         R = load(rows.R + i)
         R_low = load(rows.R_low + i)
         e_top = load_as_double(group.e_top + i)
         mass = load(rows.mass + i)
         scale = load(scales + i)
+        minus = zero - scale
         if formula.smoothing != 0:
-            share = Vec[double](formula.smoothing / n) * mass
-        store_rounded(group.offset + i, zero - scale * share)
-        store_rounded(group.minus + i, scale * Vec[double](formula.smoothing - 1))
+            store_rounded(group.offset + i, minus * (Vec[double](formula.smoothing / n) * mass))
+            minus = minus * Vec[double](1 - formula.smoothing)
+        store_rounded(group.minus + i, minus)
         if formula.z_loss != 0:
-            m = load(rows.m + i)
-            extra = Vec[double](2 * formula.z_loss) * (m + log_over_top(e, R, R_low, m, load(rows.n0 + i)))
+            extra = Vec[double](2 * formula.z_loss) * (
+                load(rows.m + i) + log_over_top(e, R, R_low, load(rows.over + i), load(rows.n0 + i)))
             mass = mass + extra
         whole = Denominator[storage, Vec[double]](R, R_low, e_top)
         factor = whole.under(scale * mass)
@@ -188,14 +176,3 @@ cdef void take_gradients(
         if t != NULL:
             g = fma(load_lanes(t + i), minus, g)
         store(e + i, select_equal(Lanes[storage](<double> c), special, value, g))
-
-
-cdef void take_amounts_of_lanes(
-    const LaneGroup[storage]* group, storage* g, const Target[storage]* targets
-) noexcept nogil:
-    """set_special of each lane."""
-    cdef Py_ssize_t lane
-    for lane in range(lanes_of(g)):
-        take_amounts(g + lane, lanes_of(g), targets + lane, group.minus[lane])
-        if group.special[lane] >= 0:
-            g[<Py_ssize_t> group.special[lane] * lanes_of(g) + lane] = group.value[lane]

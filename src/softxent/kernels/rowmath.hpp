@@ -38,6 +38,11 @@ template <class D> struct Carried {
     D sum, lost;
     Carried() = default;
     SOFTXENT_INLINE Carried(const D &a, const D &b) : sum(a), lost(b) {}
+    SOFTXENT_INLINE void add(const D &v) {
+        const D next = sum + v;
+        lost = lost + rounded_off(sum, v, next);
+        sum = next;
+    }
     // The sum less what is taken off; `rounded` gets what that rounds off.
     SOFTXENT_INLINE D less(const D &taken_off, D *rounded) const {
         const D rest = sum - taken_off, zero(0), low = lost + rounded_off(sum, zero - taken_off, rest);
@@ -146,17 +151,14 @@ template <class S, class D> struct Unit {
     D shift, n0, lowest, rounder;
 
     Unit() = default;
-    SOFTXENT_INLINE explicit Unit(const D &m) : shift(shift_of(m)) {
+    SOFTXENT_INLINE explicit Unit(const D &m) {
         using K = ExpConstants<S>;
-        const D zero(0);
+        const D zero(0), size = maximum(m, zero - m);
+        shift = select_equal(maximum(D(K::SHIFT_FROM), size), size, m, zero);
         n0 = (m - shift) * D(LOG2E) + D(K::ROUNDER) - D(K::ROUNDER);
         const D exponent = D(K::EXPONENT_OF_ONE + K::HEADROOM) - n0;
         rounder = D(K::ROUNDER) + exponent;
         lowest = (zero - exponent) * D(LN2);                   // the exponent field comes out as 0: the factor 0.0
-    }
-    template <class X> SOFTXENT_INLINE static X shift_of(const X &m) {
-        const X zero(0), size = maximum(m, zero - m);
-        return select_equal(maximum(X(ExpConstants<S>::SHIFT_FROM), size), size, m, zero);
     }
 };
 
@@ -164,10 +166,10 @@ template <class S> using RowUnit = Unit<S, S>;
 template <class S> using LanesUnit = Unit<S, Lanes<S>>;
 
 // What the loss of a row is made of: weight * (mass * log1p((R + R_low) / e_top) + cross + z_loss * lse^2), with
-// e_top = unit_size * exp(m - shift - n0 ln 2) and lse = m + log1p((R + R_low) / e_top).
+// e_top = unit_size * exp(over - n0 ln 2) and lse = m + log1p((R + R_low) / e_top).
 struct RowNumbers {
     static constexpr int rows = 32;
-    double R[rows], R_low[rows], m[rows], n0[rows], mass[rows], cross[rows], weight[rows];
+    double R[rows], R_low[rows], m[rows], over[rows], n0[rows], mass[rows], cross[rows], weight[rows];
 };
 static_assert(RowNumbers::rows >= Lanes<float>::lanes && RowNumbers::rows >= Lanes<double>::lanes, "a row to each lane");
 
@@ -279,13 +281,12 @@ template <int N> SOFTXENT_INLINE TwoDoubles<N> exp_parts(const Pack<double, N> &
 // log1p((R + R_low) / e_top), for exponentials that are S.
 template <class S, int N>
 SOFTXENT_INLINE TwoDoubles<N> log_over_top(
-    const Pack<double, N> &R, const Pack<double, N> &R_low, const Pack<double, N> &m, const Pack<double, N> &n0
+    const Pack<double, N> &R, const Pack<double, N> &R_low, const Pack<double, N> &over, const Pack<double, N> &n0
 ) {
     using P = Pack<double, N>;
     constexpr double UNIT = ExpConstants<S>::UNIT;
     // log(e_top / unit_size) as a sum of two, to twice double's digits.
-    const P zero(0), over = m - RowUnit<S>::shift_of(m);
-    const P high = over - n0 * P(ExpConstants<double>::LN2_HI), low = zero - n0 * P(ExpConstants<double>::LN2_LO);
+    const P zero(0), high = over - n0 * P(ExpConstants<double>::LN2_HI), low = zero - n0 * P(ExpConstants<double>::LN2_LO);
     if constexpr (sizeof(S) < sizeof(double)) {
         return log1p_parts(R * exp_parts(zero - high, zero - low).high * P(1 / UNIT));
     } else {
@@ -299,8 +300,8 @@ SOFTXENT_INLINE TwoDoubles<N> log_over_top(
 }
 
 template <class S>
-Vec<double> log_over_top(const S *, const Vec<double> &R, const Vec<double> &R_low, const Vec<double> &m, const Vec<double> &n0) {
-    const auto log = log_over_top<S>(R, R_low, m, n0);
+Vec<double> log_over_top(const S *, const Vec<double> &R, const Vec<double> &R_low, const Vec<double> &over, const Vec<double> &n0) {
+    const auto log = log_over_top<S>(R, R_low, over, n0);
     return log.high + log.low;
 }
 
@@ -312,8 +313,9 @@ template <int N> SOFTXENT_INLINE TwoDoubles<N> log_sum_exp(const Pack<double, N>
 
 // The losses of the rows from k on, as many as P has lanes.
 template <class S, class P> SOFTXENT_INLINE P losses_at(const RowNumbers &rows, int k, double z_loss) {
-    const P zero(0), mass = load_pack<P>(rows.mass + k), cross = load_pack<P>(rows.cross + k), m = load_pack<P>(rows.m + k);
-    const auto log = log_over_top<S>(load_pack<P>(rows.R + k), load_pack<P>(rows.R_low + k), m, load_pack<P>(rows.n0 + k));
+    const P zero(0), mass = load_pack<P>(rows.mass + k), cross = load_pack<P>(rows.cross + k);
+    const auto log = log_over_top<S>(
+        load_pack<P>(rows.R + k), load_pack<P>(rows.R_low + k), load_pack<P>(rows.over + k), load_pack<P>(rows.n0 + k));
     P loss, low = zero;
     if constexpr (sizeof(S) < sizeof(double)) {
         loss = mass * (log.high + log.low) + cross;
@@ -324,7 +326,7 @@ template <class S, class P> SOFTXENT_INLINE P losses_at(const RowNumbers &rows, 
     }
     if (z_loss != 0) {
         const P z(z_loss);
-        const auto lse = log_sum_exp(m, log);
+        const auto lse = log_sum_exp(load_pack<P>(rows.m + k), log);
         const P square = lse.high * lse.high, square_low = exact_fma(lse.high, lse.high, zero - square) + P(2) * lse.high * lse.low;
         const P sum = loss + z * square;
         low = low + rounded_off(loss, z * square, sum) + z * square_low;
@@ -348,11 +350,11 @@ template <class S> void row_losses(const S *, const RowNumbers &rows, int count,
 // The target of a row: a distribution over its classes, or `count` amounts for some of them, the others having none; each
 // is multiplied by the weight of its class, unless there are no weights.
 template <class S> struct Target {
-    const S *distribution = nullptr;
-    const std::int64_t *classes = nullptr;
-    const S *amounts = nullptr;
-    std::ptrdiff_t count = 0;
-    const S *class_weights = nullptr;
+    const S *distribution;
+    const std::int64_t *classes;
+    const S *amounts;
+    std::ptrdiff_t count;
+    const S *class_weights;
 
     SOFTXENT_INLINE S amount(std::ptrdiff_t i) const {
         return class_weights == nullptr ? amounts[i] : amounts[i] * class_weights[classes[i]];
@@ -367,12 +369,18 @@ struct Formula {
 
 // What a stretch of a row, or all of a row so far, contributes.
 struct Part {
-    Carried<double> R{0, 0};                                   // the exponentials but that at `top`
-    Carried<double> rest{0, 0};                                // t_j but that at `top`
-    Carried<double> cross{0, 0};                               // t_j (m - x_j)
-    Carried<double> gaps{0, 0};                                // m - x_j, if the target is to be smoothed
-    std::ptrdiff_t top = -1;                                   // the first class with x_j = m and t_j != 0, -1 for none
-    double at_top = 0;                                         // t_j there
+    Carried<double> R;                                         // the exponentials but that at `top`
+    Carried<double> rest;                                      // t_j but that at `top`
+    Carried<double> cross;                                     // t_j (m - x_j)
+    Carried<double> gaps;                                      // m - x_j, if the target is to be smoothed
+    std::ptrdiff_t top;                                        // the first class with x_j = m and t_j != 0, -1 for none
+    double at_top;                                             // t_j there
+
+    // Number by number: a copy of another Part would wait for it to reach memory.
+    SOFTXENT_INLINE void clear() {
+        R.sum = R.lost = rest.sum = rest.lost = cross.sum = cross.lost = gaps.sum = gaps.lost = at_top = 0;
+        top = -1;
+    }
 };
 
 // The narrow kernel's sums over the n classes of a tile (see lanes.pxi), less what is taken off: for every lane what the
@@ -437,7 +445,7 @@ void lane_gaps(const S *x, const S *t, std::ptrdiff_t n, const S *m, const S *le
 // What the phases of the narrow kernel know of the rows in the lanes; see lanes.pxi.
 template <class S> struct LaneGroup {
     static constexpr int lanes = Lanes<S>::lanes;
-    std::int64_t label[lanes];
+    std::int64_t *label;
     S m[lanes], e_top[lanes];                                  // the largest logit, and its exponential
     S top[lanes];                                              // Part.top
     double rest[lanes], gaps[lanes];                           // Part.rest and Part.gaps

@@ -123,13 +123,13 @@ cdef inline void find_amounts(
         amount = target.amount(i)
         if 0 <= c < n and amount != 0:
             logit = x[c * stride]
-            part.cross = part.cross + Carried[double](amount * (m - logit), 0)
+            part.cross.add(amount * (m - logit))
             if part.top < 0 and logit == m:
                 part.top = c
             if part.top == c:
                 part.at_top += amount
             else:
-                part.rest = part.rest + Carried[double](amount, 0)
+                part.rest.add(amount)
 
 
 cdef inline void find_distribution(
@@ -164,7 +164,7 @@ cdef inline void visit_stretch(
     Py_ssize_t n, double m, RowUnit[storage] unit, Py_ssize_t ahead
 ) noexcept nogil:
     """Target and exponentials of the n classes from `start` on, of a row x whose maximum is m."""
-    part[0] = Part()
+    part.clear()
     # All else that is needed of x is read before exp_sum, which may overwrite it.
     if target.distribution != NULL:
         find_distribution(part, x + start, target.distribution + start, n, m)
@@ -207,7 +207,7 @@ cdef inline double share_of(double share, double x) noexcept nogil:
 
 cdef inline double log_of_row(const storage* tag, const RowNumbers* rows, int k) noexcept nogil:
     return first(log_over_top(
-        tag, Vec[double](rows.R[k]), Vec[double](rows.R_low[k]), Vec[double](rows.m[k]), Vec[double](rows.n0[k])))
+        tag, Vec[double](rows.R[k]), Vec[double](rows.R_low[k]), Vec[double](rows.over[k]), Vec[double](rows.n0[k])))
 
 
 cdef inline Scaling finish_row(
@@ -216,15 +216,20 @@ cdef inline Scaling finish_row(
 ) noexcept nogil:
     """From all that its stretches contribute, the numbers of row k and, if it has exponentials e, their scaling."""
     cdef double low, rest = row.rest.less(0, &low), cross = row.cross.less(0, &low), mass = rest + row.at_top
-    cdef double kept = 1 - formula.smoothing, share = share_of(formula.smoothing / n, mass), extra = 0
+    cdef double kept, share, extra = 0
     cdef double R = row.R.less(e_top if row.top < 0 else 0, &rows.R_low[k])
     cdef Denominator[storage, double] whole
-    cdef Scaling scaling = Scaling(0, 1, 0 - scale * share, -scale * kept, -1, 0)
+    cdef Scaling scaling = Scaling(0, 1, 0, -scale, -1, 0)
     if formula.smoothing != 0:
+        kept = 1 - formula.smoothing
+        share = share_of(formula.smoothing / n, mass)
+        scaling.offset = -scale * share
+        scaling.minus = -scale * kept
         cross = share_of(kept, cross) + share_of(share, row.gaps.less(0, &low))
         rest = share_of(kept, rest) + share * (n - 1)
     rows.R[k] = R
     rows.m[k] = m
+    rows.over[k] = m - unit.shift
     rows.n0[k] = unit.n0
     rows.mass[k] = mass
     rows.cross[k] = cross
@@ -320,14 +325,15 @@ cdef inline void visit_row(
     cdef double m = row_max(x, n)
     cdef RowUnit[storage] unit = RowUnit[storage](<storage> m)
     cdef double e_top = first(exp(Vec[storage](m), unit))
-    cdef Part row, part
+    cdef Part parts[2]
     cdef Py_ssize_t start = 0, length = stretch_length(n)
     cdef Scaling scaling
     while start < n:
-        visit_stretch(&part, x, e, target, formula, start, min(length, n - start), m, unit, ahead)
-        add_part(&row, &part, start, e_top)
+        visit_stretch(parts + (start > 0), x, e, target, formula, start, min(length, n - start), m, unit, ahead)
+        if start > 0:
+            add_part(parts, parts + 1, start, e_top)
         start += length
-    scaling = finish_row(&row, e, formula, n, m, unit, e_top, scale, rows, k)
+    scaling = finish_row(parts, e, formula, n, m, unit, e_top, scale, rows, k)
     if g != NULL:
         scale_stretch(&scaling, e, target.distribution, g, n, streaming)
         set_special(&scaling, target, g)

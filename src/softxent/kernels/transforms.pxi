@@ -58,7 +58,7 @@ cdef inline void blend_target(
             t[target.classes[i] * stride] += target.amounts[i]
     if smoothing != 0:
         for c in range(n):
-            mass = mass + Carried[double](t[c * stride], 0)
+            mass.add(t[c * stride])
             if allowed != NULL:
                 n_allowed += allowed[c * stride]
         share = smoothing / n_allowed * mass.less(0, &low)

@@ -77,6 +77,7 @@ cdef extern from "rowmath.hpp" namespace "softxent" nogil:
         Carried()
         Carried(T sum, T lost)
         Carried operator+(Carried)
+        void add(T)
         T less(T taken_off, T* rounded)
 
     cdef cppclass Sum[T]:
@@ -101,6 +102,7 @@ cdef extern from "rowmath.hpp" namespace "softxent" nogil:
         double* R
         double* R_low
         double* m
+        double* over
         double* n0
         double* mass
         double* cross
@@ -124,7 +126,7 @@ cdef extern from "rowmath.hpp" namespace "softxent" nogil:
     double unit_size[T](const T*)
     Vec[double] log1p(Vec[double])
     Vec[double] log_over_top[T](
-        const T*, const Vec[double]& R, const Vec[double]& R_low, const Vec[double]& m, const Vec[double]& n0)
+        const T*, const Vec[double]& R, const Vec[double]& R_low, const Vec[double]& over, const Vec[double]& n0)
     void row_losses[T](const T*, const RowNumbers&, int count, double z_loss, double* losses)
 
     cdef cppclass Target[T]:
@@ -148,6 +150,7 @@ cdef extern from "rowmath.hpp" namespace "softxent" nogil:
         Carried[double] gaps
         Py_ssize_t top
         double at_top
+        void clear()
 
     cdef cppclass LaneGroup[T]:
         int64_t* label
