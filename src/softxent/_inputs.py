@@ -186,27 +186,32 @@ def can_be_taken_as_they_came(options: Options) -> bool:
 
 def read_scalars(options: Options, reduction: str) -> Options:
     """The same with numbers that were looked at; arrays as they are."""
-    optional = {
-        "softcap": _positive(options.softcap, "softcap", " or None") if options.softcap is not None else None,
-        "normalizer": _number(options.normalizer, "normalizer", " or None") if options.normalizer is not None else None,
-        "ignore_index": read_ignore_index(options.ignore_index) if options.ignore_index is not None else None,
-    }
-    if options.normalizer is not None and reduction != "mean":
-        raise ValueError(f"normalizer is what reduction='mean' divides by, got it with reduction={reduction!r}")
-    smoothing = _number(options.label_smoothing, "label_smoothing")
+    weight, sample_weight, ignore_index, label_smoothing, temperature, softcap, z_loss, where, normalizer = options
+    if ignore_index is not None:
+        ignore_index = read_ignore_index(ignore_index)
+    smoothing = _number(label_smoothing, "label_smoothing")
     if smoothing > 1:
-        raise ValueError(f"label_smoothing must be a share, 0 <= label_smoothing <= 1, got {options.label_smoothing}")
-    temperature = _positive(options.temperature, "temperature")
-    z_loss = _number(options.z_loss, "z_loss")
-    return options._replace(label_smoothing=smoothing, temperature=temperature, z_loss=z_loss, **optional)
+        raise ValueError(f"label_smoothing must be a share, 0 <= label_smoothing <= 1, got {label_smoothing}")
+    temperature = _positive(temperature, "temperature")
+    if softcap is not None:
+        softcap = _positive(softcap, "softcap", " or None")
+    z_loss = _number(z_loss, "z_loss")
+    if normalizer is not None:
+        normalizer = _number(normalizer, "normalizer", " or None")
+        if reduction != "mean":
+            raise ValueError(f"normalizer is what reduction='mean' divides by, got it with reduction={reduction!r}")
+    return Options(weight, sample_weight, ignore_index, smoothing, temperature, softcap, z_loss, where, normalizer)
 
 
 def _number(value: Any, name: str, otherwise: str = "") -> float:
-    if not isinstance(value, SupportsFloat) or (isinstance(value, np.ndarray) and value.ndim > 0):
+    if type(value) is not float and (
+        not isinstance(value, SupportsFloat) or (isinstance(value, np.ndarray) and value.ndim > 0)
+    ):
         raise TypeError(f"{name} must be a number{otherwise}, got {type(value).__name__}")
-    if not 0 <= float(value) < math.inf:
+    number = float(value)
+    if not 0 <= number < math.inf:
         raise ValueError(f"{name} must be finite and not negative, got {value}")
-    return float(value)
+    return number
 
 
 def _positive(value: Any, name: str, otherwise: str = "") -> float:

@@ -104,7 +104,7 @@ cdef double target_mass(const Job* job, Py_ssize_t i, const int64_t* label, cons
 
 cdef double total_weight(const Job* job, const storage* one) noexcept nogil:
     """Of all rows that are not passed over."""
-    cdef Carried[double] total = Carried[double](0, 0)
+    cdef Sum[double] total
     cdef LabelRange labels = label_range(job)
     cdef double[MAX_LANES] weight
     cdef int64_t[MAX_LANES] label
@@ -114,20 +114,25 @@ cdef double total_weight(const Job* job, const storage* one) noexcept nogil:
         return job.n_rows
     while i < job.n_rows:
         count = min(job.n_rows - i, MAX_LANES)
-        for k in range(count):
-            weight[k] = 1
-            label[k] = 0
+        for k in range(MAX_LANES):
+            weight[k] = k < count
         if job.has_weights:
             read_numbers(&job.weights, i, count, weight)
         if job.kind == LABELS:
             read_labels(&job.targets, i, count, &labels, label)
-        for k in range(count):
-            if label[k] >= 0:
-                if job.class_weights != NULL:
+        if job.class_weights != NULL:
+            for k in range(count):
+                if job.kind != LABELS or label[k] >= 0:
                     weight[k] *= target_mass(job, i + k, label + k, one)
-                total.add(weight[k])
+        if job.has_passed_over:
+            for k in range(count):
+                weight[k] = weight[k] if label[k] >= 0 else 0
+        k = 0
+        while k < MAX_LANES:
+            total.add(load(&weight[k]))
+            k += ROWS_AT_ONCE
         i += count
-    return total.less(0, &rounded)
+    return total.value().less(0, &rounded)
 
 
 cdef void share_row(
@@ -166,19 +171,25 @@ cdef void share_row(
         set_special(&scaling, target, g)
 
 
+cdef void prepare_stretch(
+    const Job* job, Py_ssize_t i, storage* x, storage* slope, Py_ssize_t start, Py_ssize_t n
+) noexcept nogil:
+    read_row(x + start, row(&job.logits, i) + start * job.logits.class_stride, &job.logits, n)
+    if job.transforming:
+        transform_logits(
+            &job.transform, x + start, slope + start if job.sloping else NULL, job.has_allowed, n)
+
+
 cdef void prepare_row(
     const Job* job, Py_ssize_t i, int n_threads, storage* x, storage* slope
 ) noexcept nogil:
     """The logits of row i for the softmax; `slope` holds its allowed classes."""
     cdef Py_ssize_t n = job.n_classes, length = stretch_length(n), n_stretches = (n + length - 1) // length, k
-    for k in prange(n_stretches, num_threads=n_threads, schedule="static"):
-        read_row(
-            x + k * length, row(&job.logits, i) + k * length * job.logits.class_stride, &job.logits,
-            min(length, n - k * length))
-        if job.transforming:
-            transform_logits(
-                &job.transform, x + k * length, slope + k * length if job.sloping else NULL, job.has_allowed,
-                min(length, n - k * length))
+    if n_threads == 1:
+        prepare_stretch(job, i, x, slope, 0, n)
+    else:
+        for k in prange(n_stretches, num_threads=n_threads, schedule="static"):
+            prepare_stretch(job, i, x, slope, k * length, min(length, n - k * length))
 
 
 cdef void pass_over(const Job* job, Py_ssize_t i, RowNumbers* rows, int k) noexcept nogil:

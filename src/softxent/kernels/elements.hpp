@@ -35,7 +35,11 @@ template <class T, bool SWAPPED> inline T load_element(const char *p) {
 }
 
 template <class T, bool SWAPPED> void read_numbers(const char *p, std::ptrdiff_t stride, std::ptrdiff_t n, double *to) {
-    for (std::ptrdiff_t i = 0; i < n; ++i) to[i] = static_cast<double>(load_element<T, SWAPPED>(p + i * stride));
+    const auto read = [=](std::ptrdiff_t step) {
+        for (std::ptrdiff_t i = 0; i < n; ++i) to[i] = static_cast<double>(load_element<T, SWAPPED>(p + i * step));
+    };
+    constexpr std::ptrdiff_t side_by_side = sizeof(T);          // a loop of its own for what is usual
+    stride == side_by_side ? read(side_by_side) : read(stride);
 }
 
 // A whole row of half-precision numbers that lie side by side.

@@ -132,29 +132,35 @@ cdef inline void find_amounts(
                 part.rest.add(amount)
 
 
+cdef inline void add_distribution(
+    Part* part, Vec[storage] logits, Vec[storage] weights, Vec[storage] top, Py_ssize_t i, Sum[storage]* cross,
+    Sum[storage]* rest
+) noexcept nogil:
+    cdef storage[MAX_VEC_LANES] lanes
+    cdef unsigned int wanted
+    cross.add_gaps(weights, logits, top)
+    if part.top < 0:
+        wanted = equal_bits(logits, top) & ~equal_bits(weights, Vec[storage](0))
+        if wanted:
+            store(lanes, weights)
+            part.top = i + lowest_bit(wanted)
+            part.at_top = lanes[part.top - i]
+            weights = without_lane(weights, part.top - i)
+    rest.add(weights)
+
+
 cdef inline void find_distribution(
     Part* part, const storage* x, const storage* t, Py_ssize_t n, double m
 ) noexcept nogil:
     """What a stretch contributes of the target, if that is the distribution t."""
     cdef Vec[storage] top = Vec[storage](m)
-    cdef Vec[storage] zero = Vec[storage](0)
-    cdef Vec[storage] weights, logits
     cdef Sum[storage] cross, rest
-    cdef Py_ssize_t i = 0, count
-    cdef unsigned int wanted
-    while i < n:
-        count = min(vec_lanes(x), n - i)
-        weights = load_first(t + i, count, 0)
-        logits = load_first(x + i, count, 0)
-        cross.add_gaps(weights, logits, top)
-        if part.top < 0:
-            wanted = equal_bits(logits, top) & ~equal_bits(weights, zero)
-            if wanted:
-                part.top = i + lowest_bit(wanted)
-                part.at_top = t[part.top]
-                weights = without_lane(weights, part.top - i)
-        rest.add(weights)
+    cdef Py_ssize_t i = 0
+    while i + vec_lanes(x) <= n:
+        add_distribution(part, load(x + i), load(t + i), top, i, &cross, &rest)
         i += vec_lanes(x)
+    if i < n:
+        add_distribution(part, load_first(x + i, n - i, 0), load_first(t + i, n - i, 0), top, i, &cross, &rest)
     part.rest = rest.value()
     part.cross = cross.value()
 

@@ -3,6 +3,10 @@
 # are the same to them.
 
 
+cdef enum:
+    MASSES = 8                  # sums of a target's amounts side by side, since each waits long for its last
+
+
 cdef struct Transform:
     double temperature
     double cap               # 0 for none
@@ -16,14 +20,17 @@ cdef void transform_logits(
     If masked, `slope` holds 0 for the classes that are not allowed, and another number for the others.
     """
     cdef Vec[storage] temperature = Vec[storage](transform.temperature), cap = Vec[storage](transform.cap)
+    cdef Vec[storage] inverse_cap = Vec[storage](1 / transform.cap if transform.cap > 0 else 0)
     cdef Vec[storage] zero = Vec[storage](0), v, d, allowed
     cdef Py_ssize_t i = 0, count
     while i < n:
         count = min(vec_lanes(x), n - i)
-        v = load_first(x + i, count, 0) / temperature
+        v = load_first(x + i, count, 0)
         d = Vec[storage](1)
+        if transform.temperature != 1:
+            v = v / temperature
         if transform.cap > 0:
-            v = cap * tanh(v / cap, &d)
+            v = cap * tanh(v * inverse_cap, &d)
         if masked:
             allowed = load_first(slope + i, count, 0)
             v = select_equal(allowed, zero, Vec[storage](-INFINITY), v)
@@ -47,23 +54,31 @@ cdef inline void blend_target(
 
     Classes are `stride` apart in t, which is the target's own distribution if it has one, and in `allowed`.
     """
-    cdef Carried[double] mass = Carried[double](0, 0)
-    cdef double n_allowed = 0 if allowed != NULL else n, low, kept = 1 - smoothing, share = 0, amount
+    cdef Carried[double] masses[MASSES]
+    cdef double low, kept = 1 - smoothing, share = 0
     cdef const storage* w = target.class_weights
-    cdef Py_ssize_t i, c
+    cdef Py_ssize_t n_allowed = n, i, c
+    for i in range(MASSES):
+        masses[i] = Carried[double](0, 0)
     if target.distribution == NULL:
         for c in range(n):
             t[c * stride] = 0
         for i in range(target.count):
             t[target.classes[i] * stride] += target.amounts[i]
-    if smoothing != 0:
+            masses[0].add(target.amounts[i])
+    elif smoothing != 0:
         for c in range(n):
-            mass.add(t[c * stride])
-            if allowed != NULL:
-                n_allowed += allowed[c * stride]
-        share = smoothing / n_allowed * mass.less(0, &low)
-    for c in range(n):
-        amount = t[c * stride]
-        if smoothing != 0:
-            amount = kept * amount + (share if allowed == NULL else share_of(allowed[c * stride], share))
-        t[c * stride] = <storage> (amount if w == NULL else w[c] * amount)
+            masses[c % MASSES].add(t[c * stride])
+    if smoothing != 0:
+        for i in range(1, MASSES):
+            masses[0] = masses[0] + masses[i]
+        if allowed != NULL:
+            n_allowed = 0
+            for c in range(n):
+                n_allowed += allowed[c * stride] != 0
+        share = smoothing / n_allowed * masses[0].less(0, &low)
+        for c in range(n):
+            t[c * stride] = <storage> (kept * t[c * stride] + (share if allowed == NULL else share * allowed[c * stride]))
+    if w != NULL:
+        for c in range(n):
+            t[c * stride] *= w[c]

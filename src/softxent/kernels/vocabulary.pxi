@@ -198,4 +198,5 @@ ctypedef fused storage:
 
 cdef enum:
     MAX_LANES = 32              # of Lanes[float]
+    MAX_VEC_LANES = 16          # of Vec[float]
     ROWS_AT_ONCE = 8            # lanes of Vec[double]
