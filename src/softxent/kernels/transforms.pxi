@@ -55,7 +55,7 @@ cdef inline void blend_target(
     Classes are `stride` apart in t, which is the target's own distribution if it has one, and in `allowed`.
     """
     cdef Carried[double] masses[MASSES]
-    cdef double low, kept = 1 - smoothing, share = 0
+    cdef double low, kept = 1 - smoothing, share = 0, amount
     cdef const storage* w = target.class_weights
     cdef Py_ssize_t n_allowed = n, i, c
     for i in range(MASSES):
@@ -78,7 +78,8 @@ cdef inline void blend_target(
                 n_allowed += allowed[c * stride] != 0
         share = smoothing / n_allowed * masses[0].less(0, &low)
         for c in range(n):
-            t[c * stride] = <storage> (kept * t[c * stride] + (share if allowed == NULL else share * allowed[c * stride]))
+            amount = share if allowed == NULL else share * allowed[c * stride]
+            t[c * stride] = <storage> (kept * t[c * stride] + amount)
     if w != NULL:
         for c in range(n):
             t[c * stride] *= w[c]
