@@ -12,7 +12,8 @@ from softxent._inputs import read_ignore_index, read_labels, read_logits, result
 class Evaluation(NamedTuple):
     """The loss of a batch, and what is known of each row.
 
-    In rows that are ignored, `log_prob`, `lse`, `entropy` and `row_weight` are 0, `argmax` is -1 and `correct` False.
+    In rows that do not count, since they are ignored or have no weight, `log_prob`, `lse`, `entropy` and `row_weight` are
+    0, `argmax` is -1 and `correct` False.
 
     Attributes
     ----------
@@ -43,7 +44,8 @@ class Evaluation(NamedTuple):
     @property
     def perplexity(self) -> float:
         """The exponential of the mean negative `log_prob` of the rows, weighted by `row_weight`; NaN if none counts."""
-        return float(np.exp(-self._mean(self.log_prob)))
+        with np.errstate(over="ignore"):
+            return float(np.exp(-self._mean(self.log_prob)))
 
     @property
     def accuracy(self) -> float:
@@ -51,10 +53,8 @@ class Evaluation(NamedTuple):
         return self._mean(self.correct)
 
     def _mean(self, values: np.ndarray) -> float:
-        counts = self.row_weight != 0  # where it is 0, infinities do not matter
-        if not counts.any():
-            return float("nan")
-        return float(np.average(values[counts].astype(np.float64), weights=self.row_weight[counts]))
+        total = float(self.row_weight.sum())
+        return float((self.row_weight * values).sum()) / total if total != 0 else float("nan")
 
 
 def evaluate(
@@ -87,7 +87,8 @@ def evaluate(
     weight : array_like, shape (C,), optional
         A weight for each class, that its part of the loss is multiplied by.
     sample_weight : array_like, shape (...), optional
-        A weight for each row, of any real or bool dtype, that its loss and its gradient are multiplied by.
+        A weight for each row, of any real or bool dtype, that its loss and its gradient are multiplied by. A row of
+        weight 0 is passed over like one that `ignore_index` stands for.
     ignore_index : int, optional
         The label of rows that do not count: whatever their logits hold is not used, and their loss and gradient are
         exactly 0. It may be a class, negative or beyond all classes. Only with class labels.
@@ -158,5 +159,6 @@ def evaluate(
     )[0]
     counts = np.ones(leading, bool) if ignored is None else labels != ignored
     row_weight = np.where(counts, 1 if sample_weight is None else sample_weight, 0).astype(np.float64)
-    log_prob, lse, entropy = numbers.astype(dtype)
-    return Evaluation(loss, log_prob, lse, argmax, counts & (argmax == labels), entropy, row_weight)
+    log_prob, lse, entropy = (np.asarray(each) for each in numbers.astype(dtype))
+    correct = np.asarray((argmax == labels) & (row_weight != 0))
+    return Evaluation(loss, log_prob, lse, argmax, correct, entropy, np.asarray(row_weight))

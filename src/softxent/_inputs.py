@@ -233,6 +233,9 @@ def read_ignore_index(ignore_index: SupportsIndex) -> int:
 
 def read_arrays(options: Options, logits: np.ndarray, class_axis: int, dtype: np.dtype) -> Options:
     """The same with arrays as the kernels take them; weights of classes are of `dtype`."""
+    for name, number in (("temperature", options.temperature), ("softcap", options.softcap)):
+        if number is not None and not float(np.finfo(dtype).smallest_normal) <= number <= float(np.finfo(dtype).max):
+            raise ValueError(f"{name} must be in the range of {dtype}, which the logits are computed in, got {number}")
     leading, n_classes = shape_without(logits.shape, class_axis), logits.shape[class_axis]
     weight, sample_weight, where = options.weight, options.sample_weight, options.where
     if weight is not None:

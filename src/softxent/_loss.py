@@ -99,7 +99,8 @@ def cross_entropy(
     weight : array_like, shape (C,), optional
         A weight for each class, that its part of the loss is multiplied by.
     sample_weight : array_like, shape (...), optional
-        A weight for each row, of any real or bool dtype, that its loss and its gradient are multiplied by.
+        A weight for each row, of any real or bool dtype, that its loss and its gradient are multiplied by. A row of
+        weight 0 is passed over like one that `ignore_index` stands for.
     ignore_index : int, optional
         The label of rows that do not count: whatever their logits hold is not used, and their loss and gradient are
         exactly 0. It may be a class, negative or beyond all classes. Only with class labels.
@@ -244,7 +245,8 @@ def value_and_grad(
     weight : array_like, shape (C,), optional
         A weight for each class, that its part of the loss is multiplied by.
     sample_weight : array_like, shape (...), optional
-        A weight for each row, of any real or bool dtype, that its loss and its gradient are multiplied by.
+        A weight for each row, of any real or bool dtype, that its loss and its gradient are multiplied by. A row of
+        weight 0 is passed over like one that `ignore_index` stands for.
     ignore_index : int, optional
         The label of rows that do not count: whatever their logits hold is not used, and their loss and gradient are
         exactly 0. It may be a class, negative or beyond all classes. Only with class labels.

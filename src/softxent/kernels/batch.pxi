@@ -193,9 +193,8 @@ cdef void prepare_row(
 
 
 cdef void pass_over(const Job* job, Py_ssize_t i, RowNumbers* rows, int k) noexcept nogil:
-    """The numbers and the gradient of a row that is not looked at."""
-    rows.R[k] = rows.R_low[k] = rows.m[k] = rows.over[k] = rows.n0[k] = 0
-    rows.mass[k] = rows.cross[k] = rows.weight[k] = 0
+    """The numbers and the gradient of a row of weight 0, which is not looked at."""
+    rows.R[k] = rows.R_low[k] = rows.m[k] = rows.over[k] = rows.n0[k] = rows.mass[k] = rows.cross[k] = 0
     if job.has_grad:
         zero_row(&job.grad, i, job.n_classes)
     if job.has_products:
@@ -206,16 +205,21 @@ cdef void pass_over(const Job* job, Py_ssize_t i, RowNumbers* rows, int k) noexc
 cdef void begin_rows(
     const Job* job, Py_ssize_t i, Py_ssize_t count, int64_t* label, RowNumbers* rows
 ) noexcept nogil:
-    """Labels and weights of the rows from i on."""
+    """Labels and weights of the rows from i on; rows to pass over have the weight 0."""
     cdef LabelRange labels = label_range(job)
     cdef Py_ssize_t k
-    if job.kind == LABELS:
-        # Checked before, but another thread may have changed it since: then the result is wrong, not the memory.
-        read_labels(&job.targets, i, count, &labels, label)
     for k in range(MAX_LANES):
         rows.weight[k] = 1
     if job.has_weights:
         read_numbers(&job.weights, i, count, rows.weight)
+    if job.kind == LABELS:
+        # Checked before, but another thread may have changed it since: then the result is wrong, not the memory.
+        read_labels(&job.targets, i, count, &labels, label)
+    if job.has_passed_over:
+        for k in range(count):
+            if label[k] < 0:
+                label[k] = 0
+                rows.weight[k] = 0
 
 
 cdef inline void visit_row_of(
@@ -234,7 +238,7 @@ cdef inline void visit_row_of(
     cdef storage* slope = scratch + 2 * n
     cdef storage* g = NULL
     cdef storage* e = NULL
-    if job.has_passed_over and label[0] < 0:
+    if rows.weight[k] == 0:
         pass_over(job, i, rows, k)
         return
     read_target(job, i, label, &one, &target)
@@ -369,26 +373,13 @@ cdef inline void prefetch_rows(const Rows* rows, Py_ssize_t i, Py_ssize_t count,
         prefetch(rows.data + i * rows.step, count * rows.step)
 
 
-cdef void zero_lanes(storage* tile, const bint* which, Py_ssize_t n) noexcept nogil:
+cdef void zero_lanes(storage* tile, const double* weight, Py_ssize_t count, Py_ssize_t n) noexcept nogil:
+    """Zeros for those of the first `count` lanes that have the weight 0."""
     cdef Py_ssize_t lane, c
-    for lane in range(lanes_of(tile)):
-        if which[lane]:
+    for lane in range(count):
+        if weight[lane] == 0:
             for c in range(n):
                 tile[c * lanes_of(tile) + lane] = 0
-
-
-cdef bint pass_over_lanes(
-    LaneGroup[storage]* group, const storage* tag, Py_ssize_t count, bint* passed
-) noexcept nogil:
-    """Which of `count` rows are not looked at, and whether any; they get a label to go on with."""
-    cdef Py_ssize_t lane
-    cdef bint some = False
-    for lane in range(lanes_of(tag)):
-        passed[lane] = lane < count and group.label[lane] < 0
-        some |= passed[lane]
-        if passed[lane]:
-            group.label[lane] = 0
-    return some
 
 
 cdef void read_target_of_lane(
@@ -453,8 +444,7 @@ cdef void visit_lanes_of(
     cdef LaneGroup[storage] group
     cdef Py_ssize_t n = job.n_classes, size = n * lanes_of(tag), lane
     cdef double[MAX_LANES] scales
-    cdef bint[MAX_LANES] passed
-    cdef bint passing = False
+    cdef bint passing = job.has_weights or job.has_passed_over
     cdef storage* x = tile.space
     cdef storage* t = NULL
     cdef storage* slope = NULL
@@ -475,17 +465,12 @@ cdef void visit_lanes_of(
     group.label = label
     for lane in range(lanes_of(tag)):
         scales[lane] = job.scale * rows.weight[lane]
-    if job.has_passed_over:
-        passing = pass_over_lanes(&group, tag, count, passed)
-    if passing:
-        zero_lanes(x, passed, n)
-        for lane in range(count):
-            if passed[lane]:
-                rows.weight[lane] = 0
     if job.blending:
         blend_lanes(job, i, count, &group, slope, t)
     if job.transforming:
         transform_logits(&job.transform, x, slope, job.has_allowed, size)
+    if passing:
+        zero_lanes(x, rows.weight, count, n)
     find_top(&group, x, n, rows)
     if t != NULL:
         find_distributions(&group, x, t, n, rows)
@@ -506,7 +491,7 @@ cdef void visit_lanes_of(
         if job.sloping:
             multiply_by_slope(x, slope, size)
         if passing:
-            zero_lanes(x, passed, n)
+            zero_lanes(x, rows.weight, count, n)
         write_tile(&job.grad, i, count, n, x, staging, job.streaming)
 
 

@@ -62,7 +62,7 @@ cdef bint describe_amounts(Job* job, cnp.ndarray x, cnp.ndarray classes, cnp.nda
         return False
     read_layout(&job.targets, classes, last, cnp.NPY_INT64)
     read_layout(&job.amounts, amounts, last, typenum)
-    if not job.targets.direct or not job.amounts.direct:
+    if cnp.PyArray_SIZE(classes) > 0 and not (job.targets.direct and job.amounts.direct):
         return False
     job.kind = AMOUNTS
     job.n_amounts = cnp.PyArray_DIM(classes, last)
@@ -95,6 +95,11 @@ cdef bint describe_inputs(Job* job, cnp.ndarray x, targets, int axis, int typenu
     return job.targets.element.read != NULL
 
 
+cdef inline bint is_float(double x):
+    """Whether x is in the range of a float, or 0."""
+    return x == 0 or smallest_normal(<float*> NULL) <= x < 3e38
+
+
 cdef bint describe_options(Job* job, cnp.ndarray x, options, int axis, int typenum):
     """Fill in what is not as by default, besides `passed_over`; False if an array is not to be had as it is."""
     cdef cnp.ndarray weights = options.sample_weight, class_weights = options.weight, allowed = options.where
@@ -119,6 +124,8 @@ cdef bint describe_options(Job* job, cnp.ndarray x, options, int axis, int typen
         read_layout(&job.allowed, allowed, axis, typenum)
     job.transform.temperature = options.temperature
     job.transform.cap = 0 if options.softcap is None else options.softcap
+    if typenum == cnp.NPY_FLOAT and not (is_float(job.transform.temperature) and is_float(job.transform.cap)):
+        return False
     job.transforming = job.transform.temperature != 1 or job.transform.cap > 0 or job.has_allowed
     job.sloping = job.has_allowed or (job.transform.cap > 0 and job.has_grad)
     # Weights that change from class to class and a share for all of those that are allowed are no matter of sums.
@@ -304,7 +311,7 @@ def loss_and_grad(
             denominator = normalizer
         else:
             denominator = total_weight(&job, &one) if typenum == cnp.NPY_FLOAT else total_weight(&job, &double_one)
-        if denominator == 0:
+        if denominator == 0 and not job.has_products:
             for i in range(job.n_rows if job.has_grad else 0):
                 zero_row(&job.grad, i, job.n_classes)
             return 0.0
@@ -319,7 +326,7 @@ def loss_and_grad(
             total = visit_all(&job, n_threads, <float*> space)
         else:
             total = visit_all(&job, n_threads, <double*> space)
-    return total / denominator
+    return total / denominator if denominator != 0 else 0.0
 
 
 cdef double exp_all(const storage* x, double m, storage* out, Py_ssize_t n) noexcept nogil:

@@ -332,8 +332,9 @@ template <class S, class P> SOFTXENT_INLINE P losses_at(const RowNumbers &rows, 
         low = low + rounded_off(loss, z * square, sum) + z * square_low;
         loss = sum;
     }
-    // An infinite sum is the answer as it is: `low` is NaN then (inf - inf).
-    return load_pack<P>(rows.weight + k) * select_equal(loss - loss, zero, loss + low, loss);
+    // An infinite sum is the answer as it is: `low` is NaN then (inf - inf). A row of weight 0 has no loss, whatever it holds.
+    const P weight = load_pack<P>(rows.weight + k);
+    return select_equal(weight, zero, zero, weight * select_equal(loss - loss, zero, loss + low, loss));
 }
 
 // The losses of the first `count` rows; what stands in `losses` beyond them is overwritten too.

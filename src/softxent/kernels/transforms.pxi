@@ -42,9 +42,10 @@ cdef void transform_logits(
 
 
 cdef void multiply_by_slope(storage* g, const storage* slope, Py_ssize_t n) noexcept nogil:
+    """g becomes the gradient with respect to the logits as given: 0 where a class is not allowed, even if g is NaN."""
     cdef Py_ssize_t i
     for i in range(n):
-        g[i] *= slope[i]
+        g[i] = g[i] * slope[i] if slope[i] != 0 else 0
 
 
 cdef inline void blend_target(
