@@ -12,8 +12,8 @@ from softxent._inputs import read_ignore_index, read_labels, read_logits, result
 class Evaluation(NamedTuple):
     """The loss of a batch, and what is known of each row.
 
-    In rows that do not count, since they are ignored or have no weight, `log_prob`, `lse`, `entropy` and `row_weight` are
-    0, `argmax` is -1 and `correct` False.
+    In rows that do not count, since they are ignored or have no weight, `log_prob`, `lse`, `entropy` and `row_weight`
+    are 0, `argmax` is -1 and `correct` False.
 
     Attributes
     ----------
