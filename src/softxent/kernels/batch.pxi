@@ -77,16 +77,16 @@ cdef inline void read_target(
         target.amounts = <storage*> row(&job.amounts, i)
 
 
-cdef double target_mass(const Job* job, Py_ssize_t i, const int64_t* label, const storage* one) noexcept nogil:
-    """The sum of a target, multiplied by the weights of the classes."""
+cdef double target_mass(const Job* job, Py_ssize_t i, const storage* one) noexcept nogil:
+    """The sum of a target that is no label, multiplied by the weights of the classes."""
     cdef Target[storage] target
     cdef Carried[double] total = Carried[double](0, 0)
     cdef Sum[storage] sum
     cdef storage[PIECE] piece
     cdef double rounded
     cdef Py_ssize_t k, start = 0, count
-    read_target(job, i, label, one, &target)
-    if job.kind != DISTRIBUTIONS:
+    read_target(job, i, NULL, one, &target)
+    if job.kind == AMOUNTS:
         for k in range(target.count):
             total.add(target.amount(k))
         return total.less(0, &rounded)
@@ -122,8 +122,10 @@ cdef double total_weight(const Job* job, const storage* one) noexcept nogil:
             read_labels(&job.targets, i, count, &labels, label)
         if job.class_weights != NULL:
             for k in range(count):
-                if job.kind != LABELS or label[k] >= 0:
-                    weight[k] *= target_mass(job, i + k, label + k, one)
+                if job.kind == LABELS:
+                    weight[k] *= (<storage*> job.class_weights)[max(label[k], 0)]
+                else:
+                    weight[k] *= target_mass(job, i + k, one)
         if job.has_passed_over:
             for k in range(count):
                 weight[k] = weight[k] if label[k] >= 0 else 0
@@ -198,8 +200,7 @@ cdef void pass_over(const Job* job, Py_ssize_t i, RowNumbers* rows, int k) noexc
     if job.has_grad:
         zero_row(&job.grad, i, job.n_classes)
     if job.has_products:
-        job.products.log_prob[i] = job.products.log_sum_exp[i] = job.products.entropy[i] = 0
-        job.products.argmax[i] = -1
+        set_no_products(&job.products, i)
 
 
 cdef void begin_rows(
@@ -373,13 +374,16 @@ cdef inline void prefetch_rows(const Rows* rows, Py_ssize_t i, Py_ssize_t count,
         prefetch(rows.data + i * rows.step, count * rows.step)
 
 
-cdef void zero_lanes(storage* tile, const double* weight, Py_ssize_t count, Py_ssize_t n) noexcept nogil:
-    """Zeros for those of the first `count` lanes that have the weight 0."""
+cdef void zero_lanes(storage* tile, const double* weight, Py_ssize_t n) noexcept nogil:
+    """Zeros for the lanes that have the weight 0."""
+    cdef storage[MAX_LANES] counts
+    cdef Lanes[storage] zero = Lanes[storage](0)
     cdef Py_ssize_t lane, c
-    for lane in range(count):
-        if weight[lane] == 0:
-            for c in range(n):
-                tile[c * lanes_of(tile) + lane] = 0
+    for lane in range(lanes_of(tile)):
+        counts[lane] = weight[lane] != 0
+    for c in range(n):
+        store(tile + c * lanes_of(tile), select_equal(
+            load_lanes(&counts[0]), zero, zero, load_lanes(tile + c * lanes_of(tile))))
 
 
 cdef void read_target_of_lane(
@@ -448,12 +452,16 @@ cdef void visit_lanes_of(
     cdef storage* x = tile.space
     cdef storage* t = NULL
     cdef storage* slope = NULL
+    cdef storage* logits = NULL
     cdef storage* staging = x + size
     if job.kind == DISTRIBUTIONS or job.blending:
         t = staging
         staging += size
     if job.sloping:
         slope = staging
+        staging += size
+    if job.has_products:
+        logits = staging
         staging += size
     if job.kind == DISTRIBUTIONS:
         read_tile(&job.targets, i, count, n, t, staging)
@@ -470,7 +478,7 @@ cdef void visit_lanes_of(
     if job.transforming:
         transform_logits(&job.transform, x, slope, job.has_allowed, size)
     if passing:
-        zero_lanes(x, rows.weight, count, n)
+        zero_lanes(x, rows.weight, n)
     find_top(&group, x, n, rows)
     if t != NULL:
         find_distributions(&group, x, t, n, rows)
@@ -480,7 +488,11 @@ cdef void visit_lanes_of(
         find_amounts_of_lanes(job, i, count, &group, x, rows)
     if job.formula.smoothing != 0:
         smooth(&group, x, &job.formula, n, rows)
+    if job.has_products:
+        memcpy(logits, x, size * sizeof(storage))
     take_exponentials(&group, x, n, rows)
+    if job.has_products:
+        find_products_of_lanes(&job.products, i, count, &group, logits, x, n, rows)
     if job.has_grad:
         if job.prefetching:
             prefetch_rows(&job.grad, i + count, count, n * sizeof(storage))
@@ -491,7 +503,7 @@ cdef void visit_lanes_of(
         if job.sloping:
             multiply_by_slope(x, slope, size)
         if passing:
-            zero_lanes(x, rows.weight, count, n)
+            zero_lanes(x, rows.weight, n)
         write_tile(&job.grad, i, count, n, x, staging, job.streaming)
 
 

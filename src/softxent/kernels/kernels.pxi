@@ -207,10 +207,10 @@ cdef bint fits_lanes(const Job* job, bint direct, Py_ssize_t itemsize) noexcept:
     cdef bint staged = job.logits.halves or (job.has_grad and job.grad.halves)
     cdef bint tile_of_targets = job.kind == DISTRIBUTIONS or job.blending
     cdef Py_ssize_t n_tiles
-    if job.has_products or job.n_classes > TILE_BYTES // LANE_BYTES:    # nor would the product below fit
+    if job.n_classes > TILE_BYTES // LANE_BYTES:        # nor would the product below fit
         return False
     staged |= job.kind == DISTRIBUTIONS and job.targets.halves
-    n_tiles = 1 + tile_of_targets + job.sloping + staged
+    n_tiles = 1 + tile_of_targets + job.sloping + job.has_products + staged
     # And a row beyond the tiles, which lanes without a row of their own are written to.
     if n_tiles * job.n_classes * LANE_BYTES + job.n_classes * itemsize > TILE_BYTES:
         return False

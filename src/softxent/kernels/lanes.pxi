@@ -104,6 +104,35 @@ cdef void take_exponentials(
     lane_sums(x, n, group.top, &taken_off[0], rows.R, rows.R_low)
 
 
+cdef void find_products_of_lanes(
+    const Products* products, Py_ssize_t i, Py_ssize_t count, LaneGroup[storage]* group, const storage* x,
+    const storage* e, Py_ssize_t n, RowNumbers* rows
+) noexcept nogil:
+    """find_products of each lane, from logits x and their exponentials e."""
+    cdef Lanes[storage] m = load_lanes(group.m), argmax = Lanes[storage](-1)
+    cdef storage[MAX_LANES] none, top
+    cdef double[MAX_LANES] gaps, sums, logs
+    cdef Py_ssize_t c, lane = 0
+    store(none, argmax)
+    for c in range(n - 1, -1, -1):
+        argmax = select_equal(load_lanes(x + c * lanes_of(x)), m, Lanes[storage](<double> c), argmax)
+    store(top, argmax)
+    lane_gaps(x, e, n, group.m, none, gaps, sums)
+    while lane < lanes_of(x):
+        store(logs + lane, log_over_top(
+            x, load(rows.R + lane), load(rows.R_low + lane), load(rows.over + lane), load(rows.n0 + lane)))
+        lane += ROWS_AT_ONCE
+    for lane in range(count):
+        if rows.weight[lane] == 0:
+            set_no_products(products, i + lane)
+        else:
+            products.argmax[i + lane] = <int64_t> top[lane]
+            set_products(
+                products, i + lane, logs[lane], rows.m[lane],
+                rows.m[lane] - x[group.label[lane] * lanes_of(x) + lane],
+                gaps[lane] / (rows.R[lane] + group.e_top[lane]))
+
+
 cdef void find_factors(
     LaneGroup[storage]* group, storage* e, const Formula* formula, Py_ssize_t n, const double* scales, bint has_labels,
     RowNumbers* rows

@@ -353,6 +353,20 @@ cdef struct Products:
     int64_t* argmax
 
 
+cdef inline void set_products(
+    const Products* products, Py_ssize_t i, double log, double m, double gap, double mean_gap
+) noexcept nogil:
+    """From log(sum / e_top), the maximum, the gap to it of the label, and the mean one over the row's probabilities."""
+    products.log_prob[i] = -(log + gap)
+    products.log_sum_exp[i] = m + log
+    products.entropy[i] = log + mean_gap
+
+
+cdef void set_no_products(const Products* products, Py_ssize_t i) noexcept nogil:
+    products.log_prob[i] = products.log_sum_exp[i] = products.entropy[i] = 0
+    products.argmax[i] = -1
+
+
 cdef void find_products(
     const Products* products, Py_ssize_t i, const storage* x, int64_t label, Py_ssize_t n, const RowNumbers* rows, int k
 ) noexcept nogil:
@@ -371,6 +385,4 @@ cdef void find_products(
         if at_top and products.argmax[i] < 0:
             products.argmax[i] = start + lowest_bit(at_top)
         start += vec_lanes(x)
-    products.log_prob[i] = -(log + (m - x[label]))
-    products.log_sum_exp[i] = m + log
-    products.entropy[i] = log + spread.value().less(0, &low) / (rows.R[k] + first(exp(top, unit)))
+    set_products(products, i, log, m, m - x[label], spread.value().less(0, &low) / (rows.R[k] + first(exp(top, unit))))
