@@ -88,7 +88,8 @@ cdef double target_mass(const Job* job, Py_ssize_t i, const storage* one) noexce
     read_target(job, i, NULL, one, &target)
     if job.kind == AMOUNTS:
         for k in range(target.count):
-            total.add(target.amount(k))
+            start = target.classes[k]
+            total.add(target.amount(k, start) if 0 <= start < job.n_classes else 0)
         return total.less(0, &rounded)
     while start < job.n_classes:
         count = min(PIECE, job.n_classes - start)
@@ -170,7 +171,7 @@ cdef void share_row(
                 min(length, n - i * length), streaming)
             if streaming:
                 fence_streams()
-        set_special(&scaling, target, g)
+        set_special(&scaling, target, g, n)
 
 
 cdef void prepare_stretch(
@@ -435,7 +436,7 @@ cdef void take_amounts_of_lanes(
     cdef Py_ssize_t lane
     for lane in range(lanes_of(g)):
         read_target_of_lane(job, i, count, group, lane, &target)
-        take_amounts(g + lane, lanes_of(g), &target, group.minus[lane])
+        take_amounts(g + lane, lanes_of(g), job.n_classes, &target, group.minus[lane])
         if group.special[lane] >= 0:
             g[<Py_ssize_t> group.special[lane] * lanes_of(g) + lane] = group.value[lane]
 

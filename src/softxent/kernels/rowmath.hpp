@@ -357,8 +357,9 @@ template <class S> struct Target {
     std::ptrdiff_t count;
     const S *class_weights;
 
-    SOFTXENT_INLINE S amount(std::ptrdiff_t i) const {
-        return class_weights == nullptr ? amounts[i] : amounts[i] * class_weights[classes[i]];
+    // Amount i, which is for class c.
+    SOFTXENT_INLINE S amount(std::ptrdiff_t i, std::int64_t c) const {
+        return class_weights == nullptr ? amounts[i] : amounts[i] * class_weights[c];
     }
 };
 

@@ -120,8 +120,10 @@ cdef inline void find_amounts(
     cdef double amount, logit
     for i in range(target.count):
         c = target.classes[i] - start
-        amount = target.amount(i)
-        if 0 <= c < n and amount != 0:
+        if not 0 <= c < n:
+            continue
+        amount = target.amount(i, start + c)
+        if amount != 0:
             logit = x[c * stride]
             part.cross.add(amount * (m - logit))
             if part.top < 0 and logit == m:
@@ -297,18 +299,22 @@ cdef inline void multiply(storage* v, double factor, Py_ssize_t n) noexcept nogi
 
 
 cdef inline void take_amounts(
-    storage* g, Py_ssize_t stride, const Target[storage]* target, double minus
+    storage* g, Py_ssize_t stride, Py_ssize_t n, const Target[storage]* target, double minus
 ) noexcept nogil:
-    """Add `minus` times the amounts of a target to a gradient whose classes are `stride` apart."""
-    cdef Py_ssize_t i, place
+    """Add `minus` times the amounts of a target to a gradient whose n classes are `stride` apart."""
+    cdef Py_ssize_t i, c
     for i in range(target.count):
-        place = target.classes[i] * stride
-        g[place] = <storage> first(fma(
-            Vec[storage](target.amount(i)), Vec[storage](minus), Vec[storage](g[place])))
+        c = target.classes[i]
+        # All of them were classes when they were checked, but another thread may have changed them since.
+        if 0 <= c < n:
+            g[c * stride] = <storage> first(fma(
+                Vec[storage](target.amount(i, c)), Vec[storage](minus), Vec[storage](g[c * stride])))
 
 
-cdef inline void set_special(const Scaling* scaling, const Target[storage]* target, storage* g) noexcept nogil:
-    take_amounts(g, 1, target, scaling.minus)
+cdef inline void set_special(
+    const Scaling* scaling, const Target[storage]* target, storage* g, Py_ssize_t n
+) noexcept nogil:
+    take_amounts(g, 1, n, target, scaling.minus)
     if scaling.top >= 0:
         g[scaling.top] = <storage> scaling.at_top
 
@@ -342,7 +348,7 @@ cdef inline void visit_row(
     scaling = finish_row(parts, e, formula, n, m, unit, e_top, scale, rows, k)
     if g != NULL:
         scale_stretch(&scaling, e, target.distribution, g, n, streaming)
-        set_special(&scaling, target, g)
+        set_special(&scaling, target, g, n)
 
 
 cdef struct Products:

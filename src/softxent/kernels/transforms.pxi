@@ -65,8 +65,10 @@ cdef inline void blend_target(
         for c in range(n):
             t[c * stride] = 0
         for i in range(target.count):
-            t[target.classes[i] * stride] += target.amounts[i]
-            masses[0].add(target.amounts[i])
+            c = target.classes[i]
+            if 0 <= c < n:
+                t[c * stride] += target.amounts[i]
+                masses[0].add(target.amounts[i])
     elif smoothing != 0:
         for c in range(n):
             masses[c % MASSES].add(t[c * stride])

@@ -136,7 +136,7 @@ cdef extern from "rowmath.hpp" namespace "softxent" nogil:
         const T* amounts
         Py_ssize_t count
         const T* class_weights
-        T amount(Py_ssize_t i)
+        T amount(Py_ssize_t i, int64_t c)
 
     cdef cppclass Formula:
         double smoothing
