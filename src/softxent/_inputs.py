@@ -203,12 +203,19 @@ def read_scalars(options: Options, reduction: str) -> Options:
     return Options(weight, sample_weight, ignore_index, smoothing, temperature, softcap, z_loss, where, normalizer)
 
 
+def _is_number(value: object) -> bool:
+    if isinstance(value, np.generic | np.ndarray):
+        return value.ndim == 0 and _is_real(value.dtype)
+    return isinstance(value, SupportsFloat)
+
+
 def _number(value: Any, name: str, otherwise: str = "") -> float:
-    if type(value) is not float and (
-        not isinstance(value, SupportsFloat) or (isinstance(value, np.ndarray) and value.ndim > 0)
-    ):
+    if type(value) is not float and not _is_number(value):
         raise TypeError(f"{name} must be a number{otherwise}, got {type(value).__name__}")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
     if not 0 <= number < math.inf:
         raise ValueError(f"{name} must be finite and not negative, got {value}")
     return number

@@ -381,13 +381,14 @@ cdef void find_products(
     cdef RowUnit[storage] unit = RowUnit[storage](<storage> m)
     cdef Vec[storage] top = Vec[storage](m), logits
     cdef Sum[storage] spread
-    cdef Py_ssize_t start = 0
+    cdef Py_ssize_t start = 0, count
     cdef unsigned int at_top
     products.argmax[i] = -1
     while start < n:
-        logits = load_first(x + start, min(vec_lanes(x), n - start), -INFINITY)
+        count = min(vec_lanes(x), n - start)
+        logits = load_first(x + start, count, -INFINITY)
         spread.add_gaps(exp(logits, unit), logits, top)
-        at_top = equal_bits(logits, top)
+        at_top = equal_bits(logits, top) & ((1 << count) - 1)
         if at_top and products.argmax[i] < 0:
             products.argmax[i] = start + lowest_bit(at_top)
         start += vec_lanes(x)
