@@ -106,6 +106,10 @@ if platform.machine().lower() in ("x86_64", "amd64"):
         extension(f"softxent.kernels.{level}", KERNELS, [macro]) for level, (macro, _, _) in X86_64_LEVELS.items()
     ]
 
+# For quick cycles while developing: SOFTXENT_LEVELS="x86_64_v3 baseline" builds those levels alone.
+if wanted := os.environ.get("SOFTXENT_LEVELS", "").split():
+    extensions = [each for each in extensions if each.name.rpartition(".")[2] in ["_cpu", *wanted]]
+
 setup(
     cmdclass={"build_ext": BuildWithFlags},
     ext_modules=cythonize(

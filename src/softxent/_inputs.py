@@ -192,9 +192,9 @@ def read_scalars(options: Options, reduction: str) -> Options:
     smoothing = _number(label_smoothing, "label_smoothing")
     if smoothing > 1:
         raise ValueError(f"label_smoothing must be a share, 0 <= label_smoothing <= 1, got {label_smoothing}")
-    temperature = _positive(temperature, "temperature")
+    temperature = _number(temperature, "temperature", positive=True)
     if softcap is not None:
-        softcap = _positive(softcap, "softcap", " or None")
+        softcap = _number(softcap, "softcap", " or None", positive=True)
     z_loss = _number(z_loss, "z_loss")
     if normalizer is not None:
         normalizer = _number(normalizer, "normalizer", " or None")
@@ -209,22 +209,15 @@ def _is_number(value: object) -> bool:
     return isinstance(value, SupportsFloat)
 
 
-def _number(value: Any, name: str, otherwise: str = "") -> float:
+def _number(value: Any, name: str, otherwise: str = "", *, positive: bool = False) -> float:
     if type(value) is not float and not _is_number(value):
         raise TypeError(f"{name} must be a number{otherwise}, got {type(value).__name__}")
     try:
         number = float(value)
     except OverflowError:
         number = math.inf
-    if not 0 <= number < math.inf:
-        raise ValueError(f"{name} must be finite and not negative, got {value}")
-    return number
-
-
-def _positive(value: Any, name: str, otherwise: str = "") -> float:
-    number = _number(value, name, otherwise)
-    if number == 0:
-        raise ValueError(f"{name} must be positive, got {value}")
+    if not 0 <= number < math.inf or (positive and number == 0):
+        raise ValueError(f"{name} must be finite and {'positive' if positive else 'not negative'}, got {value}")
     return number
 
 
