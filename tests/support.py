@@ -3,22 +3,36 @@
 import math
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-import ml_dtypes  # noqa: F401
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from reference import reference
+from reference import as_distributions, reference, transformed
 
 import softxent as sx
 
 FLOATS = ("float32", "float64")
 HALVES = ("float16", "bfloat16")  # the second is known to np.dtype by its name once ml_dtypes is imported
 KINDS = ("labels", "one-hot", "soft")
+ALL_KINDS = (*KINDS, "pair")
 REDUCTIONS = ("mean", "sum", "none")
+# "where by row" allows each row classes of its own.
+OPTIONS = (
+    "weight",
+    "sample_weight",
+    "ignore_index",
+    "label_smoothing",
+    "temperature",
+    "softcap",
+    "z_loss",
+    "where",
+    "where by row",
+)
 
 # Any number of leading axes, empty ones included, and a class axis of up to several vectors.
 SHAPES = st.builds(
@@ -39,6 +53,65 @@ def problem(shape: tuple[int, ...], kind: str = "labels", dtype: npt.DTypeLike =
     if kind == "one-hot":
         return logits, one_hot(labels, shape[-1]).astype(dtype)
     return logits, (soft / soft.sum(axis=-1, keepdims=True)).astype(dtype)
+
+
+def sparse(shape: tuple[int, ...], n_entries: int = 3, dtype: npt.DTypeLike = "float64") -> tuple[np.ndarray, ...]:
+    """A pair of indices and probs for each row of logits (..., C), some of the indices more than once."""
+    rng = np.random.default_rng((*shape, n_entries))
+    where = (*shape[:-1], n_entries)
+    return rng.integers(shape[-1], size=where), rng.random(where).astype(dtype)
+
+
+def optioned(
+    shape: tuple[int, ...],
+    kind: str = "labels",
+    names: Collection[str] = OPTIONS[:-1],
+    dtype: npt.DTypeLike = "float64",
+    axis: int = -1,
+) -> tuple[np.ndarray, Any, dict[str, Any]]:
+    """Logits, targets and the named options of a problem of shape (..., C), its classes then along `axis`.
+
+    No row has a target on a class that it is not allowed. Ignored labels only where there are labels.
+    """
+    rng = np.random.default_rng((len(shape), *shape))
+    logits, targets = problem(shape, "soft" if kind == "pair" else kind, dtype)
+    if kind == "pair":
+        targets = sparse(shape, 3, dtype)
+    weight, sample_weight = rng.random(shape[-1]) + 0.1, rng.random(shape[:-1]) + 0.1
+    values: dict[str, Any] = {
+        "weight": weight.astype(computed_in(logits)),
+        "sample_weight": np.asarray(sample_weight.astype(np.float32)),
+        "label_smoothing": 0.15,
+        "temperature": 1.7,
+        "softcap": 5.0,
+        "z_loss": 0.03,
+    }
+    options = {name: values[name] for name in names if name in values}
+    if {"where", "where by row"} & set(names):
+        allowed = rng.random(shape if "where by row" in names else shape[-1:]) < 0.7
+        # An only class that is allowed everywhere spares every row the question.
+        allowed[..., shape[-1] // 2] = True
+        targets = on_allowed(targets, allowed, shape)
+        options["where"] = to_axis(axis, allowed, np.int8(0))[0] if allowed.ndim == len(shape) else allowed
+    if "ignore_index" in names and kind == "labels":
+        options["ignore_index"] = -100
+        ignored = np.asarray(rng.random(shape[:-1]) < 0.2)
+        ignored.flat[:1] = False
+        targets = np.asarray(np.where(ignored, -100, targets))
+    logits, targets = to_axis(axis, logits, targets)
+    return logits, targets, {"axis": axis, **options}
+
+
+def on_allowed(targets: Any, allowed: np.ndarray, shape: tuple[int, ...]) -> Any:
+    """The targets, nothing of them on classes that are not allowed; labels go to the middle class instead."""
+    allowed = np.broadcast_to(allowed, shape)
+    if isinstance(targets, tuple):
+        indices, probs = targets
+        return indices, np.where(np.take_along_axis(allowed, indices, -1), probs, 0).astype(probs.dtype)
+    if targets.ndim == len(shape):
+        return np.where(allowed, targets, 0).astype(targets.dtype)
+    stays = np.take_along_axis(allowed, targets[..., np.newaxis], -1)[..., 0]
+    return np.asarray(np.where(stays, targets, shape[-1] // 2))
 
 
 def unruly(shape: tuple[int, int], kind: str = "labels", dtype: npt.DTypeLike = "float64") -> tuple[np.ndarray, ...]:
@@ -148,10 +221,12 @@ class Layout:
         return array, memory
 
 
-def to_axis(axis: int, logits: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The same, their classes, the last axis as they come, along `axis`. Labels stay as they are."""
+def to_axis(axis: int, logits: np.ndarray, targets: Any) -> tuple[np.ndarray, Any]:
+    """The same, their classes, the last axis as they come, along `axis`. Labels and pairs stay as they are."""
     moved = np.ascontiguousarray(np.moveaxis(logits, -1, axis))
-    return moved, targets if targets.ndim < logits.ndim else np.ascontiguousarray(np.moveaxis(targets, -1, axis))
+    if isinstance(targets, tuple) or targets.ndim < logits.ndim:
+        return moved, targets
+    return moved, np.ascontiguousarray(np.moveaxis(targets, -1, axis))
 
 
 def layouts(ndim: int) -> st.SearchStrategy[Layout]:
@@ -192,6 +267,40 @@ def assert_accurate(logits: np.ndarray, targets: np.ndarray, losses: np.ndarray,
         assert np.all(loss_error <= 1e-13 * true_losses)
         t = targets if targets.ndim == logits.ndim else 0  # T p - t is as exact as its two terms
         assert np.all(grad_error <= 1e-13 * (np.abs(true_grad) + t))
+
+
+def assert_matches(
+    loss: Any, grad: np.ndarray | None, logits: np.ndarray, targets: Any, reduction: str = "mean", **options: Any
+) -> None:
+    """Loss and gradient, if there is one, are those of the reference, to within a few roundings.
+
+    A rounding of a transformed logit is one of its exponent, so errors grow with the largest of them; and with the
+    terms that a row's results are the differences of, whatever remains of these.
+    """
+    x = np.moveaxis(logits.astype(np.float64), options["axis"], -1)
+    allowed = np.asarray(options.get("where", True))
+    allowed = np.moveaxis(allowed, options["axis"], -1) if allowed.ndim == x.ndim else allowed
+    temperature, z_loss = options.get("temperature", 1.0), options.get("z_loss", 0.0)
+    z, _ = transformed(x, temperature, options.get("softcap"), allowed)
+    reach = 1 + np.log(x.shape[-1]) + np.abs(z[np.isfinite(z)]).max(initial=0)
+    t = np.abs(as_distributions(targets, x.shape, options["axis"])[1]).sum(axis=-1)
+    rows = np.abs(options.get("sample_weight", 1.0)) * np.ones(t.shape)
+    mass = t * np.max(options.get("weight", 1.0))
+    expected_loss, expected_grad = reference(logits, targets, reduction, **options)
+    total = reference(logits, targets, "none", **options)[0].sum() if reduction == "mean" else 0
+    share = expected_loss / total if total else 1.0
+    roundings = 8 * float(np.finfo(computed_in(logits)).eps) * reach
+    loss_terms = rows * (2 * mass + z_loss * reach) * reach
+    bound = roundings * share * (loss_terms if reduction == "none" else loss_terms.sum())
+    assert np.shape(loss) == np.shape(expected_loss)
+    assert np.all(np.abs(loss - expected_loss) <= bound)
+    if grad is not None:
+        bound = roundings * share * (rows * (mass + 2 * z_loss * reach))[..., np.newaxis] / temperature
+        info = ml_dtypes.finfo(grad.dtype)
+        bound = np.moveaxis(np.broadcast_to(bound, x.shape), -1, options["axis"])
+        bound = bound + float(info.eps) * np.abs(expected_grad) + float(info.smallest_subnormal)
+        assert grad.shape == logits.shape
+        assert np.all(np.abs(grad.astype(np.float64) - expected_grad) <= bound)
 
 
 def central_differences(function: Callable[[np.ndarray], float], x: np.ndarray, step: float = 1e-5) -> np.ndarray:

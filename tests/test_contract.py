@@ -6,6 +6,7 @@ from functools import cache
 import mpmath
 import numpy as np
 import pytest
+from exact import error_in_ulp, split
 
 import softxent as sx
 
@@ -46,11 +47,6 @@ def cases(dtype: str) -> Iterator[tuple[str, np.ndarray, int]]:
 ROWS = {f"{dtype}, {name}": (logits.astype(dtype), label) for dtype in MARGINS for name, logits, label in cases(dtype)}
 
 
-def split(value: mpmath.mpf) -> tuple[float, float]:
-    """A double and what it leaves out."""
-    return float(value), float(value - mpmath.mpf(float(value)))
-
-
 @cache
 def truth(name: str) -> tuple[np.ndarray, np.ndarray]:
     """The loss, then the gradient, each as a double and what it leaves out."""
@@ -72,13 +68,6 @@ def truth(name: str) -> tuple[np.ndarray, np.ndarray]:
         grad = np.array([split(power / total) for power in powers])[places]
         grad[label] = split(at_label)
         return np.array(split(loss)), grad
-
-
-def error_in_ulp(actual: np.ndarray, exact: np.ndarray) -> np.ndarray:
-    high, low = exact[..., 0], exact[..., 1]
-    with np.errstate(under="ignore"):
-        unit = np.spacing(np.abs(high).astype(actual.dtype)).astype(np.float64)
-    return np.abs((actual.astype(np.float64) - high) - low) / unit
 
 
 def alone(logits: np.ndarray, label: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

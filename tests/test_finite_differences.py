@@ -1,8 +1,8 @@
-"""The gradient is the slope of the loss, for every kind of target and every reduction."""
+"""The gradient is the slope of the loss, for every kind of target, every reduction and every option."""
 
 import numpy as np
 import pytest
-from support import KINDS, REDUCTIONS, central_differences, problem
+from support import ALL_KINDS, KINDS, OPTIONS, REDUCTIONS, central_differences, optioned, problem
 
 import softxent as sx
 
@@ -18,4 +18,16 @@ def test_gradient_is_the_slope_of_the_loss(kind: str, reduction: str, shape: tup
         targets = 3 * targets
     _, grad = sx.value_and_grad(logits, targets, reduction=reduction)
     slopes = central_differences(lambda x: np.sum(sx.cross_entropy(x, targets, reduction=reduction)), logits)
+    np.testing.assert_allclose(grad, slopes, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("names", [*((name,) for name in OPTIONS), OPTIONS[:-1], OPTIONS], ids=" + ".join)
+@pytest.mark.parametrize("kind", ALL_KINDS)
+@pytest.mark.parametrize(("shape", "axis"), [((5,), 0), ((9, 4), -1), ((2, 3, 7), 1)], ids=str)
+def test_with_options(shape: tuple[int, ...], axis: int, kind: str, names: tuple[str, ...], reduction: str) -> None:
+    logits, targets, options = optioned(shape, kind, names, axis=axis)
+    options["reduction"] = reduction
+    _, grad = sx.value_and_grad(logits, targets, **options)
+    slopes = central_differences(lambda x: sx.cross_entropy(x, targets, **options), logits)
     np.testing.assert_allclose(grad, slopes, rtol=0, atol=1e-8)

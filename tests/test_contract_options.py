@@ -1,0 +1,166 @@
+"""The numerical contract with options, against arithmetic of many digits.
+
+What keeps every digit without options keeps it with weights, smoothing and classes left out: losses within 2 ulp,
+gradients within 4. Temperature and softcap make other logits, which are rounded: that is an error of so much in an
+exponent, and nothing else may be lost. A z-loss adds a term that is as exact as its square.
+"""
+
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+from exact import Exact, error_in_ulp, exact, split
+from reference import as_distributions
+
+import softxent as sx
+
+pytestmark = pytest.mark.usefixtures("level")
+
+LOSS_ULP, GRAD_ULP = 2, 4
+MARGINS = {"float32": [10, 17.3, 50, 90], "float64": [10, 17.3, 36, 95, 300, 690]}
+CLASSES = (3, 10, 100, 400)
+
+
+def option_sets(n_classes: int) -> dict[str, dict[str, Any]]:
+    """Weights are the same number in float32 and float64."""
+    classes = np.arange(n_classes)
+    weight = (1 + classes % 5).astype(np.float32) / 7
+    where = classes % 4 != 3
+    return {
+        "weight": {"weight": weight},
+        "where": {"where": where},
+        "smoothing": {"label_smoothing": 0.1},
+        "weight, where": {"weight": weight, "where": where},
+        "weight, smoothing": {"weight": weight, "label_smoothing": 0.1},
+        "where, smoothing": {"where": where, "label_smoothing": 0.25},
+        "weight, where, smoothing": {"weight": weight, "where": where, "label_smoothing": 0.1},
+    }
+
+
+def rows(dtype: str, n_classes: int) -> Iterator[tuple[str, np.ndarray, int]]:
+    """Name, logits and label; classes 3, 7, ... may be left out."""
+    label = n_classes // 4 * 2
+    for margin in MARGINS[dtype]:
+        others = np.where(np.arange(n_classes) % 3 == 1, 0.0, -1.0) - margin - np.log(n_classes)
+        others[label] = 0.25
+        yield f"sure by {margin}", others.astype(dtype), label
+        if margin < 95:
+            others = others.copy()
+            others[(label + 2) % n_classes // 4 * 4] = 2 * margin
+            yield f"sure, and wrong by {margin}", others.astype(dtype), label
+    rng = np.random.default_rng(n_classes)
+    yield "undecided", rng.normal(0, 3, n_classes).astype(dtype), label
+    yield "all alike", np.full(n_classes, 0.7, dtype), label
+
+
+ROWS = {
+    f"{dtype}, {n_classes} classes, {name}": (logits, label)
+    for dtype in MARGINS
+    for n_classes in CLASSES
+    for name, logits, label in rows(dtype, n_classes)
+}
+
+
+@cache
+def truth(name: str, options: str) -> Exact:
+    logits, label = ROWS[name]
+    return exact(logits, np.arange(logits.size) == label, **option_sets(logits.size)[options])
+
+
+def results(logits: np.ndarray, targets: Any, options: dict[str, Any]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Loss and gradient of a row by itself, and among others, where another kernel may take it."""
+    yield sx.value_and_grad(logits, targets, reduction="none", **options)
+    many = tuple(np.stack([part] * 9) for part in targets) if isinstance(targets, tuple) else np.stack([targets] * 9)
+    losses, grad = sx.value_and_grad(np.stack([logits] * 9), many, reduction="none", **options)
+    yield losses[5], grad[5]
+
+
+# An undecided row's smoothed gradient is what two numbers of a size differ by: see test_bounds.
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [(name, options) for name in ROWS for options in option_sets(1) if "smoothing" not in options or "sure" in name],
+)
+def test_every_digit(name: str, options: str) -> None:
+    logits, label = ROWS[name]
+    row = truth(name, options)
+    true_loss, true_grad = np.array(split(row.loss)), np.array([split(g) for g in row.grad])
+    for loss, grad in results(logits, label, option_sets(logits.size)[options]):
+        assert error_in_ulp(loss, true_loss) <= LOSS_ULP
+        assert error_in_ulp(grad, true_grad).max() <= GRAD_ULP
+
+
+ROUNDED = [
+    {"temperature": 1.7},
+    {"temperature": 0.3},
+    {"softcap": 30.0},
+    {"softcap": 2.5},
+    {"temperature": 0.7, "softcap": 9.0},
+    {"z_loss": 1e-4},
+    {"z_loss": 0.5},
+    {"label_smoothing": 0.1, "z_loss": 0.01},
+    {"label_smoothing": 0.1, "temperature": 1.3, "softcap": 15.0, "z_loss": 0.01},
+]
+
+
+def assert_within_bounds(
+    loss: np.ndarray, grad: np.ndarray, row: Exact, options: dict[str, Any], exponent_ulp: float
+) -> None:
+    """The contract, of each of the terms that a result is made up of, and what a rounding of the logits comes to."""
+    z_loss = options.get("z_loss", 0)
+    with np.errstate(under="ignore"):
+        p, u, z, slope = (np.array(values, float) for values in (row.p, row.u, row.z, row.slope))
+    eps, lse, mass = float(np.finfo(grad.dtype).eps), float(row.lse), float(sum(row.u))
+    top = int(np.argmax(p))
+    # How far a transformed logit may be off, and the log-sum-exp, which is one of them and a logarithm.
+    step = exponent_ulp * eps * np.abs(z[p > 0]).max()
+    lse_step = eps * (abs(z[top]) + abs(lse - z[top])) + step
+    rest = np.array([float(1 - q) for q in row.p])
+    pull, push = mass * p - u, 2 * z_loss * lse * p
+    pull[top] = float(sum(row.u[:top] + row.u[top + 1 :])) - mass * rest[top]
+    bound = LOSS_ULP * eps * float(row.loss) + np.abs(pull + push).sum() * 2 * step + 2 * z_loss * abs(lse) * lse_step
+    assert abs(loss - float(row.loss)) <= bound
+    terms = np.abs(mass * p) + np.abs(u)
+    terms[top] = float(sum(row.u[:top] + row.u[top + 1 :])) + mass * rest[top]
+    bound = GRAD_ULP * eps * (terms + np.abs(push)) + 2 * z_loss * p * lse_step
+    bound += (mass + 2 * z_loss * abs(lse)) * p * np.minimum(rest, 1) * 2 * step
+    bound *= slope
+    if "softcap" in options:  # its slope is 1 less a square
+        bound += 2 * (exponent_ulp + 1) * eps * np.abs(pull + push) / options.get("temperature", 1)
+    true_grad = np.array([split(g) for g in row.grad])
+    error = np.abs((grad.astype(np.float64) - true_grad[:, 0]) - true_grad[:, 1])
+    assert np.all(error <= bound + float(np.finfo(grad.dtype).smallest_subnormal))
+
+
+@pytest.mark.parametrize("options", ROUNDED, ids=str)
+@pytest.mark.parametrize("name", [name for name in ROWS if ", 400" not in name])
+def test_bounds(name: str, options: dict[str, Any]) -> None:
+    logits, label = ROWS[name]
+    row = bounded_truth(name, ROUNDED.index(options))
+    exponent_ulp = 4 if "softcap" in options else 1 if "temperature" in options else 0
+    for loss, grad in results(logits, label, options):
+        assert_within_bounds(loss, grad, row, options, exponent_ulp)
+
+
+@cache
+def bounded_truth(name: str, number: int) -> Exact:
+    logits, label = ROWS[name]
+    return exact(logits, np.arange(logits.size) == label, **ROUNDED[number])
+
+
+@pytest.mark.parametrize("kind", ["soft", "pair"])
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, *ROUNDED[-3:]], ids=str)
+@pytest.mark.parametrize("dtype", MARGINS)
+def test_distributions(dtype: str, options: dict[str, Any], kind: str) -> None:
+    rng = np.random.default_rng(5)
+    for n_classes, margin in ((3, 20), (10, 0), (100, 20), (300, 3)):
+        logits = rng.normal(0, 2, n_classes).astype(dtype)
+        logits[1] += np.asarray(margin, dtype)
+        targets: Any = (rng.integers(1, 64, n_classes) / 64).astype(dtype)
+        if kind == "pair":
+            targets = np.array([1, 0, 2, 1]), np.array([0.5, 0.25, 0.125, 0.125], dtype)
+        whole = {**options, "weight": (1 + np.arange(n_classes) % 5).astype(np.float32) / 7}
+        row = exact(logits, as_distributions(targets, (n_classes,))[1], **whole)
+        for loss, grad in results(logits, targets, whole):
+            assert_within_bounds(loss, grad, row, whole, 4 if "softcap" in options else 0)
