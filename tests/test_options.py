@@ -38,7 +38,7 @@ DTYPES = FLOATS + HALVES
 FUSED = {"x86_64_v3", "x86_64_v4"}
 
 # The narrow kernel, with and without a partial group of lanes, and along another axis; the wide one, its rows as they
-# are and by way of scratch; rows in stretches.
+# are and by way of scratch.
 SHAPES = [
     ((70, 10), -1),
     ((70, 10), 0),
@@ -47,7 +47,6 @@ SHAPES = [
     ((3, 700), 0),
     ((2, 3, 4, 5), 2),
     ((7,), 0),
-    ((3, 20_000), -1),
 ]
 TWO_SHAPES = [((45, 10), -1), ((5, 3, 300), 1)]
 
@@ -89,6 +88,14 @@ def test_halves(dtype: str, kind: str, shape: tuple[int, ...], axis: int) -> Non
         check(*optioned(shape, kind, names, dtype, axis))
 
 
+@pytest.mark.usefixtures("several_threads")
+@pytest.mark.parametrize("kind", ALL_KINDS)
+@pytest.mark.parametrize("dtype", ["float16", *FLOATS])
+def test_rows_in_stretches(dtype: str, kind: str) -> None:
+    for names in (("label_smoothing", "z_loss"), EVERY, OPTIONS):
+        check(*optioned((3, 20_000), kind, names, dtype))
+
+
 @pytest.mark.parametrize("dtype", ["int8", "uint16", "bool"])
 @pytest.mark.parametrize("kind", ["labels", "soft", "pair"])
 def test_integer_logits_are_computed_in_float64(kind: str, dtype: str) -> None:
@@ -99,7 +106,7 @@ def test_integer_logits_are_computed_in_float64(kind: str, dtype: str) -> None:
 
 
 @pytest.mark.usefixtures("several_threads")
-@pytest.mark.parametrize(("shape", "axis"), [((4000, 100), -1), ((700, 513), 0), ((2, 60_000), -1)], ids=str)
+@pytest.mark.parametrize(("shape", "axis"), [((2000, 100), -1), ((300, 513), 0), ((2, 60_000), -1)], ids=str)
 @pytest.mark.parametrize("kind", ALL_KINDS)
 @pytest.mark.parametrize("dtype", ["float16", *FLOATS])
 def test_any_number_of_threads(dtype: str, kind: str, shape: tuple[int, ...], axis: int) -> None:
@@ -192,7 +199,6 @@ def test_a_label_is_a_one_hot_row_is_a_pair_of_one(
     empty = np.zeros_like(column)
     pairs = [
         (column, np.ones(column.shape, dtype)),
-        (np.concatenate([column, column], -1), np.full((*labels.shape, 2), 0.5)),
         (np.concatenate([empty, column], -1).astype("i2"), np.concatenate([empty, empty + 1], -1)),
     ]
     for reduction in REDUCTIONS:

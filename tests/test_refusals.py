@@ -406,6 +406,109 @@ if np.dtype(np.longdouble).itemsize > 8:  # elsewhere it is another name for dou
     }
 
 
+# What differs from good arguments for logits of shape (2, 3), the error, and what its message begins with and contains.
+OPTIONS: dict[str, tuple[dict[str, Any], type[Exception] | tuple[type[Exception], ...], tuple[str, ...]]] = {
+    "weight of another shape": ({"weight": np.ones(2)}, ValueError, ("weight", "(3,)", "(2,)")),
+    "weight of each logit": ({"weight": np.ones((2, 3))}, ValueError, ("weight", "(3,)", "(2, 3)")),
+    "one weight": ({"weight": 2.0}, ValueError, ("weight", "(3,)", "()")),
+    "complex weight": ({"weight": [1, 2j, 3]}, TypeError, ("weight", "real", "complex128")),
+    "object weight": ({"weight": np.array([1, None, 3])}, TypeError, ("weight", "real", "object")),
+    "weight in words": ({"weight": ["a", "b", "c"]}, TypeError, ("weight", "real", "<U1")),
+    "masked weight": ({"weight": np.ma.masked_array([1, 2, 3], [0, 1, 0])}, TypeError, ("weight", "masked")),
+    "ragged weight": ({"weight": [1, [2, 3], 4]}, ValueError, ("weight", "array")),
+    "weight along the wrong axis": (
+        {"weight": np.ones(3), "axis": 0, "targets": [0, 1, 0]},
+        ValueError,
+        ("weight", "(2,)", "(3,)"),
+    ),
+    "negative label_smoothing": ({"label_smoothing": -0.1}, ValueError, ("label_smoothing", "-0.1")),
+    "label_smoothing above one": ({"label_smoothing": 1.5}, ValueError, ("label_smoothing", "1", "1.5")),
+    "label_smoothing of NaN": ({"label_smoothing": np.nan}, ValueError, ("label_smoothing", "nan")),
+    "label_smoothing in words": ({"label_smoothing": "0.1"}, TypeError, ("label_smoothing", "number", "str")),
+    "no label_smoothing": ({"label_smoothing": None}, TypeError, ("label_smoothing", "number", "NoneType")),
+    "several label_smoothings": ({"label_smoothing": np.zeros(2)}, TypeError, ("label_smoothing", "number", "ndarray")),
+    "complex label_smoothing": ({"label_smoothing": 0.1j}, TypeError, ("label_smoothing", "number", "complex")),
+    "temperature of zero": ({"temperature": 0}, ValueError, ("temperature", "positive", "0")),
+    "negative temperature": ({"temperature": -1.5}, ValueError, ("temperature", "-1.5")),
+    "infinite temperature": ({"temperature": np.inf}, ValueError, ("temperature", "finite", "inf")),
+    "temperature of NaN": ({"temperature": np.nan}, ValueError, ("temperature", "nan")),
+    "temperature in words": ({"temperature": "hot"}, TypeError, ("temperature", "number", "str")),
+    "no temperature": ({"temperature": None}, TypeError, ("temperature", "number", "NoneType")),
+    "several temperatures": ({"temperature": [1.0, 2.0]}, TypeError, ("temperature", "number", "list")),
+    "softcap of zero": ({"softcap": 0.0}, ValueError, ("softcap", "positive", "0.0")),
+    "negative softcap": ({"softcap": -30}, ValueError, ("softcap", "-30")),
+    "infinite softcap": ({"softcap": np.inf}, ValueError, ("softcap", "finite", "inf")),
+    "softcap of NaN": ({"softcap": np.nan}, ValueError, ("softcap", "nan")),
+    "softcap in words": ({"softcap": "30"}, TypeError, ("softcap", "number", "None", "str")),
+    "several softcaps": ({"softcap": np.ones(3)}, TypeError, ("softcap", "number", "ndarray")),
+    "negative z_loss": ({"z_loss": -1e-4}, ValueError, ("z_loss", "-0.0001")),
+    "infinite z_loss": ({"z_loss": np.inf}, ValueError, ("z_loss", "finite", "inf")),
+    "z_loss of NaN": ({"z_loss": np.nan}, ValueError, ("z_loss", "nan")),
+    "z_loss in words": ({"z_loss": "1e-4"}, TypeError, ("z_loss", "number", "str")),
+    "no z_loss": ({"z_loss": None}, TypeError, ("z_loss", "number", "NoneType")),
+    "where of another shape": ({"where": np.ones(2, bool)}, ValueError, ("where", "(3,)", "(2, 3)", "(2,)")),
+    "where that would broadcast": ({"where": np.ones((1, 3), bool)}, ValueError, ("where", "(2, 3)", "(1, 3)")),
+    "where of the rows": ({"where": np.ones((2, 1), bool)}, ValueError, ("where", "(2, 3)", "(2, 1)")),
+    "where for all": ({"where": True}, ValueError, ("where", "(3,)", "()")),
+    "where of integers": ({"where": [1, 0, 1]}, TypeError, ("where", "bool", "int64")),
+    "where of floats": ({"where": np.ones((2, 3))}, TypeError, ("where", "bool", "float64")),
+    "where of objects": ({"where": np.array([True, None, False])}, TypeError, ("where", "bool", "object")),
+    "masked where": ({"where": np.ma.masked_array([True] * 3, [0, 1, 0])}, TypeError, ("where", "masked")),
+    "a pair without indices": ({"targets": (np.zeros((2, 1)), np.ones((2, 1)))}, ValueError, ("targets", "(2, 3)")),
+    "a pair of complex probs": (
+        {"targets": (np.zeros((2, 1), int), np.ones((2, 1), complex))},
+        (TypeError, ValueError),
+        ("targets",),
+    ),
+    "a pair of two lengths": (
+        {"targets": (np.zeros((2, 1), int), np.ones((2, 2)))},
+        ValueError,
+        ("targets", "(2, 1)", "(2, 2)"),
+    ),
+    "a pair of other rows": (
+        {"targets": (np.zeros((3, 1), int), np.ones((3, 1)))},
+        ValueError,
+        ("targets", "(2,)", "(3, 1)"),
+    ),
+    "a pair for another axis": (
+        {"targets": (np.zeros((2, 2), int), np.ones((2, 2))), "axis": 0},
+        ValueError,
+        ("targets", "(3,)", "(2, 2)"),
+    ),
+    "three arrays": ({"targets": (np.zeros((2, 1), int), np.ones((2, 1)), np.ones((2, 1)))}, ValueError, ("targets",)),
+    "an index that is no class": (
+        {"targets": (np.array([[0, 1], [2, 3]]), np.ones((2, 2)))},
+        ValueError,
+        ("targets", "[1, 1]", "3", "0 <= ", "< 3"),
+    ),
+    "a negative index": (
+        {"targets": (np.array([[0, 1], [-1, 0]], np.int8), np.zeros((2, 2)))},
+        ValueError,
+        ("targets", "[1, 0]", "-1", "0 <= ", "< 3"),
+    ),
+    "an index beyond int64": (
+        {"targets": (np.array([[2**64 - 1], [0]], np.uint64), np.zeros((2, 1)))},
+        ValueError,
+        ("targets", "[0, 0]", str(2**64 - 1), "< 3"),
+    ),
+    "ignore_index with a pair": (
+        {"targets": (np.zeros((2, 1), int), np.ones((2, 1))), "ignore_index": 0},
+        ValueError,
+        ("ignore_index", "labels", "pair"),
+    ),
+    "masked indices": (
+        {"targets": (np.ma.masked_array([[0], [1]], [[0], [1]]), np.ones((2, 1)))},
+        TypeError,
+        ("targets", "masked"),
+    ),
+    "masked probs": (
+        {"targets": (np.zeros((2, 1), int), np.ma.masked_array(np.ones((2, 1)), [[0], [1]]))},
+        TypeError,
+        ("targets", "masked"),
+    ),
+}
+
+
 def arguments(changes: dict[str, Any]) -> dict[str, Any]:
     return {"logits": np.arange(6.0).reshape(2, 3), "targets": np.array([2, 0]), **changes}
 
@@ -431,6 +534,33 @@ def test_nothing_is_written(case: str, reduction: str) -> None:
     with pytest.raises(error, match=f"^{re.escape(message)}"):
         sx.value_and_grad(**values)
     assert array_bytes(values) == before
+
+
+@pytest.mark.parametrize("case", OPTIONS)
+@pytest.mark.parametrize("dtype", ["float32", ">f8"])
+def test_options(dtype: str, case: str) -> None:
+    """Whether a kernel could take the other arguments as they are or not."""
+    changes, error, words = OPTIONS[case]
+    values = arguments({"logits": np.arange(6, dtype=dtype).reshape(2, 3), **changes})
+    out = np.full((2, 3), 7.0)
+    for function, more in ((sx.cross_entropy, {}), (sx.value_and_grad, {"out": out}), (sx.evaluate, {})):
+        with pytest.raises(error) as refusal:
+            function(**values, **more)
+        message = str(refusal.value)
+        assert message.startswith(words[0])
+        assert all(word in message for word in words)
+    np.testing.assert_array_equal(out, 7)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("n_rows", [1, 10, 5000])
+def test_a_bad_last_index_leaves_the_logits_in_place(n_rows: int, dtype: str) -> None:
+    logits = np.ones((n_rows, 10), dtype)
+    pair = np.zeros((n_rows, 2), int), np.ones((n_rows, 2), dtype)
+    pair[0][-1, 1] = 10
+    with pytest.raises(ValueError, match=re.escape(f"[{n_rows - 1}, 1] = 10 is not a class")):
+        sx.value_and_grad(logits, pair, out=logits)
+    np.testing.assert_array_equal(logits, 1)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])

@@ -1,0 +1,349 @@
+"""What `evaluate` says of each row besides the loss, and what it makes of the whole."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference import reference, transformed
+from support import (
+    FLOATS,
+    HALVES,
+    OPTIONS,
+    REDUCTIONS,
+    assert_same_bits,
+    assert_same_results,
+    computed_in,
+    layouts,
+    one_hot,
+    optioned,
+    problem,
+    sparse,
+    to_axis,
+)
+
+import softxent as sx
+
+pytestmark = pytest.mark.usefixtures("level")
+
+DTYPES = FLOATS + HALVES
+SHAPES = [((70, 10), -1), ((70, 10), 0), ((5, 40, 9), 1), ((9, 300), -1), ((3, 700), 0), ((7,), 0), ((3, 20_000), -1)]
+COMBINATIONS = [(), ("temperature",), ("softcap",), ("where",), OPTIONS[:-1], OPTIONS]
+FIELDS = ("loss", "log_prob", "lse", "argmax", "correct", "entropy", "row_weight")
+OF_ROWS = FIELDS[1:]
+
+
+def rows_of(logits: np.ndarray, options: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Logits (..., C) as the softmax sees them, in float64, and their probabilities."""
+    x = np.moveaxis(logits.astype(np.float64), options["axis"], -1)
+    where = np.asarray(options.get("where", True))
+    where = np.moveaxis(where, options["axis"], -1) if where.ndim == x.ndim else where
+    z, _ = transformed(x, options.get("temperature", 1.0), options.get("softcap"), where)
+    e = np.exp(z - z.max(axis=-1, keepdims=True))
+    return z, e / e.sum(axis=-1, keepdims=True)
+
+
+@pytest.mark.parametrize("names", COMBINATIONS, ids=lambda names: " + ".join(names) or "nothing")
+@pytest.mark.parametrize(("shape", "axis"), SHAPES, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_each_row(dtype: str, shape: tuple[int, ...], axis: int, names: tuple[str, ...]) -> None:
+    logits, labels, options = optioned(shape, "labels", names, dtype, axis)
+    result = sx.evaluate(logits, labels, **options)
+    z, p = rows_of(logits, options)
+    counted = np.asarray(labels != -100)
+    inside = np.where(counted, labels, 0)
+    allowed = one_hot(inside, shape[-1]) & np.isfinite(z)
+    number = computed_in(logits)
+    tolerance = 8 * float(np.finfo(number).eps) * (1 + np.log(shape[-1]) + np.abs(z[np.isfinite(z)]).max())
+    losses, _ = reference(z, np.where(allowed.any(axis=-1), inside, z.argmax(axis=-1)), "none")
+    expected = {
+        "log_prob": -losses,
+        "lse": z.max(axis=-1) + np.log(np.exp(z - z.max(axis=-1, keepdims=True)).sum(axis=-1)),
+        "entropy": reference(z, p, "none")[0],
+    }
+    for name, values in expected.items():
+        actual = getattr(result, name)
+        assert (actual.dtype, actual.shape) == (number, shape[:-1])
+        np.testing.assert_allclose(actual, np.where(counted, values, 0), rtol=0, atol=tolerance)
+        assert not np.asarray(actual)[~counted].any()
+    assert (result.argmax.dtype, result.argmax.shape) == (np.int64, shape[:-1])
+    np.testing.assert_array_equal(result.argmax[~counted], -1)
+    chosen = np.take_along_axis(z, np.maximum(result.argmax, 0)[..., np.newaxis], -1)[..., 0]
+    assert np.all((chosen >= z.max(axis=-1) - tolerance)[counted])
+    assert (result.correct.dtype, result.correct.shape) == (np.bool_, shape[:-1])
+    np.testing.assert_array_equal(result.correct, counted & (result.argmax == labels))
+    assert (result.row_weight.dtype, result.row_weight.shape) == (np.float64, shape[:-1])
+    np.testing.assert_array_equal(result.row_weight, np.where(counted, options.get("sample_weight", 1), 0))
+
+
+@pytest.mark.parametrize("names", COMBINATIONS, ids=lambda names: " + ".join(names) or "nothing")
+@pytest.mark.parametrize(("shape", "axis"), SHAPES, ids=str)
+def test_the_loss_is_the_loss(shape: tuple[int, ...], axis: int, names: tuple[str, ...]) -> None:
+    for dtype in DTYPES:
+        logits, labels, options = optioned(shape, "labels", names, dtype, axis)
+        for reduction in REDUCTIONS:
+            result = sx.evaluate(logits, labels, reduction=reduction, **options)
+            assert_same_bits(result.loss, sx.cross_entropy(logits, labels, reduction=reduction, **options))
+            assert type(result.loss) is (np.ndarray if reduction == "none" else float)
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (3,)], ids=str)
+def test_a_named_tuple(shape: tuple[int, ...]) -> None:
+    result = sx.evaluate(*problem(shape))
+    assert isinstance(result, sx.Evaluation)
+    assert result._fields == FIELDS
+    assert all(type(value) is np.ndarray for value in result[1:])
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("n_classes", [10, 300])
+def test_the_log_prob_is_the_loss_of_a_plain_row(n_classes: int, dtype: str) -> None:
+    logits, labels = problem((50, n_classes), dtype=dtype)
+    result = sx.evaluate(logits, labels, reduction="none")
+    np.testing.assert_array_max_ulp(-result.log_prob, result.loss, 1)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n_classes", [10, 300])
+def test_what_only_the_loss_is_made_of_changes_nothing_else(n_classes: int, dtype: str) -> None:
+    names = ("where", "softcap", "temperature")
+    logits, labels, options = optioned((50, n_classes), "labels", names, dtype)
+    plain = sx.evaluate(logits, labels, **options)
+    weight = np.arange(n_classes) % 3
+    others: list[dict[str, Any]] = [
+        {"weight": weight},
+        {"label_smoothing": 0.2},
+        {"z_loss": 0.1},
+        {"reduction": "sum"},
+        {"normalizer": 3},
+        {"weight": weight, "label_smoothing": 0.2, "z_loss": 0.1, "reduction": "none"},
+    ]
+    for more in others:
+        other = sx.evaluate(logits, labels, **options, **more)
+        for name in ("log_prob", "lse", "entropy"):
+            np.testing.assert_array_max_ulp(getattr(other, name), getattr(plain, name), 1)
+        for name in ("argmax", "correct", "row_weight"):
+            assert_same_bits(getattr(other, name), getattr(plain, name))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("n_classes", [3, 10, 300])
+def test_a_confident_row_keeps_its_digits(n_classes: int, dtype: str) -> None:
+    margin = 30 if dtype == "float32" else 50
+    logits = np.full((9, n_classes), -float(margin), dtype)
+    logits[:, 1] = 0
+    result = sx.evaluate(logits, np.ones(9, int))
+    rest = (n_classes - 1) * np.exp(-float(margin))
+    rel = 1e-6 if dtype == "float32" else 1e-13
+    np.testing.assert_allclose(result.log_prob, -rest, rtol=rel)
+    np.testing.assert_allclose(result.lse, rest, rtol=rel)
+    np.testing.assert_allclose(result.entropy, rest * (1 + margin), rtol=rel)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("shape", "axis"), [((60, 9), -1), ((60, 9), 0), ((9, 400), -1), ((2, 50_000), -1)], ids=str)
+def test_the_first_of_the_largest(dtype: str, shape: tuple[int, int], axis: int) -> None:
+    logits, labels = problem(shape)
+    logits = np.round(logits).astype(dtype)
+    logits[0] = 0.0
+    logits[0, 2:4] = -0.0
+    logits[1, 3:] = -np.inf
+    x, labels = to_axis(axis, logits, labels)
+    expected = logits.astype(np.float64).argmax(axis=-1)
+    result = sx.evaluate(x, labels, axis=axis)
+    np.testing.assert_array_equal(result.argmax, expected)
+    np.testing.assert_array_equal(result.correct, expected == labels)
+    where = np.arange(shape[1]) % 3 == 1
+    allowed = np.where(where, logits.astype(np.float64), -np.inf).argmax(axis=-1)
+    np.testing.assert_array_equal(sx.evaluate(x, labels, axis=axis, where=where).argmax, allowed)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n_classes", [5, 300])
+def test_infinities_and_nan(n_classes: int, dtype: str) -> None:
+    """The log_prob of a label that is impossible is infinite, a row with NaN has no numbers, the others have theirs."""
+    logits, labels = problem((20, n_classes), dtype=dtype)
+    good = sx.evaluate(logits, labels)
+    bad = logits.copy()
+    bad[3, 1] = np.nan
+    bad[4, labels[4]] = -np.inf
+    result = sx.evaluate(bad, labels, reduction="none")
+    assert np.isnan([result.log_prob[3], result.lse[3], result.entropy[3], result.loss[3]]).all()
+    assert result.log_prob[4] == -np.inf
+    assert result.loss[4] == np.inf
+    assert np.isfinite([result.lse[4], result.entropy[4]]).all()
+    assert not result.correct[4]
+    others = np.delete(np.arange(20), [3, 4])
+    for name in OF_ROWS:
+        assert_same_bits(getattr(result, name)[others], getattr(good, name)[others])
+    where = np.ones((20, n_classes), bool)
+    where[4, labels[4]] = False
+    masked = sx.evaluate(logits, labels, where=where)
+    assert masked.log_prob[4] == -np.inf
+    assert masked.argmax[4] != labels[4]
+    assert masked.perplexity == np.inf
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("shape", "axis"), SHAPES, ids=str)
+def test_ignored_rows_hold_anything(dtype: str, shape: tuple[int, ...], axis: int) -> None:
+    logits, labels, options = optioned(shape, "labels", OPTIONS, dtype, axis)
+    if not labels.ndim:
+        labels[...] = -100
+    results = []
+    for value in (0, np.nan, np.inf, -np.inf):
+        x, where = logits.copy(), options["where"].copy()
+        np.moveaxis(x, axis, -1)[labels == -100] = value
+        np.moveaxis(where, axis, -1)[labels == -100] = bool(value == 0)
+        results.append(sx.evaluate(x, labels, **{**options, "where": where}))
+    for other in results[1:]:
+        assert_same_results(other, results[0])
+    ignored = [np.asarray(getattr(results[0], name))[labels == -100] for name in OF_ROWS]
+    for values, expected in zip(ignored, (0, 0, -1, False, 0, 0), strict=True):
+        np.testing.assert_array_equal(values, expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("ignored", [0, 2, -1, 2**40])
+def test_any_ignore_index(ignored: int, dtype: str) -> None:
+    logits, labels = problem((40, 6), dtype=dtype)
+    labels[::3] = ignored
+    keep = labels != ignored
+    result = sx.evaluate(logits, labels, ignore_index=ignored)
+    part = sx.evaluate(logits[keep], labels[keep])
+    for name in OF_ROWS:
+        assert_same_bits(getattr(result, name)[keep], getattr(part, name))
+        assert (getattr(result, name)[~keep] == (-1 if name == "argmax" else 0)).all()
+    assert result.loss == pytest.approx(part.loss, rel=1e-14)
+    assert (result.perplexity, result.accuracy) == pytest.approx((part.perplexity, part.accuracy), rel=1e-14)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("names", [(), ("sample_weight",), ("sample_weight", "ignore_index", "weight")], ids=str)
+def test_perplexity_and_accuracy(names: tuple[str, ...], dtype: str) -> None:
+    logits, labels, options = optioned((200, 7), "labels", names, dtype)
+    labels[:50] = logits[:50].astype(np.float64).argmax(axis=1)
+    if names:
+        options["sample_weight"][5] = 0
+    result = sx.evaluate(logits, labels, **options)
+    log_prob, correct, row_weight = (
+        getattr(result, name).astype(np.float64) for name in ("log_prob", "correct", "row_weight")
+    )
+    total = row_weight.sum()
+    assert type(result.perplexity) is type(result.accuracy) is float
+    assert result.perplexity == pytest.approx(np.exp(-(row_weight * log_prob).sum() / total), rel=1e-12)
+    assert result.accuracy == pytest.approx((row_weight * correct).sum() / total, rel=1e-12)
+    if "weight" not in names:
+        assert result.perplexity == pytest.approx(np.exp(result.loss), rel=1e-6)
+
+
+@pytest.mark.parametrize("options", [{}, {"sample_weight": np.ones(40)}], ids=["no weights", "weights"])
+@pytest.mark.parametrize("n_classes", [3, 300])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_nothing_but_ignored_rows(reduction: str, n_classes: int, options: dict[str, Any]) -> None:
+    logits, labels = np.full((40, n_classes), np.nan), np.ones(40, int)
+    result = sx.evaluate(logits, labels, ignore_index=1, reduction=reduction, **options)
+    np.testing.assert_array_equal(result.loss, 0)
+    for name, value in zip(OF_ROWS, (0, 0, -1, False, 0, 0), strict=True):
+        np.testing.assert_array_equal(getattr(result, name), value)
+    assert np.isnan([result.perplexity, result.accuracy]).all()
+
+
+@pytest.mark.parametrize("n_classes", [3, 300])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_rows_without_weight_are_rows(dtype: str, n_classes: int) -> None:
+    """The mean has nothing to divide by, but a row is what it is."""
+    logits, labels = problem((40, n_classes), dtype=dtype)
+    plain = sx.evaluate(logits, labels)
+    options: list[dict[str, Any]] = [
+        {"sample_weight": np.zeros(40)},
+        {"weight": np.zeros(n_classes)},
+        {"normalizer": 0},
+    ]
+    for nothing in options:
+        result = sx.evaluate(logits, labels, **nothing)
+        assert result.loss == 0.0
+        assert_same_results(result[1:-1], plain[1:-1])
+    weightless = sx.evaluate(logits, labels, sample_weight=np.zeros(40))
+    assert not weightless.row_weight.any()
+    assert np.isnan([weightless.perplexity, weightless.accuracy]).all()
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (2, 0, 300)], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_no_rows(dtype: str, shape: tuple[int, ...]) -> None:
+    logits, labels, options = optioned(shape, "labels", OPTIONS, dtype)
+    result = sx.evaluate(logits, labels, **options)
+    assert result.loss == 0.0
+    assert all(getattr(result, name).shape == shape[:-1] for name in OF_ROWS)
+    assert np.isnan([result.perplexity, result.accuracy]).all()
+
+
+@pytest.mark.parametrize("dtype", ["int8", ">i4", "uint64"])
+@pytest.mark.parametrize("logits_dtype", ["int16", "bool", ">f4", ">f8"])
+def test_labels_and_logits_of_every_dtype(logits_dtype: str, dtype: str) -> None:
+    logits, labels = problem((20, 12))
+    logits = np.abs(logits * 3).astype(logits_dtype)
+    native = np.float32 if logits_dtype == ">f4" else np.float64
+    expected = sx.evaluate(logits.astype(native), labels)
+    assert_same_results(sx.evaluate(logits, labels.astype(dtype)), expected)
+
+
+def test_lists() -> None:
+    logits, labels = problem((20, 12))
+    assert_same_results(sx.evaluate(logits.tolist(), labels.tolist()), sx.evaluate(logits, labels))
+
+
+@given(st.data())
+@settings(max_examples=40)
+def test_any_layout(data: st.DataObject) -> None:
+    shape = data.draw(st.sampled_from([(4, 10), (9, 70), (3, 2, 20), (2, 300), (9,)]))
+    axis = data.draw(st.integers(-len(shape), len(shape) - 1))
+    logits, labels, options = optioned(shape, "labels", OPTIONS, data.draw(st.sampled_from(DTYPES)), axis)
+    expected = sx.evaluate(logits, labels, **options)
+    before = [np.copy(value) for value in (logits, labels, *options.values())]
+
+    def placed() -> Iterator[np.ndarray]:
+        for array in (logits, labels, options["where"], options["weight"], options["sample_weight"]):
+            yield data.draw(layouts(array.ndim)).place(array)[0]
+
+    x, y, where, weight, sample_weight = placed()
+    options_placed = {**options, "where": where, "weight": weight, "sample_weight": sample_weight}
+    assert_same_results(sx.evaluate(x, y, **options_placed), expected)
+    assert_same_results((logits, labels, *options.values()), before)
+
+
+@pytest.mark.usefixtures("several_threads")
+@pytest.mark.parametrize(("shape", "axis"), [((2000, 100), -1), ((300, 513), 0), ((3, 60_000), -1)], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_any_number_of_threads(dtype: str, shape: tuple[int, ...], axis: int) -> None:
+    logits, labels, options = optioned(shape, "labels", OPTIONS, dtype, axis)
+    alone, *teams = (sx.evaluate(logits, labels, **options, n_threads=n_threads) for n_threads in (1, 2, 7))
+    for team in teams:
+        assert_same_results(team, alone)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n_classes", [10, 300])
+def test_a_row_does_not_depend_on_the_others(n_classes: int, dtype: str) -> None:
+    logits, labels, options = optioned((45, n_classes), "labels", ("where", "softcap", "weight"), dtype)
+    whole = sx.evaluate(logits, labels, **options)
+    for row in (0, 7, 44):
+        alone = sx.evaluate(logits[row], labels[row], **options)
+        assert_same_results(alone[1:], [getattr(whole, name)[row] for name in OF_ROWS])
+
+
+@pytest.mark.parametrize("kind", ["one-hot", "soft", "pair"])
+def test_distributions_are_refused(kind: str) -> None:
+    """No class of theirs is the right one."""
+    logits, targets = problem((4, 3), "soft" if kind == "pair" else kind)
+    with pytest.raises(ValueError, match=r"^targets .*labels"):
+        sx.evaluate(logits, sparse((4, 3)) if kind == "pair" else targets)
+
+
+def test_there_is_no_gradient_to_write() -> None:
+    logits, labels = problem((4, 3))
+    with pytest.raises(TypeError, match="out"):
+        sx.evaluate(logits, labels, out=logits)  # type: ignore[call-arg]
