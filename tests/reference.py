@@ -25,10 +25,11 @@ def reference(
     """Softmax cross-entropy of logits with C classes along `axis` and its gradient; arguments as of softxent."""
     x = np.moveaxis(np.asarray(logits, np.float64), axis, -1)
     is_soft, t = as_distributions(targets, x.shape, axis)
-    counted = np.ones(x.shape[:-1], bool) if ignore_index is None else np.asarray(targets) != ignore_index
+    s = np.ones(x.shape[:-1]) if sample_weight is None else np.asarray(sample_weight, np.float64)
+    counted = (s != 0) & (ignore_index is None or np.asarray(targets) != ignore_index)
+    s = s[counted]
     allowed = np.asarray(True if where is None else where)
     allowed = np.broadcast_to(np.moveaxis(allowed, axis, -1) if allowed.ndim == x.ndim else allowed, x.shape)[counted]
-    s = np.broadcast_to(1.0 if sample_weight is None else np.asarray(sample_weight, np.float64), counted.shape)[counted]
     w = np.ones(x.shape[-1]) if weight is None else np.asarray(weight, np.float64)
 
     # From here on rows that count, one after the other.

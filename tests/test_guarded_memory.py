@@ -12,7 +12,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from support import FLOATS, HALVES, assert_same_bits, problem, row_by_row
+from support import ALL_KINDS, FLOATS, HALVES, OPTIONS, assert_same_bits, optioned, problem, row_by_row
 
 import softxent as sx
 
@@ -75,6 +75,31 @@ def test_every_array_next_to_a_guard(guarded: tuple[Guarded, ...], dtype: str, k
         for into in (out, x):
             sx.value_and_grad(x, t, axis=axis, reduction="sum", out=into)
             assert_same_bits(into, g)
+
+
+@pytest.fixture(scope="module")
+def more_guarded() -> tuple[Guarded, ...]:
+    """For logits, two arrays of targets, gradient, and those of the options."""
+    return tuple(Guarded() for _ in range(7))
+
+
+@pytest.mark.parametrize("n_classes", [1, 3, 10, 17, 64, 129, 253, 700])
+@pytest.mark.parametrize("kind", ALL_KINDS)
+@pytest.mark.parametrize("dtype", FLOATS + HALVES)
+def test_the_arrays_of_options(more_guarded: tuple[Guarded, ...], dtype: str, kind: str, n_classes: int) -> None:
+    for n_rows, axis, names in product((1, 9, 33), (0, 1), (("where", "weight"), OPTIONS)):
+        logits, targets, options = optioned((n_rows, n_classes), kind, names, dtype, axis)
+        loss, grad = sx.value_and_grad(logits, targets, **options)
+        parts = targets if isinstance(targets, tuple) else (targets,)
+        by_name = {name: options[name] for name in ("weight", "where", "sample_weight") if name in options}
+        arrays = [logits, np.zeros_like(grad), *by_name.values(), *parts]
+        for at_end in (False, True):
+            x, out, *rest = (region.place(a, at_end, False) for region, a in zip(more_guarded, arrays, strict=False))
+            placed = dict(zip(by_name, rest, strict=False))
+            t = tuple(rest[len(placed) :]) if isinstance(targets, tuple) else rest[-1]
+            for into in (out, x):
+                assert_same_bits(sx.value_and_grad(x, t, **{**options, **placed}, out=into)[0], loss)
+                assert_same_bits(into, grad)
 
 
 @pytest.mark.parametrize("at_end", [False, True], ids=["start", "end"])

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.ma
 import pytest
-from support import FLOATS
+from support import FLOATS, OPTIONS, optioned
 
 import softxent as sx
 
@@ -52,6 +52,15 @@ def test_another_axis(reduction: str, kind: str, dtype: str, shape: tuple[int, .
     options = {"axis": axis, "reduction": reduction, "n_threads": 2}
     assert peak(lambda: sx.cross_entropy(logits, targets, **options)) < SMALL + losses
     assert peak(lambda: sx.value_and_grad(logits, targets, out=logits, **options)) < SMALL + losses
+
+
+@pytest.mark.parametrize("shape", [(20_000, 10), (20, 50, 400), (100, 300)], ids=str)
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("kind", ["labels", "soft", "pair"])
+def test_with_options(kind: str, dtype: str, shape: tuple[int, ...]) -> None:
+    logits, targets, options = optioned(shape, kind, OPTIONS, dtype)
+    assert peak(lambda: sx.cross_entropy(logits, targets, **options)) < SMALL
+    assert peak(lambda: sx.value_and_grad(logits, targets, out=logits, **options)) < SMALL
 
 
 def test_a_view_of_the_logits_is_in_place_too() -> None:

@@ -28,10 +28,8 @@ def torch() -> ModuleType:
 def jax() -> Iterator[ModuleType]:
     """Computing in float64 when asked to."""
     jax = pytest.importorskip("jax")
-    before = jax.config.jax_enable_x64
-    jax.config.update("jax_enable_x64", True)
-    yield jax
-    jax.config.update("jax_enable_x64", before)
+    with jax.enable_x64(True):
+        yield jax
 
 
 @pytest.fixture(scope="module")

@@ -552,6 +552,17 @@ def test_options(dtype: str, case: str) -> None:
     np.testing.assert_array_equal(out, 7)
 
 
+@pytest.mark.parametrize("name", ["temperature", "softcap"])
+@pytest.mark.parametrize("value", [1e39, 1e-40])
+@pytest.mark.parametrize("n_rows", [2, 20])
+def test_numbers_beyond_the_dtype_computed_in(n_rows: int, value: float, name: str) -> None:
+    labels = np.zeros(n_rows, int)
+    assert np.isfinite(sx.cross_entropy(np.zeros((n_rows, 3)), labels, **{name: value}))
+    for dtype in ("float16", "float32"):
+        with pytest.raises(ValueError, match=f"^{name} .*float32"):
+            sx.cross_entropy(np.zeros((n_rows, 3), dtype), labels, **{name: value})
+
+
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 @pytest.mark.parametrize("n_rows", [1, 10, 5000])
 def test_a_bad_last_index_leaves_the_logits_in_place(n_rows: int, dtype: str) -> None:

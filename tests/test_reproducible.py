@@ -4,7 +4,20 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from support import FLOATS, HALVES, KINDS, REDUCTIONS, assert_same_bits, assert_same_results, problem, to_axis, unruly
+from support import (
+    ALL_KINDS,
+    FLOATS,
+    HALVES,
+    KINDS,
+    OPTIONS,
+    REDUCTIONS,
+    assert_same_bits,
+    assert_same_results,
+    optioned,
+    problem,
+    to_axis,
+    unruly,
+)
 
 import softxent as sx
 from softxent import _dispatch, _loss
@@ -112,3 +125,21 @@ def test_levels_with_fused_multiply_add_agree_on_rows_of_every_kind(
         monkeypatch.setattr(_loss, "_kernels", _dispatch.load(level))
         results.append(sx.value_and_grad(logits, targets, reduction="none"))
     assert_same_results(*results)
+
+
+@pytest.mark.skipif(not set(_dispatch.usable_levels()) >= FUSED, reason="needs a CPU with AVX-512")
+@pytest.mark.parametrize(
+    ("shape", "axis"), [((70, 10), -1), ((5, 40, 9), 1), ((9, 300), -1), ((3, 700), 0), ((2, 20_000), -1)], ids=str
+)
+@pytest.mark.parametrize("kind", ALL_KINDS)
+@pytest.mark.parametrize("dtype", FLOATS + HALVES)
+def test_levels_with_fused_multiply_add_agree_with_options(
+    dtype: str, kind: str, shape: tuple[int, ...], axis: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for names in (("temperature",), ("softcap",), OPTIONS[:-1], OPTIONS):
+        logits, targets, options = optioned(shape, kind, names, dtype, axis)
+        results = []
+        for level in FUSED:
+            monkeypatch.setattr(_loss, "_kernels", _dispatch.load(level))
+            results.append(sx.value_and_grad(logits, targets, **options))
+        assert_same_results(*results)
