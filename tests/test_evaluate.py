@@ -29,7 +29,7 @@ import softxent as sx
 pytestmark = pytest.mark.usefixtures("level")
 
 DTYPES = FLOATS + HALVES
-SHAPES = [((70, 10), -1), ((70, 10), 0), ((5, 40, 9), 1), ((9, 300), -1), ((3, 700), 0), ((7,), 0), ((3, 20_000), -1)]
+SHAPES = [((70, 10), -1), ((70, 10), 0), ((5, 40, 9), 1), ((9, 300), -1), ((3, 700), 0), ((7,), 0)]
 COMBINATIONS = [(), ("temperature",), ("softcap",), ("where",), OPTIONS[:-1], OPTIONS]
 FIELDS = ("loss", "log_prob", "lse", "argmax", "correct", "entropy", "row_weight")
 OF_ROWS = FIELDS[1:]
@@ -46,7 +46,7 @@ def rows_of(logits: np.ndarray, options: dict[str, Any]) -> tuple[np.ndarray, np
 
 
 @pytest.mark.parametrize("names", COMBINATIONS, ids=lambda names: " + ".join(names) or "nothing")
-@pytest.mark.parametrize(("shape", "axis"), SHAPES, ids=str)
+@pytest.mark.parametrize(("shape", "axis"), [*SHAPES, ((1, 20_000), -1)], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_each_row(dtype: str, shape: tuple[int, ...], axis: int, names: tuple[str, ...]) -> None:
     logits, labels, options = optioned(shape, "labels", names, dtype, axis)
