@@ -152,7 +152,7 @@ def _read_pair(pair: Pair, leading: tuple[int, ...], n_classes: int, dtype: np.d
             f"got shapes {classes.shape} and {amounts.shape}"
         )
     _check_labels(classes, "targets[0]", n_classes, None)
-    return np.ascontiguousarray(classes, np.int64), np.ascontiguousarray(amounts, dtype)
+    return np.require(classes, np.int64, "CA"), np.require(amounts, dtype, "CA")
 
 
 def _refuse_ignore_index(ignore_index: int | None, leading: tuple[int, ...], given: str) -> None:
