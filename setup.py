@@ -19,6 +19,9 @@ from setuptools.command.build_ext import build_ext
 
 KERNELS = Path("src/softxent/kernels")
 
+# For .ci/sanitize: what the compiler is to build in to find wrong accesses and undefined arithmetic, "address,undefined".
+SANITIZE = os.environ.get("SOFTXENT_SANITIZE", "")
+
 # The features of each level, every one of which cpu.hpp asks the CPU for.
 V3 = ["avx2", "fma", "f16c", "bmi", "bmi2"]
 V4 = [*V3, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"]
@@ -47,10 +50,10 @@ class BuildWithFlags(build_ext):
                     "-std=c++17", "-O3", "-g0", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off",
                     "-fvisibility=hidden", *gnu_flags,
                 ]  # fmt: skip
-                if is_kernel:
+                if is_kernel and not SANITIZE:
                     # What is declared inline belongs inside the loop over rows, however much that grows.
                     extension.extra_compile_args += ["-DCYTHON_INLINE=inline __attribute__((always_inline))"]
-                if is_kernel and self.is_gcc():
+                if is_kernel and not SANITIZE and self.is_gcc():
                     # The phases of the narrow kernel are better apart, what they are made of is better together (up to
                     # a quarter of the time). And GCC's own AVX-512 headers use undefined registers on purpose.
                     extension.extra_compile_args += [
@@ -58,6 +61,10 @@ class BuildWithFlags(build_ext):
                         "--param=large-stack-frame-growth=100000", "--param=inline-unit-growth=1000",
                         "-fno-inline-functions-called-once", "-Wno-maybe-uninitialized",
                     ]  # fmt: skip
+            if SANITIZE and not msvc:
+                flags = [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"]
+                extension.extra_compile_args += [*flags, "-O1", "-g"]
+                extension.extra_link_args += flags
             if is_kernel:
                 extension.extra_compile_args += openmp_compile
                 extension.extra_link_args += openmp_link
