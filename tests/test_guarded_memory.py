@@ -12,7 +12,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from support import ALL_KINDS, FLOATS, HALVES, OPTIONS, assert_same_bits, optioned, problem, row_by_row
+from support import FLOATS, HALVES, assert_same_bits, problem, row_by_row
 
 import softxent as sx
 
@@ -53,8 +53,8 @@ class Guarded:
 
 @pytest.fixture(scope="module")
 def guarded() -> tuple[Guarded, ...]:
-    """For logits, targets and gradient."""
-    return Guarded(), Guarded(), Guarded()
+    """For logits, targets and gradient, and for amounts, weights of classes and of rows, and allowed classes."""
+    return tuple(Guarded() for _ in range(7))
 
 
 @pytest.mark.parametrize("n_classes", CLASSES)
@@ -69,7 +69,7 @@ def test_every_array_next_to_a_guard(guarded: tuple[Guarded, ...], dtype: str, k
         x, t, g = (a[:n_rows].T if axis == 0 else a[:n_rows] for a in (logits, targets, grad))
         x, t, out = (
             region.place(values, at_end, backwards)
-            for region, values in zip(guarded, (x, t, np.zeros_like(g)), strict=True)
+            for region, values in zip(guarded, (x, t, np.zeros_like(g)), strict=False)
         )
         assert_same_bits(sx.cross_entropy(x, t, axis=axis, reduction="none"), losses[:n_rows])
         for into in (out, x):
@@ -77,29 +77,55 @@ def test_every_array_next_to_a_guard(guarded: tuple[Guarded, ...], dtype: str, k
             assert_same_bits(into, g)
 
 
-@pytest.fixture(scope="module")
-def more_guarded() -> tuple[Guarded, ...]:
-    """For logits, two arrays of targets, gradient, and those of the options."""
-    return tuple(Guarded() for _ in range(7))
+def arrays_of_options(shape: tuple[int, int], kind: str, dtype: str) -> tuple[np.ndarray, ...]:
+    """Logits (rows, classes), targets, a place for the gradient, amounts, weights of classes and of rows, a mask."""
+    rng = np.random.default_rng((*shape, len(kind)))
+    logits, targets = problem(shape, "labels" if kind == "pairs" else kind, dtype)
+    amounts = np.zeros(0)
+    if kind == "labels":
+        targets = np.where(rng.random(shape[0]) < 0.1, -100, targets).astype("i1" if shape[1] < 128 else "i2")
+    if kind == "pairs":
+        targets, amounts = rng.integers(shape[1], size=(shape[0], 3)), rng.random((shape[0], 3))
+    computed_in = "float64" if dtype == "float64" else "float32"
+    allowed = rng.random(shape) < 0.7
+    allowed[:, shape[1] // 2] = True
+    return (
+        logits,
+        targets,
+        np.zeros(shape, dtype),
+        amounts.astype(computed_in),
+        rng.random(shape[1]).astype(computed_in),
+        rng.random(shape[0]).astype(dtype),
+        allowed,
+    )
 
 
-@pytest.mark.parametrize("n_classes", [1, 3, 10, 17, 64, 129, 253, 700])
-@pytest.mark.parametrize("kind", ALL_KINDS)
+@pytest.mark.parametrize("n_classes", [*CLASSES, 20_001])
+@pytest.mark.parametrize("kind", ["labels", "soft", "pairs"])
 @pytest.mark.parametrize("dtype", FLOATS + HALVES)
-def test_the_arrays_of_options(more_guarded: tuple[Guarded, ...], dtype: str, kind: str, n_classes: int) -> None:
-    for n_rows, axis, names in product((1, 9, 33), (0, 1), (("where", "weight"), OPTIONS)):
-        logits, targets, options = optioned((n_rows, n_classes), kind, names, dtype, axis)
-        loss, grad = sx.value_and_grad(logits, targets, **options)
-        parts = targets if isinstance(targets, tuple) else (targets,)
-        by_name = {name: options[name] for name in ("weight", "where", "sample_weight") if name in options}
-        arrays = [logits, np.zeros_like(grad), *by_name.values(), *parts]
-        for at_end in (False, True):
-            x, out, *rest = (region.place(a, at_end, False) for region, a in zip(more_guarded, arrays, strict=False))
-            placed = dict(zip(by_name, rest, strict=False))
-            t = tuple(rest[len(placed) :]) if isinstance(targets, tuple) else rest[-1]
-            for into in (out, x):
-                assert_same_bits(sx.value_and_grad(x, t, **{**options, **placed}, out=into)[0], loss)
-                assert_same_bits(into, grad)
+def test_all_options_next_to_a_guard(guarded: tuple[Guarded, ...], dtype: str, kind: str, n_classes: int) -> None:
+    """With all options and with each array alone, at either end: the same bits as anywhere else."""
+    scalars = {"label_smoothing": 0.1, "temperature": 1.7, "softcap": 5.0, "z_loss": 0.01, "reduction": "none"}
+    for n_rows, axis, at_end in product(ROWS if n_classes < 20_000 else (1, 3), (0, 1), (False, True)):
+        elsewhere = arrays_of_options((n_rows, n_classes), kind, dtype)
+        if axis == 0:
+            moved = (True, kind == "soft", True, False, False, False, True)
+            elsewhere = tuple(a.T.copy() if move else a for a, move in zip(elsewhere, moved, strict=True))
+        guards = tuple(region.place(a, at_end, False) for region, a in zip(guarded, elsewhere, strict=True))
+        for names in (("weight", "sample_weight", "where"), ("weight",), ("sample_weight",), ("where",), ()):
+            results = []
+            for x, t, out, amounts, *weights in (elsewhere, guards):
+                arrays = dict(zip(("weight", "sample_weight", "where"), weights, strict=True))
+                options = {"axis": axis} | {name: arrays[name] for name in names}
+                options |= {"ignore_index": -100} if kind == "labels" else {}
+                options |= scalars if len(names) != 1 else {"reduction": "none"}
+                targets = (t, amounts) if kind == "pairs" else t
+                losses, grad = sx.value_and_grad(x, targets, out=out, **options)
+                results.append((losses, grad.copy(), sx.cross_entropy(x, targets, **options)))
+                if kind == "labels" and n_rows < max(ROWS):
+                    results[-1] += sx.evaluate(x, targets, **options)
+            for one, other in zip(*results, strict=True):
+                assert_same_bits(one, other)
 
 
 @pytest.mark.parametrize("at_end", [False, True], ids=["start", "end"])

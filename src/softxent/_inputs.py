@@ -152,7 +152,8 @@ def _read_pair(pair: Pair, leading: tuple[int, ...], n_classes: int, dtype: np.d
             f"got shapes {classes.shape} and {amounts.shape}"
         )
     _check_labels(classes, "targets[0]", n_classes, None)
-    return np.require(classes, np.int64, "CA"), np.require(amounts, dtype, "CA")
+    # An int64 of another name (long, long long) stays one when it is copied, and a kernel knows but one.
+    return np.require(classes, np.int64, "CA").view(np.int64), np.require(amounts, dtype, "CA")
 
 
 def _refuse_ignore_index(ignore_index: int | None, leading: tuple[int, ...], given: str) -> None:

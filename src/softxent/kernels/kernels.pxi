@@ -62,7 +62,9 @@ cdef bint describe_amounts(Job* job, cnp.ndarray x, cnp.ndarray classes, cnp.nda
         return False
     read_layout(&job.targets, classes, last, cnp.NPY_INT64)
     read_layout(&job.amounts, amounts, last, typenum)
-    if cnp.PyArray_SIZE(classes) > 0 and not (job.targets.direct and job.amounts.direct):
+    if not (job.targets.typed and job.amounts.typed):
+        return False
+    if cnp.PyArray_SIZE(classes) > 0 and not (job.targets.packed and job.amounts.packed):
         return False
     job.kind = AMOUNTS
     job.n_amounts = cnp.PyArray_DIM(classes, last)
