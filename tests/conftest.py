@@ -13,6 +13,7 @@ pytest.register_assert_rewrite("support")
 
 settings.register_profile("default", deadline=None, max_examples=100)
 settings.register_profile("ci", settings.get_profile("default"), derandomize=True)
+settings.register_profile("few", settings.get_profile("ci"), max_examples=10)  # for .ci/sanitize: each takes long
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 

@@ -34,7 +34,7 @@ POOL = np.random.default_rng(0).normal(0, 3, 1 << 16)
 INTEGERS = np.random.default_rng(1).integers(0, 1 << 40, 1 << 16)
 FLOATS = ("f4", "f4", "f4", "f8", "f8", "f2", "bfloat16")
 INTS = ("i1", "i2", "i4", "i8", "i8", "u1", "u2", "u4", "u8", "q", "Q")
-REALS = (*FLOATS, "g", "?", "i4", "u1")
+REALS = [*FLOATS, "g", "?", "i4", "u1"]
 # Around the numbers of lanes, and from what vectors and columns leave over to where the tiles of the narrow kernel fill up.
 WIDTHS = (*range(1, 11), 15, 16, 17, 31, 32, 33, 63, 64, 65)
 WIDE = (127, 128, 129, 168, 169, 191, 193, 252, 253, 481, 482, 497, 512, 700, 1000)
@@ -863,8 +863,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=math.inf, help="stop after so long")
     parser.add_argument("--level", choices=_dispatch.usable_levels(), help="one level, instead of all in turn")
     parser.add_argument("--print", action="store_true", help="print each call before it is made")
-    parser.add_argument("--here", action="store_true", help="in this process: for a debugger")
+    parser.add_argument("--here", action="store_true", help="in this process: for a debugger or valgrind")
+    parser.add_argument("--no-long-double", action="store_true", help="for valgrind: NumPy leaves their padding undefined")
     arguments = parser.parse_args()
+    if arguments.no_long_double:
+        REALS.remove("g")
     seed = random.SystemRandom().randrange(1 << 20) if arguments.seed is None else arguments.seed
     levels = _dispatch.usable_levels() if arguments.level is None else (arguments.level,)
     print(f"seed {seed}, levels {', '.join(levels)}", flush=True)
