@@ -29,6 +29,13 @@ X86_64_LEVELS = {
     "x86_64_v3": ("SOFTXENT_AVX2", [f"-m{feature}" for feature in V3], ["/arch:AVX2"]),
     "x86_64_v4": ("SOFTXENT_AVX512", [f"-m{feature}" for feature in V4], ["/arch:AVX512"]),
 }
+# The baseline stays the plain C++ there, as on architectures with no table at all: a second opinion for the tests, and
+# what SOFTXENT_SIMD=baseline promises everywhere, no fused multiply-add.
+AARCH64_LEVELS = {"neon": ("SOFTXENT_NEON", [], [])}
+# By platform.machine() in small letters. Not aarch64 on Windows: to MSVC all types of NEON registers are the same type.
+LEVELS = {"x86_64": X86_64_LEVELS, "amd64": X86_64_LEVELS, "aarch64": AARCH64_LEVELS}
+if sys.platform == "darwin":
+    LEVELS["arm64"] = AARCH64_LEVELS
 
 
 class BuildWithFlags(build_ext):
@@ -40,7 +47,7 @@ class BuildWithFlags(build_ext):
         for extension in self.extensions:
             package, _, level = extension.name.rpartition(".")
             is_kernel = package == "softxent.kernels"
-            _, gnu_flags, msvc_flags = X86_64_LEVELS.get(level, ("", [], []))
+            _, gnu_flags, msvc_flags = levels.get(level, ("", [], []))
             if msvc:
                 extension.extra_compile_args = ["/std:c++17", "/O2", "/fp:precise", *msvc_flags]
             else:
@@ -108,10 +115,8 @@ extensions = [
     extension("softxent._cpu", KERNELS.parent, []),
     extension("softxent.kernels.baseline", KERNELS, []),
 ]
-if platform.machine().lower() in ("x86_64", "amd64"):
-    extensions += [
-        extension(f"softxent.kernels.{level}", KERNELS, [macro]) for level, (macro, _, _) in X86_64_LEVELS.items()
-    ]
+levels = LEVELS.get(platform.machine().lower(), {})
+extensions += [extension(f"softxent.kernels.{level}", KERNELS, [macro]) for level, (macro, _, _) in levels.items()]
 
 # For quick cycles while developing: SOFTXENT_LEVELS="x86_64_v3 baseline" builds those levels alone.
 if wanted := os.environ.get("SOFTXENT_LEVELS", "").split():

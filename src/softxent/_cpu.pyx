@@ -3,6 +3,7 @@
 cdef extern from "cpu.hpp" namespace "softxent":
     bint has_x86_64_v3()
     bint has_x86_64_v4()
+    bint has_neon()
 
 
 def supported_levels():
@@ -12,5 +13,7 @@ def supported_levels():
         levels.append("x86_64_v4")
     if has_x86_64_v3():
         levels.append("x86_64_v3")
+    if has_neon():
+        levels.append("neon")
     levels.append("baseline")
     return tuple(levels)

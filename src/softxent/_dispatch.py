@@ -15,7 +15,7 @@ from softxent import kernels
 from softxent._cpu import supported_levels
 
 ENVIRONMENT_VARIABLE = "SOFTXENT_SIMD"
-LEVELS = ("x86_64_v4", "x86_64_v3", "baseline")
+LEVELS = ("x86_64_v4", "x86_64_v3", "neon", "baseline")
 
 
 class Kernels(Protocol):

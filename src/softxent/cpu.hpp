@@ -63,4 +63,11 @@ inline bool has_x86_64_v4() { return false; }
 
 #endif
 
+// Every CPU of this architecture has NEON.
+#if defined(__aarch64__) || defined(_M_ARM64)
+inline bool has_neon() { return true; }
+#else
+inline bool has_neon() { return false; }
+#endif
+
 }  // namespace softxent

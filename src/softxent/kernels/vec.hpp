@@ -31,6 +31,8 @@
 #include "vec_avx512.hpp"
 #elif defined(SOFTXENT_AVX2)
 #include "vec_avx2.hpp"
+#elif defined(SOFTXENT_NEON)
+#include "vec_neon.hpp"
 #elif (defined(__x86_64__) || defined(_M_X64)) && !defined(SOFTXENT_SCALAR)
 #include "vec_sse2.hpp"
 #else
