@@ -13,6 +13,7 @@ from softxent import _cpu, _dispatch
 FEATURES = {
     "x86_64_v3": {"AVX2", "FMA3", "F16C", "BMI", "BMI2"},
     "x86_64_v4": {"AVX512F", "AVX512BW", "AVX512CD", "AVX512DQ", "AVX512VL", "AVX512_SKX"},
+    "neon": {"NEON", "ASIMD"},
 }
 LACKING = "needs instructions that this CPU does not have"
 REPORT = """
