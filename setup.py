@@ -37,6 +37,10 @@ LEVELS = {"x86_64": X86_64_LEVELS, "amd64": X86_64_LEVELS, "aarch64": AARCH64_LE
 if sys.platform == "darwin":
     LEVELS["arm64"] = AARCH64_LEVELS
 
+# The Python of python.org asks for both of Apple's architectures at once, but a level is compiled for one of them.
+if sys.platform == "darwin":
+    os.environ.setdefault("ARCHFLAGS", f"-arch {platform.machine()}")
+
 
 class BuildWithFlags(build_ext):
     """Adds the flags that depend on which compiler was found."""
@@ -49,7 +53,10 @@ class BuildWithFlags(build_ext):
             is_kernel = package == "softxent.kernels"
             _, gnu_flags, msvc_flags = levels.get(level, ("", [], []))
             if msvc:
+                # From Visual Studio 2022 on, /fp:precise does not contract.
                 extension.extra_compile_args = ["/std:c++17", "/O2", "/fp:precise", *msvc_flags]
+                if is_kernel:
+                    extension.extra_compile_args += ["/DCYTHON_INLINE=__forceinline"]
             else:
                 # Never -ffast-math or the like, here or at link: it folds the constants of exp away, and switches
                 # denormals off for the whole process. Contraction would make results depend on the level.
@@ -66,7 +73,7 @@ class BuildWithFlags(build_ext):
                     extension.extra_compile_args += [
                         "--param=max-inline-insns-single=10000", "--param=large-function-growth=2000",
                         "--param=large-stack-frame-growth=100000", "--param=inline-unit-growth=1000",
-                        "-fno-inline-functions-called-once", "-Wno-maybe-uninitialized",
+                        "-fno-inline-functions-called-once", "-Wno-maybe-uninitialized", "-Wno-uninitialized",
                     ]  # fmt: skip
             if SANITIZE and not msvc:
                 flags = [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"]
@@ -79,25 +86,33 @@ class BuildWithFlags(build_ext):
 
     def is_gcc(self) -> bool:
         macros = subprocess.run(
-            [*self.compiler.compiler_so[:1], "-dM", "-E", "-"], input="", capture_output=True, text=True, check=False
-        )
+            [*self.compiler.compiler_so_cxx[:1], "-dM", "-E", "-"],
+            input="", capture_output=True, text=True, check=False,
+        )  # fmt: skip
         return "__GNUC__" in macros.stdout and "__clang__" not in macros.stdout
 
     def openmp_flags(self, msvc: bool) -> tuple[list[str], list[str]]:
         """Flags to compile and to link with OpenMP; none where a small program does not build with them."""
         if os.environ.get("SOFTXENT_OPENMP", "1") == "0":
             return [], []
-        compile_flags, link_flags = (["/openmp"], []) if msvc else (["-fopenmp"], ["-fopenmp"])
-        with tempfile.TemporaryDirectory() as folder:
-            source = Path(folder, "try_openmp.cpp")
-            source.write_text("#include <omp.h>\nint main() { return omp_get_max_threads() < 1; }\n")
-            try:
-                objects = self.compiler.compile([str(source)], output_dir=folder, extra_postargs=compile_flags)
-                self.compiler.link_executable(objects, str(Path(folder, "try_openmp")), extra_postargs=link_flags)
-            except Exception as error:  # setuptools has no common class for what a compiler may raise
-                print(f"softxent: building without OpenMP, on one thread ({error})", file=sys.stderr)
-                return [], []
-        return compile_flags, link_flags
+        # Apple's clang hides the option, and has no library of its own for it: the last one is for Homebrew's libomp.
+        candidates = [(["/openmp"], [])] if msvc else [(["-fopenmp"], ["-fopenmp"])]
+        if sys.platform == "darwin":
+            candidates.append((["-Xpreprocessor", "-fopenmp"], ["-lomp"]))
+        reason = ""
+        for compile_flags, link_flags in candidates:
+            with tempfile.TemporaryDirectory() as folder:
+                source = Path(folder, "try_openmp.cpp")
+                source.write_text("#include <omp.h>\nint main() { return omp_get_max_threads() < 1; }\n")
+                try:
+                    objects = self.compiler.compile([str(source)], output_dir=folder, extra_postargs=compile_flags)
+                    self.compiler.link_executable(objects, str(Path(folder, "try_openmp")), extra_postargs=link_flags)
+                except Exception as error:  # setuptools has no common class for what a compiler may raise
+                    reason = reason or str(error)
+                else:
+                    return compile_flags, link_flags
+        print(f"softxent: building without OpenMP, on one thread ({reason})", file=sys.stderr)
+        return [], []
 
 
 def extension(name: str, folder: Path, macros: list[str]) -> Extension:

@@ -111,7 +111,11 @@ def test_rows_of_every_kind(dtype: str, kind: str, n_classes: int) -> None:
         assert_same_results((same_losses, np.moveaxis(same_grad, axis, -1)), (losses, grad))
 
 
-@pytest.mark.parametrize("axis", [np.int8(1), np.uint64(1), np.int64(-2), np.array(1), One()], ids=repr)
+@pytest.mark.parametrize(
+    "axis",
+    [np.int8(1), np.uint64(1), np.int64(-2), np.array(1), One()],
+    ids=["int8", "uint64", "int64", "array", "index"],
+)
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_whatever_is_an_integer(dtype: str, axis: Any) -> None:
     logits, labels = to_axis(1, *problem((4, 5, 6), "labels", dtype))

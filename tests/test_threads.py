@@ -9,7 +9,7 @@ import threadpoolctl
 from support import run_python
 
 import softxent as sx
-from softxent import _loss, _threads
+from softxent import _dispatch, _loss, _threads
 
 needs_openmp = pytest.mark.skipif(not _threads.kernels.openmp(), reason="built without OpenMP")
 
@@ -29,6 +29,21 @@ if child == 0:
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 """
 
+SMALL_STACKS = """
+import numpy as np
+import softxent as sx
+
+rng = np.random.default_rng(0)
+for dtype in ("float16", "float32", "float64"):
+    for shape in ((40_000, 10), (3000, 250), (400, 1000), (3, 100_000)):
+        logits, labels = rng.normal(size=shape).astype(dtype), rng.integers(shape[1], size=shape[0])
+        for targets in (labels, np.eye(shape[1], dtype=dtype)[labels] if shape[1] < 2000 else labels):
+            for x in (logits, np.asfortranarray(logits), logits[:, ::-1]):
+                several = sx.value_and_grad(x, targets, reduction="none", n_threads=4)
+                one = sx.value_and_grad(x, targets, reduction="none", n_threads=1)
+                assert all(np.array_equal(a, b) for a, b in zip(several, one))
+"""
+
 
 @pytest.fixture(autouse=True)
 def _setting_is_restored(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,6 +58,16 @@ def test_setting(n_threads: int) -> None:
         assert min(n_threads, 7) <= sx.get_num_threads() <= n_threads
         sx.set_num_threads(None)
         assert sx.get_num_threads() == 7
+
+
+@needs_openmp
+@pytest.mark.skipif("asan" in os.environ.get("LD_PRELOAD", ""), reason="the address sanitizer takes more stack")
+@pytest.mark.parametrize("level", _dispatch.usable_levels())
+def test_a_stack_of_128_kib_is_enough(level: str) -> None:
+    """That is what the threads of musl get."""
+    wanted = {"OMP_STACKSIZE": "128k", "OMP_NUM_THREADS": "4", _dispatch.ENVIRONMENT_VARIABLE: level}
+    result = run_python(SMALL_STACKS, {**os.environ, **wanted})
+    assert result.returncode == 0, result.stderr
 
 
 @needs_openmp

@@ -25,7 +25,7 @@ inline CpuidRegisters cpuid(unsigned leaf) {
     __cpuidex(words, static_cast<int>(leaf), 0);
     r = {static_cast<unsigned>(words[0]), static_cast<unsigned>(words[1]), static_cast<unsigned>(words[2]), static_cast<unsigned>(words[3])};
 #else
-    if (__get_cpuid_max(0, nullptr) >= leaf) __cpuid_count(leaf, 0, r.eax, r.ebx, r.ecx, r.edx);
+    if (static_cast<unsigned>(__get_cpuid_max(0, nullptr)) >= leaf) __cpuid_count(leaf, 0, r.eax, r.ebx, r.ecx, r.edx);
 #endif
     return r;
 }
