@@ -61,7 +61,7 @@ def test_setting(n_threads: int) -> None:
 
 
 @needs_openmp
-@pytest.mark.skipif("asan" in os.environ.get("LD_PRELOAD", ""), reason="the address sanitizer takes more stack")
+@pytest.mark.skipif("san" in os.environ.get("LD_PRELOAD", ""), reason="sanitizers take more stack")
 @pytest.mark.parametrize("level", _dispatch.usable_levels())
 def test_a_stack_of_128_kib_is_enough(level: str) -> None:
     """That is what the threads of musl get."""
