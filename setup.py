@@ -19,7 +19,7 @@ from setuptools.command.build_ext import build_ext
 
 KERNELS = Path("src/softxent/kernels")
 
-# For .ci/sanitize: what the compiler is to build in to find wrong accesses and undefined arithmetic, "address,undefined".
+# For .ci/sanitize: what the compiler builds in to find wrong accesses and undefined arithmetic, "address,undefined".
 SANITIZE = os.environ.get("SOFTXENT_SANITIZE", "")
 
 # The features of each level, every one of which cpu.hpp asks the CPU for.

@@ -5,6 +5,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import softxent as sx
 from softxent import _threads
 
 N_CALLERS = 8
-SHAPES = ((2000, 10), (300, 700), (3, 40_000), (40, 5))  # narrow rows, wide ones, a few that are shared out, a small call
+SHAPES = ((2000, 10), (300, 700), (3, 40_000), (40, 5))  # narrow rows, wide ones, a few that are shared, a small call
 OPTIONS: dict[str, Any] = {"label_smoothing": 0.1, "softcap": 20.0, "z_loss": 0.01}
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
@@ -142,10 +143,8 @@ def test_targets_that_change_meanwhile(busy: Callable[[Callable[[], Any]], None]
     for i in range(2000):
         options = ({}, {"weight": weight}, {"label_smoothing": 0.1, "weight": weight}, {"reduction": "none"})[i % 4]
         for targets in (labels, (indices, probs)):
-            try:
+            with suppress(ValueError, RuntimeError):
                 sx.value_and_grad(logits, targets, out=out, **options)
-            except (ValueError, RuntimeError):
-                pass
     assert np.all(memory[: shape[0]] == 7)
     assert np.all(memory[2 * shape[0] :] == 7)
 
@@ -166,7 +165,9 @@ assert sx.cross_entropy(logits, labels, n_threads=2) == expected
 """
 
 
-@pytest.mark.parametrize("method", ["spawn", pytest.param("forkserver", marks=needs_fork), pytest.param("fork", marks=needs_fork)])
+@pytest.mark.parametrize(
+    "method", ["spawn", pytest.param("forkserver", marks=needs_fork), pytest.param("fork", marks=needs_fork)]
+)
 def test_pools_of_processes(method: str) -> None:
     result = run_python(POOL.format(method=method), dict(os.environ))
     assert result.returncode == 0, result.stderr
@@ -237,6 +238,7 @@ for n in (1, 2, 3, None, 2):
     assert loss == expected
     assert abs(other() - loss) < 1e-9 * loss
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 with ThreadPoolExecutor(4) as pool:
     calls = [pool.submit(sx.cross_entropy, logits, labels) if i % 2 else pool.submit(other) for i in range(8)]
     assert all(abs(call.result() - expected) < 1e-9 * expected for call in calls)
