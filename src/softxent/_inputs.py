@@ -153,7 +153,7 @@ def _read_pair(pair: Pair, leading: tuple[int, ...], n_classes: int, dtype: np.d
         )
     _check_labels(classes, "targets[0]", n_classes, None)
     # An int64 of another name (long, long long) stays one when it is copied, and a kernel knows but one.
-    return np.require(classes, np.int64, "CA").view(np.int64), np.require(amounts, dtype, "CA")
+    return np.require(classes, np.int64, ["C", "A"]).view(np.int64), np.require(amounts, dtype, ["C", "A"])
 
 
 def _refuse_ignore_index(ignore_index: int | None, leading: tuple[int, ...], given: str) -> None:
