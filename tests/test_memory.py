@@ -14,6 +14,8 @@ pytestmark = pytest.mark.usefixtures("level")
 
 SHAPES = [(200_000, 10), (8, 200_000), (2000, 300), (20, 50, 400), (200_000,), (500_000, 1)]
 SMALL = 64 * 1024
+# NumPy 1.26 looks for the smallest label by way of a buffer.
+BUFFER = 64 * 1024 if np.__version__.startswith("1.") else 0
 
 
 def peak(function: Callable[[], object]) -> int:
@@ -50,8 +52,8 @@ def test_another_axis(reduction: str, kind: str, dtype: str, shape: tuple[int, .
     n_rows = logits.size // shape[axis]
     losses = n_rows * max(4, logits.itemsize) if reduction == "none" else 0
     options = {"axis": axis, "reduction": reduction, "n_threads": 2}
-    assert peak(lambda: sx.cross_entropy(logits, targets, **options)) < SMALL + losses
-    assert peak(lambda: sx.value_and_grad(logits, targets, out=logits, **options)) < SMALL + losses
+    assert peak(lambda: sx.cross_entropy(logits, targets, **options)) < SMALL + BUFFER + losses
+    assert peak(lambda: sx.value_and_grad(logits, targets, out=logits, **options)) < SMALL + BUFFER + losses
 
 
 @pytest.mark.parametrize("shape", [(20_000, 10), (20, 50, 400), (100, 300)], ids=str)
