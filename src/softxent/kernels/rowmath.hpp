@@ -339,7 +339,7 @@ template <class S, class P> SOFTXENT_INLINE P losses_at(const RowNumbers &rows, 
 
 // The losses of the first `count` rows; what stands in `losses` beyond them is overwritten too.
 template <class S> void row_losses(const S *, const RowNumbers &rows, int count, double z_loss, double *losses) {
-    constexpr int n = registers_of_vec<double>, several = isa::IN_FLIGHT > n ? isa::IN_FLIGHT : n;
+    constexpr int n = registers_of_vec<double>, several = n < 4 ? 4 : n;
     using V = Vec<double>;
     using Vs = Pack<double, several>;                          // side by side, to hide their latency
     int k = 0;

@@ -1,5 +1,5 @@
-// NEON of AArch64, which every such CPU has, with its fused multiply-add: four 128-bit registers to a Vec. See vec.hpp for
-// what each function means.
+// NEON, which every AArch64 CPU has, and fused multiply-add with it: four 128-bit registers to a Vec. See vec.hpp for what
+// each function means.
 #pragma once
 
 #include <arm_neon.h>
