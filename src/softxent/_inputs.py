@@ -206,7 +206,7 @@ def read_scalars(options: Options, reduction: str) -> Options:
 
 def _is_number(value: object) -> bool:
     if isinstance(value, np.generic | np.ndarray):
-        return value.ndim == 0 and _is_real(value.dtype)
+        return value.ndim == 0 and _is_real(value.dtype) and not isinstance(value, np.ma.MaskedArray)
     return isinstance(value, SupportsFloat)
 
 
