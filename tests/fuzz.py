@@ -522,8 +522,6 @@ def bad_kind_of_targets(case: Case) -> bool:
 
 def bad_pair(case: Case) -> bool:
     k = case.leading
-    if not math.prod(k):  # of no rows any pair is one
-        return False
     source = case.rng.choice((
         f"(np.zeros({(*k, 2)}, int), np.zeros({(*k, 3)}))", f"(np.zeros({(*k, 2)}, int), np.zeros({(*k, 2)}, complex))",
         f"(np.zeros({(1, *k, 2)}, int), np.zeros({(1, *k, 2)}))", f"(np.zeros({(*k, 2)}), np.zeros({(*k, 2)}))",

@@ -41,3 +41,9 @@ def test_pairs_that_are_contiguous_but_not_aligned() -> None:
     )
     probs[...] = 0.5
     assert sx.cross_entropy(logits, (indices, probs)) == pytest.approx(math.log(3))
+
+
+@pytest.mark.parametrize("shape", [(0, 2), (2, 0)])
+def test_pairs_of_nothing_have_indices_too(shape: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="targets must be class labels"):
+        sx.cross_entropy(np.zeros((shape[0], 3)), (np.zeros(shape), np.zeros(shape)))
