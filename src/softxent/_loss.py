@@ -4,7 +4,7 @@ Each call makes one attempt with the arrays as they came. A kernel takes them or
 cannot; only then are the arguments read with care, refused with a reason, or prepared.
 """
 
-from typing import Any, Literal, SupportsFloat, SupportsIndex, TypedDict, Unpack, overload
+from typing import Any, Literal, SupportsFloat, SupportsIndex, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -31,35 +31,59 @@ NATIVE_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))  # in the byte orde
 _ZERO, _ONE = 0.0, 1.0
 
 
-class _Arguments(TypedDict, total=False):
-    axis: SupportsIndex
-    weight: npt.ArrayLike | None
-    sample_weight: npt.ArrayLike | None
-    ignore_index: SupportsIndex | None
-    label_smoothing: SupportsFloat
-    temperature: SupportsFloat
-    softcap: SupportsFloat | None
-    z_loss: SupportsFloat
-    where: npt.ArrayLike | None
-    normalizer: SupportsFloat | None
-    n_threads: SupportsIndex | None
-
-
 @overload
 def cross_entropy(
     logits: npt.ArrayLike,
     targets: npt.ArrayLike | Pair,
     *,
+    axis: SupportsIndex = -1,
+    weight: npt.ArrayLike | None = None,
+    sample_weight: npt.ArrayLike | None = None,
+    ignore_index: SupportsIndex | None = None,
+    label_smoothing: SupportsFloat = _ZERO,
+    temperature: SupportsFloat = _ONE,
+    softcap: SupportsFloat | None = None,
+    z_loss: SupportsFloat = _ZERO,
+    where: npt.ArrayLike | None = None,
     reduction: Literal["mean", "sum"] = "mean",
-    **options: Unpack[_Arguments],
+    normalizer: SupportsFloat | None = None,
+    n_threads: SupportsIndex | None = None,
 ) -> float: ...
 @overload
 def cross_entropy(
-    logits: npt.ArrayLike, targets: npt.ArrayLike | Pair, *, reduction: Literal["none"], **options: Unpack[_Arguments]
+    logits: npt.ArrayLike,
+    targets: npt.ArrayLike | Pair,
+    *,
+    axis: SupportsIndex = -1,
+    weight: npt.ArrayLike | None = None,
+    sample_weight: npt.ArrayLike | None = None,
+    ignore_index: SupportsIndex | None = None,
+    label_smoothing: SupportsFloat = _ZERO,
+    temperature: SupportsFloat = _ONE,
+    softcap: SupportsFloat | None = None,
+    z_loss: SupportsFloat = _ZERO,
+    where: npt.ArrayLike | None = None,
+    reduction: Literal["none"],
+    normalizer: None = None,
+    n_threads: SupportsIndex | None = None,
 ) -> np.ndarray: ...
 @overload
 def cross_entropy(
-    logits: npt.ArrayLike, targets: npt.ArrayLike | Pair, *, reduction: str, **options: Unpack[_Arguments]
+    logits: npt.ArrayLike,
+    targets: npt.ArrayLike | Pair,
+    *,
+    axis: SupportsIndex = -1,
+    weight: npt.ArrayLike | None = None,
+    sample_weight: npt.ArrayLike | None = None,
+    ignore_index: SupportsIndex | None = None,
+    label_smoothing: SupportsFloat = _ZERO,
+    temperature: SupportsFloat = _ONE,
+    softcap: SupportsFloat | None = None,
+    z_loss: SupportsFloat = _ZERO,
+    where: npt.ArrayLike | None = None,
+    reduction: str,
+    normalizer: SupportsFloat | None = None,
+    n_threads: SupportsIndex | None = None,
 ) -> float | np.ndarray: ...
 def cross_entropy(
     logits: npt.ArrayLike,
@@ -184,27 +208,57 @@ def value_and_grad(
     logits: npt.ArrayLike,
     targets: npt.ArrayLike | Pair,
     *,
+    axis: SupportsIndex = -1,
+    weight: npt.ArrayLike | None = None,
+    sample_weight: npt.ArrayLike | None = None,
+    ignore_index: SupportsIndex | None = None,
+    label_smoothing: SupportsFloat = _ZERO,
+    temperature: SupportsFloat = _ONE,
+    softcap: SupportsFloat | None = None,
+    z_loss: SupportsFloat = _ZERO,
+    where: npt.ArrayLike | None = None,
     reduction: Literal["mean", "sum"] = "mean",
+    normalizer: SupportsFloat | None = None,
     out: np.ndarray | None = None,
-    **options: Unpack[_Arguments],
+    n_threads: SupportsIndex | None = None,
 ) -> tuple[float, np.ndarray]: ...
 @overload
 def value_and_grad(
     logits: npt.ArrayLike,
     targets: npt.ArrayLike | Pair,
     *,
+    axis: SupportsIndex = -1,
+    weight: npt.ArrayLike | None = None,
+    sample_weight: npt.ArrayLike | None = None,
+    ignore_index: SupportsIndex | None = None,
+    label_smoothing: SupportsFloat = _ZERO,
+    temperature: SupportsFloat = _ONE,
+    softcap: SupportsFloat | None = None,
+    z_loss: SupportsFloat = _ZERO,
+    where: npt.ArrayLike | None = None,
     reduction: Literal["none"],
+    normalizer: None = None,
     out: np.ndarray | None = None,
-    **options: Unpack[_Arguments],
+    n_threads: SupportsIndex | None = None,
 ) -> tuple[np.ndarray, np.ndarray]: ...
 @overload
 def value_and_grad(
     logits: npt.ArrayLike,
     targets: npt.ArrayLike | Pair,
     *,
+    axis: SupportsIndex = -1,
+    weight: npt.ArrayLike | None = None,
+    sample_weight: npt.ArrayLike | None = None,
+    ignore_index: SupportsIndex | None = None,
+    label_smoothing: SupportsFloat = _ZERO,
+    temperature: SupportsFloat = _ONE,
+    softcap: SupportsFloat | None = None,
+    z_loss: SupportsFloat = _ZERO,
+    where: npt.ArrayLike | None = None,
     reduction: str,
+    normalizer: SupportsFloat | None = None,
     out: np.ndarray | None = None,
-    **options: Unpack[_Arguments],
+    n_threads: SupportsIndex | None = None,
 ) -> tuple[float | np.ndarray, np.ndarray]: ...
 def value_and_grad(
     logits: npt.ArrayLike,
