@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from softxent import _loss
-from softxent._inputs import read_ignore_index, read_labels, read_logits, result_dtypes, shape_without
+from softxent._inputs import ONE, ZERO, read_ignore_index, read_labels, read_logits, result_dtypes, shape_without
 
 
 class Evaluation(NamedTuple):
@@ -65,10 +65,10 @@ def evaluate(
     weight: npt.ArrayLike | None = None,
     sample_weight: npt.ArrayLike | None = None,
     ignore_index: SupportsIndex | None = None,
-    label_smoothing: SupportsFloat = 0.0,
-    temperature: SupportsFloat = 1.0,
+    label_smoothing: SupportsFloat = ZERO,
+    temperature: SupportsFloat = ONE,
     softcap: SupportsFloat | None = None,
-    z_loss: SupportsFloat = 0.0,
+    z_loss: SupportsFloat = ZERO,
     where: npt.ArrayLike | None = None,
     reduction: str = "mean",
     normalizer: SupportsFloat | None = None,

@@ -19,6 +19,10 @@ INT64 = range(-(2**63), 2**63)
 Pair = tuple[np.ndarray, np.ndarray]  # classes, and what the target gives to each
 
 
+# These very objects, as defaults of the public functions, say that an option was not given.
+ZERO, ONE = 0.0, 1.0
+
+
 class Options(NamedTuple):
     """What can make a call more than the loss of plain rows; no option without a value."""
 

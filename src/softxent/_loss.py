@@ -12,6 +12,8 @@ import numpy.typing as npt
 from softxent import _threads
 from softxent._dispatch import active as _kernels
 from softxent._inputs import (
+    ONE,
+    ZERO,
     Options,
     Pair,
     can_be_taken_as_they_came,
@@ -27,9 +29,6 @@ from softxent._inputs import (
 
 NATIVE_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))  # in the byte order of the machine
 
-# These very objects say that an option was not given.
-_ZERO, _ONE = 0.0, 1.0
-
 
 @overload
 def cross_entropy(
@@ -40,10 +39,10 @@ def cross_entropy(
     weight: npt.ArrayLike | None = None,
     sample_weight: npt.ArrayLike | None = None,
     ignore_index: SupportsIndex | None = None,
-    label_smoothing: SupportsFloat = _ZERO,
-    temperature: SupportsFloat = _ONE,
+    label_smoothing: SupportsFloat = ZERO,
+    temperature: SupportsFloat = ONE,
     softcap: SupportsFloat | None = None,
-    z_loss: SupportsFloat = _ZERO,
+    z_loss: SupportsFloat = ZERO,
     where: npt.ArrayLike | None = None,
     reduction: Literal["mean", "sum"] = "mean",
     normalizer: SupportsFloat | None = None,
@@ -58,10 +57,10 @@ def cross_entropy(
     weight: npt.ArrayLike | None = None,
     sample_weight: npt.ArrayLike | None = None,
     ignore_index: SupportsIndex | None = None,
-    label_smoothing: SupportsFloat = _ZERO,
-    temperature: SupportsFloat = _ONE,
+    label_smoothing: SupportsFloat = ZERO,
+    temperature: SupportsFloat = ONE,
     softcap: SupportsFloat | None = None,
-    z_loss: SupportsFloat = _ZERO,
+    z_loss: SupportsFloat = ZERO,
     where: npt.ArrayLike | None = None,
     reduction: Literal["none"],
     normalizer: None = None,
@@ -76,10 +75,10 @@ def cross_entropy(
     weight: npt.ArrayLike | None = None,
     sample_weight: npt.ArrayLike | None = None,
     ignore_index: SupportsIndex | None = None,
-    label_smoothing: SupportsFloat = _ZERO,
-    temperature: SupportsFloat = _ONE,
+    label_smoothing: SupportsFloat = ZERO,
+    temperature: SupportsFloat = ONE,
     softcap: SupportsFloat | None = None,
-    z_loss: SupportsFloat = _ZERO,
+    z_loss: SupportsFloat = ZERO,
     where: npt.ArrayLike | None = None,
     reduction: str,
     normalizer: SupportsFloat | None = None,
@@ -93,10 +92,10 @@ def cross_entropy(
     weight: npt.ArrayLike | None = None,
     sample_weight: npt.ArrayLike | None = None,
     ignore_index: SupportsIndex | None = None,
-    label_smoothing: SupportsFloat = _ZERO,
-    temperature: SupportsFloat = _ONE,
+    label_smoothing: SupportsFloat = ZERO,
+    temperature: SupportsFloat = ONE,
     softcap: SupportsFloat | None = None,
-    z_loss: SupportsFloat = _ZERO,
+    z_loss: SupportsFloat = ZERO,
     where: npt.ArrayLike | None = None,
     reduction: str = "mean",
     normalizer: SupportsFloat | None = None,
@@ -212,10 +211,10 @@ def value_and_grad(
     weight: npt.ArrayLike | None = None,
     sample_weight: npt.ArrayLike | None = None,
     ignore_index: SupportsIndex | None = None,
-    label_smoothing: SupportsFloat = _ZERO,
-    temperature: SupportsFloat = _ONE,
+    label_smoothing: SupportsFloat = ZERO,
+    temperature: SupportsFloat = ONE,
     softcap: SupportsFloat | None = None,
-    z_loss: SupportsFloat = _ZERO,
+    z_loss: SupportsFloat = ZERO,
     where: npt.ArrayLike | None = None,
     reduction: Literal["mean", "sum"] = "mean",
     normalizer: SupportsFloat | None = None,
@@ -231,10 +230,10 @@ def value_and_grad(
     weight: npt.ArrayLike | None = None,
     sample_weight: npt.ArrayLike | None = None,
     ignore_index: SupportsIndex | None = None,
-    label_smoothing: SupportsFloat = _ZERO,
-    temperature: SupportsFloat = _ONE,
+    label_smoothing: SupportsFloat = ZERO,
+    temperature: SupportsFloat = ONE,
     softcap: SupportsFloat | None = None,
-    z_loss: SupportsFloat = _ZERO,
+    z_loss: SupportsFloat = ZERO,
     where: npt.ArrayLike | None = None,
     reduction: Literal["none"],
     normalizer: None = None,
@@ -250,10 +249,10 @@ def value_and_grad(
     weight: npt.ArrayLike | None = None,
     sample_weight: npt.ArrayLike | None = None,
     ignore_index: SupportsIndex | None = None,
-    label_smoothing: SupportsFloat = _ZERO,
-    temperature: SupportsFloat = _ONE,
+    label_smoothing: SupportsFloat = ZERO,
+    temperature: SupportsFloat = ONE,
     softcap: SupportsFloat | None = None,
-    z_loss: SupportsFloat = _ZERO,
+    z_loss: SupportsFloat = ZERO,
     where: npt.ArrayLike | None = None,
     reduction: str,
     normalizer: SupportsFloat | None = None,
@@ -268,10 +267,10 @@ def value_and_grad(
     weight: npt.ArrayLike | None = None,
     sample_weight: npt.ArrayLike | None = None,
     ignore_index: SupportsIndex | None = None,
-    label_smoothing: SupportsFloat = _ZERO,
-    temperature: SupportsFloat = _ONE,
+    label_smoothing: SupportsFloat = ZERO,
+    temperature: SupportsFloat = ONE,
     softcap: SupportsFloat | None = None,
-    z_loss: SupportsFloat = _ZERO,
+    z_loss: SupportsFloat = ZERO,
     where: npt.ArrayLike | None = None,
     reduction: str = "mean",
     normalizer: SupportsFloat | None = None,
@@ -402,10 +401,10 @@ def options_of(
         weight is None
         and sample_weight is None
         and ignore_index is None
-        and label_smoothing is _ZERO
-        and temperature is _ONE
+        and label_smoothing is ZERO
+        and temperature is ONE
         and softcap is None
-        and z_loss is _ZERO
+        and z_loss is ZERO
         and where is None
         and normalizer is None
     ):

@@ -103,10 +103,29 @@ cdef double target_mass(const Job* job, Py_ssize_t i, const storage* one) noexce
     return sum.value().less(0, &rounded)
 
 
+cdef void begin_rows(
+    const Job* job, Py_ssize_t i, Py_ssize_t count, int64_t* label, double* weight
+) noexcept nogil:
+    """Labels and weights of the rows from i on; rows to pass over have the weight 0, places beyond them 1."""
+    cdef LabelRange labels = label_range(job)
+    cdef Py_ssize_t k
+    for k in range(MAX_LANES):
+        weight[k] = 1
+    if job.has_weights:
+        read_numbers(&job.weights, i, count, weight)
+    if job.kind == LABELS:
+        # Checked before, but another thread may have changed it since: then the result is wrong, not the memory.
+        read_labels(&job.targets, i, count, &labels, label)
+    if job.has_passed_over:
+        for k in range(count):
+            if label[k] < 0:
+                label[k] = 0
+                weight[k] = 0
+
+
 cdef double total_weight(const Job* job, const storage* one) noexcept nogil:
     """Of all rows that are not passed over."""
     cdef Sum[double] total
-    cdef LabelRange labels = label_range(job)
     cdef double[MAX_LANES] weight
     cdef int64_t[MAX_LANES] label
     cdef Py_ssize_t i = 0, count, k
@@ -115,24 +134,16 @@ cdef double total_weight(const Job* job, const storage* one) noexcept nogil:
         return job.n_rows
     while i < job.n_rows:
         count = min(job.n_rows - i, MAX_LANES)
-        for k in range(MAX_LANES):
-            weight[k] = k < count
-        if job.has_weights:
-            read_numbers(&job.weights, i, count, weight)
-        if job.kind == LABELS:
-            read_labels(&job.targets, i, count, &labels, label)
+        begin_rows(job, i, count, label, weight)
         if job.class_weights != NULL:
             for k in range(count):
-                if job.kind == LABELS:
-                    weight[k] *= (<storage*> job.class_weights)[max(label[k], 0)]
-                else:
-                    weight[k] *= target_mass(job, i + k, one)
-        if job.has_passed_over:
-            for k in range(count):
-                weight[k] = weight[k] if label[k] >= 0 else 0
+                if weight[k] != 0:
+                    weight[k] *= (
+                        (<storage*> job.class_weights)[label[k]] if job.kind == LABELS
+                        else target_mass(job, i + k, one))
         k = 0
-        while k < MAX_LANES:
-            total.add(load(&weight[k]))
+        while k < count:
+            total.add(load_first(&weight[k], min(count - k, ROWS_AT_ONCE), 0))
             k += ROWS_AT_ONCE
         i += count
     return total.value().less(0, &rounded)
@@ -202,26 +213,6 @@ cdef void pass_over(const Job* job, Py_ssize_t i, RowNumbers* rows, int k) noexc
         zero_row(&job.grad, i, job.n_classes)
     if job.has_products:
         set_no_products(&job.products, i)
-
-
-cdef void begin_rows(
-    const Job* job, Py_ssize_t i, Py_ssize_t count, int64_t* label, RowNumbers* rows
-) noexcept nogil:
-    """Labels and weights of the rows from i on; rows to pass over have the weight 0."""
-    cdef LabelRange labels = label_range(job)
-    cdef Py_ssize_t k
-    for k in range(MAX_LANES):
-        rows.weight[k] = 1
-    if job.has_weights:
-        read_numbers(&job.weights, i, count, rows.weight)
-    if job.kind == LABELS:
-        # Checked before, but another thread may have changed it since: then the result is wrong, not the memory.
-        read_labels(&job.targets, i, count, &labels, label)
-    if job.has_passed_over:
-        for k in range(count):
-            if label[k] < 0:
-                label[k] = 0
-                rows.weight[k] = 0
 
 
 cdef inline void visit_row_of(
@@ -449,7 +440,6 @@ cdef void visit_lanes_of(
     cdef LaneGroup[storage] group
     cdef Py_ssize_t n = job.n_classes, size = n * lanes_of(tag), lane
     cdef double[MAX_LANES] scales
-    cdef bint passing = job.has_weights or job.has_passed_over
     cdef storage* x = tile.space
     cdef storage* t = NULL
     cdef storage* slope = NULL
@@ -473,13 +463,12 @@ cdef void visit_lanes_of(
         read_tile(&job.allowed, i, count, n, slope, staging)
     group.label = label
     for lane in range(lanes_of(tag)):
-        scales[lane] = job.scale * rows.weight[lane]
+        # Rows of weight 0 get their zeros in the end; a scale of 0 would pass for a target of next to no mass.
+        scales[lane] = job.scale * (rows.weight[lane] if rows.weight[lane] != 0 else 1)
     if job.blending:
         blend_lanes(job, i, count, &group, slope, t)
     if job.transforming:
         transform_logits(&job.transform, x, slope, job.has_allowed, size)
-    if passing:
-        zero_lanes(x, rows.weight, n)
     find_top(&group, x, n, rows)
     if t != NULL:
         find_distributions(&group, x, t, n, rows)
@@ -503,7 +492,7 @@ cdef void visit_lanes_of(
             take_amounts_of_lanes(job, i, count, &group, x)
         if job.sloping:
             multiply_by_slope(x, slope, size)
-        if passing:
+        if job.has_weights or job.has_passed_over:
             zero_lanes(x, rows.weight, n)
         write_tile(&job.grad, i, count, n, x, staging, job.streaming)
 
@@ -546,7 +535,7 @@ cdef void visit_block(
             # Whole cache lines to the next group: this one ends where a line does.
             k = to_line(<storage*> row(&job.grad, i))
             count = min(count, k) if k > 0 else count
-        begin_rows(job, i, count, label, &rows)
+        begin_rows(job, i, count, label, rows.weight)
         if job.by_lanes:
             visit_lanes_of(job, i, count, label, scratch, &rows)
         else:

@@ -80,14 +80,12 @@ cdef void find_distributions(
 cdef void smooth(
     LaneGroup[storage]* group, const storage* x, const Formula* formula, Py_ssize_t n, RowNumbers* rows
 ) noexcept nogil:
-    """What a share of the target for all classes changes, as in finish_row."""
-    cdef double kept = 1 - formula.smoothing, share
+    """smooth_numbers of each lane."""
+    cdef double[MAX_LANES] gaps
     cdef Py_ssize_t lane
-    lane_gap_sums(x, n, group.m, group.gaps)
+    lane_gap_sums(x, n, group.m, gaps)
     for lane in range(lanes_of(x)):
-        share = share_of(formula.smoothing / n, rows.mass[lane])
-        rows.cross[lane] = share_of(kept, rows.cross[lane]) + share_of(share, group.gaps[lane])
-        group.rest[lane] = share_of(kept, group.rest[lane]) + share * (n - 1)
+        smooth_numbers(formula, n, rows.mass[lane], gaps[lane], rows.cross + lane, group.rest + lane)
 
 
 cdef void take_exponentials(

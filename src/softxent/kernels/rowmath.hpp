@@ -450,7 +450,7 @@ template <class S> struct LaneGroup {
     std::int64_t *label;
     S m[lanes], e_top[lanes];                                  // the largest logit, and its exponential
     S top[lanes];                                              // Part.top
-    double rest[lanes], gaps[lanes];                           // Part.rest and Part.gaps
+    double rest[lanes];                                        // Part.rest
     double mass[lanes];                                        // that the factor has to make up for
     S amount[lanes];                                           // of the label
     S factor[lanes], offset[lanes], minus[lanes];              // the gradient is factor * e + offset + minus * t,

@@ -213,6 +213,16 @@ cdef inline double share_of(double share, double x) noexcept nogil:
     return share * x if share != 0 else 0
 
 
+cdef inline double smooth_numbers(
+    const Formula* formula, Py_ssize_t n, double mass, double gaps, double* cross, double* rest
+) noexcept nogil:
+    """What smoothing makes of a row's numbers, whose gaps m - x_j add up to `gaps`; returns the share of each class."""
+    cdef double kept = 1 - formula.smoothing, share = share_of(formula.smoothing / n, mass)
+    cross[0] = share_of(kept, cross[0]) + share_of(share, gaps)
+    rest[0] = share_of(kept, rest[0]) + share * (n - 1)
+    return share
+
+
 cdef inline double log_of_row(const storage* tag, const RowNumbers* rows, int k) noexcept nogil:
     return first(log_over_top(
         tag, Vec[double](rows.R[k]), Vec[double](rows.R_low[k]), Vec[double](rows.over[k]), Vec[double](rows.n0[k])))
@@ -224,17 +234,13 @@ cdef inline Scaling finish_row(
 ) noexcept nogil:
     """From all that its stretches contribute, the numbers of row k and, if it has exponentials e, their scaling."""
     cdef double low, rest = row.rest.less(0, &low), cross = row.cross.less(0, &low), mass = rest + row.at_top
-    cdef double kept, share, extra = 0
+    cdef double extra = 0
     cdef double R = row.R.less(e_top if row.top < 0 else 0, &rows.R_low[k])
     cdef Denominator[storage, double] whole
     cdef Scaling scaling = Scaling(0, 1, 0, -scale, -1, 0)
     if formula.smoothing != 0:
-        kept = 1 - formula.smoothing
-        share = share_of(formula.smoothing / n, mass)
-        scaling.offset = -scale * share
-        scaling.minus = -scale * kept
-        cross = share_of(kept, cross) + share_of(share, row.gaps.less(0, &low))
-        rest = share_of(kept, rest) + share * (n - 1)
+        scaling.offset = -scale * smooth_numbers(formula, n, mass, row.gaps.less(0, &low), &cross, &rest)
+        scaling.minus = -scale * (1 - formula.smoothing)
     rows.R[k] = R
     rows.m[k] = m
     rows.over[k] = m - unit.shift

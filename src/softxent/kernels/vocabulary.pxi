@@ -158,7 +158,6 @@ cdef extern from "rowmath.hpp" namespace "softxent" nogil:
         T* e_top
         T* top
         double* rest
-        double* gaps
         double* mass
         T* amount
         T* factor
