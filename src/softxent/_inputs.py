@@ -16,6 +16,8 @@ from softxent._dispatch import active as kernels
 FLOATS = "float16, bfloat16, float32 or float64"
 INT64 = range(-(2**63), 2**63)
 
+REDUCTIONS = {"mean": (True, False), "sum": (False, False), "none": (False, True)}
+
 Pair = tuple[np.ndarray, np.ndarray]  # classes, and what the target gives to each
 
 
@@ -286,6 +288,9 @@ def read_out(out: object, shape: tuple[int, ...]) -> np.ndarray:
     return plain
 
 
-def check_reduction(reduction: object) -> None:
-    if not isinstance(reduction, str) or reduction not in ("mean", "sum", "none"):
-        raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
+def read_reduction(reduction: str) -> tuple[bool, bool]:
+    """Whether it is the mean, and whether it is the losses of the rows."""
+    try:
+        return REDUCTIONS[reduction]
+    except (KeyError, TypeError):
+        raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}") from None

@@ -17,10 +17,10 @@ from softxent._inputs import (
     Options,
     Pair,
     can_be_taken_as_they_came,
-    check_reduction,
     read_arrays,
     read_logits,
     read_out,
+    read_reduction,
     read_scalars,
     read_targets,
     result_dtypes,
@@ -195,10 +195,23 @@ def cross_entropy(
     >>> round(sx.cross_entropy(logits, [2, 0], sample_weight=[1, 2]), 6)
     0.319038
     """
-    options = options_of(
-        weight, sample_weight, ignore_index, label_smoothing, temperature, softcap, z_loss, where, normalizer
-    )
-    loss: float | np.ndarray = visit(logits, targets, axis, options, reduction, n_threads, False)[0]
+    loss: float | np.ndarray = visit(
+        logits,
+        targets,
+        axis,
+        weight,
+        sample_weight,
+        ignore_index,
+        label_smoothing,
+        temperature,
+        softcap,
+        z_loss,
+        where,
+        reduction,
+        normalizer,
+        n_threads,
+        False,
+    )[0]
     return loss
 
 
@@ -379,13 +392,30 @@ def value_and_grad(
     >>> grad is logits
     True
     """
-    options = options_of(
-        weight, sample_weight, ignore_index, label_smoothing, temperature, softcap, z_loss, where, normalizer
+    return visit(
+        logits,
+        targets,
+        axis,
+        weight,
+        sample_weight,
+        ignore_index,
+        label_smoothing,
+        temperature,
+        softcap,
+        z_loss,
+        where,
+        reduction,
+        normalizer,
+        n_threads,
+        True,
+        out,
     )
-    return visit(logits, targets, axis, options, reduction, n_threads, True, out)
 
 
-def options_of(
+def visit(
+    logits: Any,
+    targets: Any,
+    axis: SupportsIndex,
     weight: Any,
     sample_weight: Any,
     ignore_index: Any,
@@ -394,10 +424,17 @@ def options_of(
     softcap: Any,
     z_loss: Any,
     where: Any,
+    reduction: str,
     normalizer: Any,
-) -> Options | None:
-    """None if no option was given."""
-    if (
+    n_threads: SupportsIndex | None,
+    with_grad: bool,
+    out: Any = None,
+    products: tuple[np.ndarray, np.ndarray] | None = None,
+) -> tuple[Any, Any]:
+    """Loss and gradient (None without) of arrays as they came, if a kernel takes them so."""
+    mean, per_row = read_reduction(reduction)
+    options = None
+    if not (
         weight is None
         and sample_weight is None
         and ignore_index is None
@@ -408,34 +445,16 @@ def options_of(
         and where is None
         and normalizer is None
     ):
-        return None
-    return Options(
-        weight, sample_weight, ignore_index, label_smoothing, temperature, softcap, z_loss, where, normalizer
-    )
-
-
-def visit(
-    logits: Any,
-    targets: Any,
-    axis: SupportsIndex,
-    options: Options | None,
-    reduction: str,
-    n_threads: SupportsIndex | None,
-    with_grad: bool,
-    out: Any = None,
-    products: tuple[np.ndarray, np.ndarray] | None = None,
-) -> tuple[Any, Any]:
-    """Loss and gradient (None without) of arrays as they came, if a kernel takes them so."""
-    check_reduction(reduction)
-    if options is not None:
+        options = Options(
+            weight, sample_weight, ignore_index, label_smoothing, temperature, softcap, z_loss, where, normalizer
+        )
         options = read_scalars(options, reduction)
     threads = _threads.setting if n_threads is None else _threads.checked(n_threads, "n_threads")
-    mean, per_row = reduction == "mean", reduction == "none"
     guarded = _threads.in_forked_child and threads != 1
     if (
         type(logits) is np.ndarray
         and logits.dtype in NATIVE_FLOATS
-        and logits.ndim > 0
+        and (not per_row or logits.ndim > 0)
         and type(axis) is int
         and -64 <= axis < 64  # no array has more axes; a C integer holds it
         and (options is None or can_be_taken_as_they_came(options))

@@ -27,7 +27,7 @@ def checked(n_threads: SupportsIndex, name: str) -> int:
         raise TypeError(f"{name} must be an integer or None, got {type(n_threads).__name__}") from None
     if n < 1:
         raise ValueError(f"{name} must be at least 1, got {n}")
-    return min(n, 2**31 - 1)
+    return n if n < 2**31 else 2**31 - 1
 
 
 def set_num_threads(n_threads: SupportsIndex | None) -> None:

@@ -103,7 +103,7 @@ cdef double target_mass(const Job* job, Py_ssize_t i, const storage* one) noexce
     return sum.value().less(0, &rounded)
 
 
-cdef void begin_rows(
+cdef inline void begin_rows(
     const Job* job, Py_ssize_t i, Py_ssize_t count, int64_t* label, double* weight
 ) noexcept nogil:
     """Labels and weights of the rows from i on; rows to pass over have the weight 0, places beyond them 1."""
@@ -360,10 +360,15 @@ cdef void write_tile(
                 rows.element.write(at[lane] + c * rows.class_stride, tile[c * lanes_of(tile) + lane])
 
 
-cdef inline void prefetch_rows(const Rows* rows, Py_ssize_t i, Py_ssize_t count, Py_ssize_t size) noexcept nogil:
-    """Ask for rows of `size` bytes that follow each other with no gap, or one too small to skip."""
-    if rows.direct and rows.n_axes == 1 and size <= rows.step <= size + 64:
-        prefetch(rows.data + i * rows.step, count * rows.step)
+cdef Ahead look_ahead(const Rows* rows, Py_ssize_t i, Py_ssize_t count, Py_ssize_t n) noexcept nogil:
+    """For `count` rows from i on; not far if neither they nor the elements of a class stand close together."""
+    cdef Py_ssize_t size = n * rows.class_stride
+    cdef Ahead ahead = Ahead(row(rows, i), 0)
+    if rows.packed and rows.n_axes == 1 and size <= rows.step <= size + 64:
+        ahead.step = count * rows.step // n
+    elif rows.typed and rows.step * count <= LANE_BYTES:
+        ahead.step = rows.class_stride
+    return ahead
 
 
 cdef void zero_lanes(storage* tile, const double* weight, Py_ssize_t n) noexcept nogil:
@@ -444,6 +449,7 @@ cdef void visit_lanes_of(
     cdef storage* t = NULL
     cdef storage* slope = NULL
     cdef storage* logits = NULL
+    cdef Ahead next_logits = Ahead(<char*> x, 0), next_grad = next_logits
     cdef storage* staging = x + size
     if job.kind == DISTRIBUTIONS or job.blending:
         t = staging
@@ -457,14 +463,15 @@ cdef void visit_lanes_of(
     if job.kind == DISTRIBUTIONS:
         read_tile(&job.targets, i, count, n, t, staging)
     read_tile(&job.logits, i, count, n, x, staging)
-    if job.prefetching:
-        prefetch_rows(&job.logits, i + count, count, n * sizeof(storage))
     if job.has_allowed:
         read_tile(&job.allowed, i, count, n, slope, staging)
     group.label = label
     for lane in range(lanes_of(tag)):
-        # Rows of weight 0 get their zeros in the end; a scale of 0 would pass for a target of next to no mass.
-        scales[lane] = job.scale * (rows.weight[lane] if rows.weight[lane] != 0 else 1)
+        scales[lane] = job.scale
+    if job.has_weights or job.has_passed_over:
+        for lane in range(lanes_of(tag)):
+            # Rows of weight 0 get their zeros in the end; a scale of 0 would pass for a target of next to no mass.
+            scales[lane] *= rows.weight[lane] if rows.weight[lane] != 0 else 1
     if job.blending:
         blend_lanes(job, i, count, &group, slope, t)
     if job.transforming:
@@ -478,16 +485,18 @@ cdef void visit_lanes_of(
         find_amounts_of_lanes(job, i, count, &group, x, rows)
     if job.formula.smoothing != 0:
         smooth(&group, x, &job.formula, n, rows)
+    if job.prefetching and i + 2 * count <= job.n_rows:
+        next_logits = look_ahead(&job.logits, i + count, count, n)
+        if job.has_grad and not job.streaming:
+            next_grad = look_ahead(&job.grad, i + count, count, n)
     if job.has_products:
         memcpy(logits, x, size * sizeof(storage))
-    take_exponentials(&group, x, n, rows)
+    take_exponentials(&group, x, n, &next_logits, &next_grad, rows)
     if job.has_products:
         find_products_of_lanes(&job.products, i, count, &group, logits, x, n, rows)
     if job.has_grad:
-        if job.prefetching:
-            prefetch_rows(&job.grad, i + count, count, n * sizeof(storage))
         find_factors(&group, x, &job.formula, n, scales, t == NULL and job.kind == LABELS, rows)
-        take_gradients(&group, x, t, n)
+        take_gradients(&group, x, t, job.formula.smoothing != 0, n)
         if t == NULL and job.kind == AMOUNTS:
             take_amounts_of_lanes(job, i, count, &group, x)
         if job.sloping:

@@ -8,6 +8,17 @@
 # LaneGroup.
 
 
+cdef struct Ahead:
+    # Where the next group of rows has the LANE_BYTES of a class, roughly, of its logits or its gradient.
+    const char* start
+    Py_ssize_t step
+
+
+cdef inline void ask_for(const Ahead* ahead, Py_ssize_t c) noexcept nogil:
+    """What class c has to ask for: little at a time, since what is too much at once is dropped."""
+    prefetch(ahead.start + c * ahead.step, LANE_BYTES)
+
+
 cdef void find_top(LaneGroup[storage]* group, const storage* x, Py_ssize_t n, RowNumbers* rows) noexcept nogil:
     """The maximum of each lane, NaNs passed over, the unit that follows from it, and its exponential."""
     cdef Lanes[storage] m = Lanes[storage](-INFINITY)
@@ -89,13 +100,16 @@ cdef void smooth(
 
 
 cdef void take_exponentials(
-    LaneGroup[storage]* group, storage* x, Py_ssize_t n, RowNumbers* rows
+    LaneGroup[storage]* group, storage* x, Py_ssize_t n, const Ahead* logits, const Ahead* grad,
+    RowNumbers* rows
 ) noexcept nogil:
-    """The logits become exponentials, R of each lane their sum."""
+    """The logits become exponentials, R of each lane their sum; what the next group needs is asked for."""
     cdef LanesUnit[storage] unit = group.unit
     cdef storage[MAX_LANES] taken_off
     cdef Py_ssize_t c
     for c in range(n):
+        ask_for(logits, c)
+        ask_for(grad, c)
         store(x + c * lanes_of(x), exp(load_lanes(x + c * lanes_of(x)), unit))
     store(taken_off, select_equal(
         load_lanes(group.top), Lanes[storage](-1), load_lanes(group.e_top), Lanes[storage](0)))
@@ -131,66 +145,94 @@ cdef void find_products_of_lanes(
                 gaps[lane] / (rows.R[lane] + group.e_top[lane]))
 
 
+cdef void find_shares(
+    LaneGroup[storage]* group, const storage* tag, const Formula* formula, Py_ssize_t n, const double* scales,
+    RowNumbers* rows
+) noexcept nogil:
+    """What smoothing changes in the gradient, as in finish_row."""
+    cdef Vec[double] minus
+    cdef Py_ssize_t i = 0
+    while i < lanes_of(tag):
+        minus = Vec[double](0) - load(scales + i)
+        store_rounded(group.offset + i, minus * (Vec[double](formula.smoothing / n) * load(rows.mass + i)))
+        store_rounded(group.minus + i, minus * Vec[double](1 - formula.smoothing))
+        i += ROWS_AT_ONCE
+
+
+cdef void add_squares(
+    LaneGroup[storage]* group, const storage* tag, const Formula* formula, RowNumbers* rows
+) noexcept nogil:
+    """What the z-loss changes in the gradient, as in finish_row."""
+    cdef Vec[double] extra
+    cdef Py_ssize_t i = 0
+    while i < lanes_of(tag):
+        extra = Vec[double](2 * formula.z_loss) * (load(rows.m + i) + log_over_top(
+            tag, load(rows.R + i), load(rows.R_low + i), load(rows.over + i), load(rows.n0 + i)))
+        store(group.mass + i, load(rows.mass + i) + extra)
+        store(group.rest + i, load(group.rest + i) + extra)
+        i += ROWS_AT_ONCE
+
+
 cdef void find_factors(
     LaneGroup[storage]* group, storage* e, const Formula* formula, Py_ssize_t n, const double* scales, bint has_labels,
     RowNumbers* rows
 ) noexcept nogil:
     """What makes the gradient of the exponentials, as in finish_row."""
     cdef Vec[double] zero = Vec[double](0), none = Vec[double](-1), least = Vec[double](-INFINITY)
-    cdef Vec[double] R, R_low, e_top, mass, factor, scale, minus, extra = zero
+    cdef Vec[double] R, e_top, mass, factor, scale
     cdef Denominator[storage, Vec[double]] whole
     cdef Lanes[storage] label = load_lanes(group.special), at_label
+    cdef const double* masses = rows.mass
     cdef Py_ssize_t i = 0
-    store(group.offset, Lanes[storage](0))
+    if formula.z_loss != 0:
+        add_squares(group, e, formula, rows)
+        masses = group.mass
     while i < lanes_of(e):
         R = load(rows.R + i)
-        R_low = load(rows.R_low + i)
         e_top = load_as_double(group.e_top + i)
-        mass = load(rows.mass + i)
+        mass = load(masses + i)
+        whole = Denominator[storage, Vec[double]](R, load(rows.R_low + i), e_top)
         scale = load(scales + i)
-        minus = zero - scale
-        if formula.smoothing != 0:
-            store_rounded(group.offset + i, minus * (Vec[double](formula.smoothing / n) * mass))
-            minus = minus * Vec[double](1 - formula.smoothing)
-        store_rounded(group.minus + i, minus)
-        if formula.z_loss != 0:
-            extra = Vec[double](2 * formula.z_loss) * (
-                load(rows.m + i) + log_over_top(e, R, R_low, load(rows.over + i), load(rows.n0 + i)))
-            mass = mass + extra
-        whole = Denominator[storage, Vec[double]](R, R_low, e_top)
         factor = whole.under(scale * mass)
         least = maximum(zero - maximum(factor, zero - factor), least)
         store_rounded(group.factor + i, factor)
         # Where R < e_top, the top has more than half of the probability.
         store_rounded(group.special + i, select_equal(maximum(R, e_top), R, none, load_as_double(group.top + i)))
-        store_rounded(group.value + i, scale * ((load(group.rest + i) + extra) - mass * whole.under(R)))
-        store(group.mass + i, mass)
+        store_rounded(group.value + i, scale * (load(group.rest + i) - mass * whole.under(R)))
+        store_rounded(group.minus + i, zero - scale)
         i += ROWS_AT_ONCE
+    if formula.smoothing != 0:
+        find_shares(group, e, formula, n, scales, rows)
     if largest(least) > -smallest_normal(e):
-        take_units_out(group, e, n, scales, rows)
+        take_units_out(group, e, n, scales, masses, rows)
     if has_labels:
-        at_label = fma(at_labels(group, e), load_lanes(group.factor), load_lanes(group.offset))
+        at_label = at_labels(group, e)
+        if formula.smoothing != 0:
+            at_label = fma(at_label, load_lanes(group.factor), load_lanes(group.offset))
+        else:
+            at_label = at_label * load_lanes(group.factor)
         at_label = fma(load_lanes(group.amount), load_lanes(group.minus), at_label)
         store(group.value, select_equal(load_lanes(group.special), label, load_lanes(group.value), at_label))
         store(group.special, label)
 
 
 cdef void take_units_out(
-    LaneGroup[storage]* group, storage* e, Py_ssize_t n, const double* scales, const RowNumbers* rows
+    LaneGroup[storage]* group, storage* e, Py_ssize_t n, const double* scales, const double* masses,
+    const RowNumbers* rows
 ) noexcept nogil:
     """The factors of targets of next to no mass, as in finish_row."""
     cdef Denominator[storage, double] whole
     cdef Py_ssize_t lane, c
     for lane in range(lanes_of(e)):
         whole = Denominator[storage, double](rows.R[lane], rows.R_low[lane], group.e_top[lane])
-        if fabs(whole.under(scales[lane] * group.mass[lane])) < smallest_normal(e):
-            group.factor[lane] = <storage> (scales[lane] * group.mass[lane] / (whole.sum / unit_size(e)))
+        if fabs(whole.under(scales[lane] * masses[lane])) < smallest_normal(e):
+            group.factor[lane] = <storage> (scales[lane] * masses[lane] / (whole.sum / unit_size(e)))
             for c in range(n):
                 e[c * lanes_of(e) + lane] *= <storage> (1 / unit_size(e))
 
 
 cdef void take_gradients(
-    LaneGroup[storage]* group, storage* e, const storage* t, Py_ssize_t n
+    LaneGroup[storage]* group, storage* e, const storage* t, bint smoothed, Py_ssize_t n
 ) noexcept nogil:
     """The exponentials become the gradient; t is NULL but for distributions."""
     cdef Lanes[storage] factor = load_lanes(group.factor), special = load_lanes(group.special)
@@ -199,7 +241,9 @@ cdef void take_gradients(
     cdef Py_ssize_t c, i
     for c in range(n):
         i = c * lanes_of(e)
-        g = fma(load_lanes(e + i), factor, offset)
+        g = load_lanes(e + i) * factor
+        if smoothed:
+            g = fma(load_lanes(e + i), factor, offset)
         if t != NULL:
             g = fma(load_lanes(t + i), minus, g)
         store(e + i, select_equal(Lanes[storage](<double> c), special, value, g))

@@ -167,7 +167,7 @@ template <class S> using LanesUnit = Unit<S, Lanes<S>>;
 
 // What the loss of a row is made of: weight * (mass * log1p((R + R_low) / e_top) + cross + z_loss * lse^2), with
 // e_top = unit_size * exp(over - n0 ln 2) and lse = m + log1p((R + R_low) / e_top).
-struct RowNumbers {
+struct alignas(64) RowNumbers {
     static constexpr int rows = 32;
     double R[rows], R_low[rows], m[rows], over[rows], n0[rows], mass[rows], cross[rows], weight[rows];
 };
@@ -445,17 +445,17 @@ void lane_gaps(const S *x, const S *t, std::ptrdiff_t n, const S *m, const S *le
 }
 
 // What the phases of the narrow kernel know of the rows in the lanes; see lanes.pxi.
-template <class S> struct LaneGroup {
+template <class S> struct alignas(64) LaneGroup {
     static constexpr int lanes = Lanes<S>::lanes;
-    std::int64_t *label;
     S m[lanes], e_top[lanes];                                  // the largest logit, and its exponential
     S top[lanes];                                              // Part.top
     double rest[lanes];                                        // Part.rest
-    double mass[lanes];                                        // that the factor has to make up for
+    double mass[lanes];                                        // that the factor has to make up for, with z-loss
     S amount[lanes];                                           // of the label
     S factor[lanes], offset[lanes], minus[lanes];              // the gradient is factor * e + offset + minus * t,
     S special[lanes], value[lanes];                            // but `value` at the class `special`
     LanesUnit<S> unit;
+    std::int64_t *label;                                       // last, to leave the arrays on cache lines
 };
 
 }  // namespace softxent

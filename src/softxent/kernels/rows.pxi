@@ -279,15 +279,18 @@ cdef inline void scale_stretch(
     """g becomes the gradient of exponentials e, but at the top; t may be NULL, e may be g."""
     # Stores that cross a cache line cost twice; where a row starts is chance.
     cdef Py_ssize_t i = line_start(g, n)
+    cdef double factor = scaling.factor, offset = scaling.offset, minus = scaling.minus
     cdef Block[storage] v
     if scaling.unit != 1:
         multiply(e, scaling.unit, n)
     if i > 0:
         scale_vector(scaling, e, t, g, i)
     while i + block_lanes(e) <= n:
-        v = fma(load_block(e + i), Block[storage](scaling.factor), Block[storage](scaling.offset))
+        v = load_block(e + i) * Block[storage](factor)
+        if offset != 0:
+            v = fma(load_block(e + i), Block[storage](factor), Block[storage](offset))
         if t != NULL:
-            v = fma(load_block(t + i), Block[storage](scaling.minus), v)
+            v = fma(load_block(t + i), Block[storage](minus), v)
         if streaming:
             stream(g + i, v)
         else:
