@@ -215,12 +215,14 @@ cdef void pass_over(const Job* job, Py_ssize_t i, RowNumbers* rows, int k) noexc
         set_no_products(&job.products, i)
 
 
-cdef inline void visit_row_of(
-    const Job* job, Py_ssize_t i, const int64_t* label, storage* scratch, int n_threads, RowNumbers* rows, int k
+cdef inline bint visit_row_of(
+    const Job* job, Py_ssize_t i, const int64_t* label, storage* scratch, int n_threads, RowNumbers* rows, int k,
+    bint is_last, bint top_known
 ) noexcept nogil:
-    """Visit row i, whose label, if it has one, and weight are already known.
+    """Visit row i, whose label, if it has one, and weight are already known, and maybe its maximum.
 
-    What cannot be loaded or stored as it is goes through `scratch`: a row of logits, a distribution, and slopes.
+    Returns whether that of the next row, unless this one is the last, is known now. What cannot be loaded or stored as
+    it is goes through `scratch`: a row of logits, a distribution, and slopes.
     """
     cdef Py_ssize_t n = job.n_classes, ahead = 0
     cdef storage one = 1
@@ -231,9 +233,10 @@ cdef inline void visit_row_of(
     cdef storage* slope = scratch + 2 * n
     cdef storage* g = NULL
     cdef storage* e = NULL
+    cdef storage* following = NULL
     if rows.weight[k] == 0:
         pass_over(job, i, rows, k)
-        return
+        return False
     read_target(job, i, label, &one, &target)
     if job.has_grad:
         g = <storage*> row(&job.grad, i) if job.grad.direct else scratch
@@ -258,13 +261,18 @@ cdef inline void visit_row_of(
     if job.by_stretches:
         share_row(x, e, &target, &job.formula, g, n, scale, job.streaming, n_threads, rows, k)
     else:
-        visit_row(x, e, &target, &job.formula, g, n, scale, job.streaming, ahead, rows, k)
+        if not top_known:
+            rows.m[k] = row_max(x, n)
+        if g != NULL and job.logits.direct and not job.transforming and not is_last and rows.weight[k + 1] != 0:
+            following = <storage*> row(&job.logits, i + 1)
+        visit_row(x, e, &target, &job.formula, g, n, scale, job.streaming, ahead, following, rows, k)
     if job.has_products:
         find_products(&job.products, i, x, label[0], n, rows, k)
     if job.has_grad and job.sloping:
         multiply_by_slope(g, slope, n)
     if job.has_grad and not job.grad.direct:
         write_row(row(&job.grad, i), g, &job.grad, n)
+    return following != NULL
 
 
 cdef bint place_lanes(
@@ -535,6 +543,7 @@ cdef void visit_block(
     cdef Py_ssize_t i = block * job.rows_per_block
     cdef Py_ssize_t stop = min(i + job.rows_per_block, job.n_rows)
     cdef Py_ssize_t k, count
+    cdef bint known
     cdef int64_t[MAX_LANES] label
     cdef RowNumbers rows
     cdef Sum[double] sum
@@ -548,8 +557,9 @@ cdef void visit_block(
         if job.by_lanes:
             visit_lanes_of(job, i, count, label, scratch, &rows)
         else:
+            known = False
             for k in range(count):
-                visit_row_of(job, i + k, label + k, scratch, n_threads, &rows, k)
+                known = visit_row_of(job, i + k, label + k, scratch, n_threads, &rows, k, k + 1 == count, known)
         add_losses(job, i, count, i - block * job.rows_per_block, scratch, &rows, &sum)
         i += count
     total[0] = sum.value()

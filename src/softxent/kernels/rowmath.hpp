@@ -27,10 +27,10 @@ template <class T> SOFTXENT_INLINE T rounded_off(const T &a, const T &b, const T
     return (a - (sum - of_b)) + (b - of_b);
 }
 
-// t * (top - x); 0 where t is 0, whatever x is.
-SOFTXENT_INLINE Vec<double> weighted_gap(const Vec<double> &t, const Vec<double> &x, const Vec<double> &top) {
+// top - x; 0 where t is 0, whatever x is.
+SOFTXENT_INLINE Vec<double> wanted_gap(const Vec<double> &t, const Vec<double> &x, const Vec<double> &top) {
     const Vec<double> zero(0);
-    return select_equal(t, zero, zero, t * (top - x));
+    return select_equal(t, zero, zero, top - x);
 }
 
 // A sum and what its additions rounded off, of doubles or of Vecs.
@@ -80,7 +80,8 @@ template <> struct Sum<float> {
     SOFTXENT_INLINE void add(const Vec<float> &v) { add(widen(v)); }
     SOFTXENT_INLINE void add_gaps(const Vec<float> &weights, const Vec<float> &x, const Vec<float> &top) {
         const Wide t = widen(weights), wide = widen(x), most = widen(top);
-        add(Wide{weighted_gap(t.low, wide.low, most.low), weighted_gap(t.high, wide.high, most.high)});
+        sum.low = fma(t.low, wanted_gap(t.low, wide.low, most.low), sum.low);
+        sum.high = fma(t.high, wanted_gap(t.high, wide.high, most.high), sum.high);
     }
     // All lanes together; what that rounds off, float exponentials are not worth.
     SOFTXENT_INLINE Carried<double> value() const { return {total(sum.low + sum.high), 0}; }
@@ -104,7 +105,7 @@ template <> struct Sum<double> {
         sum = {next, sum.lost + rounded_off(sum.sum, v, next)};
     }
     SOFTXENT_INLINE void add_gaps(const Vec<double> &weights, const Vec<double> &x, const Vec<double> &top) {
-        add(weighted_gap(weights, x, top));
+        add(weights * wanted_gap(weights, x, top));
     }
     SOFTXENT_INLINE Carried<double> value() const {
         double sums[lanes], lost[lanes];

@@ -116,8 +116,9 @@ cdef inline void find_amounts(
     double m
 ) noexcept nogil:
     """What the n classes from `start` on contribute of a target that is amounts for some; logits are `stride` apart."""
-    cdef Py_ssize_t i, c
-    cdef double amount, logit
+    cdef Carried[double] cross = Carried[double](0, 0), rest = cross
+    cdef Py_ssize_t i, c, top = -1
+    cdef double amount, logit, at_top = 0
     for i in range(target.count):
         c = target.classes[i] - start
         if not 0 <= c < n:
@@ -125,13 +126,15 @@ cdef inline void find_amounts(
         amount = target.amount(i, start + c)
         if amount != 0:
             logit = x[c * stride]
-            part.cross.add(amount * (m - logit))
-            if part.top < 0 and logit == m:
-                part.top = c
-            if part.top == c:
-                part.at_top += amount
+            cross.add(amount * (m - logit))
+            if top < 0 and logit == m:
+                top = c
+            if top == c:
+                at_top += amount
             else:
-                part.rest.add(amount)
+                rest.add(amount)
+    part.cross, part.rest = cross, rest
+    part.top, part.at_top = top, at_top
 
 
 cdef inline void add_distribution(
@@ -337,13 +340,14 @@ cdef inline Py_ssize_t stretch_length(Py_ssize_t n) noexcept nogil:
 
 cdef inline void visit_row(
     const storage* x, storage* e, const Target[storage]* target, const Formula* formula, storage* g, Py_ssize_t n,
-    double scale, bint streaming, Py_ssize_t ahead, RowNumbers* rows, int k
+    double scale, bint streaming, Py_ssize_t ahead, const storage* following, RowNumbers* rows, int k
 ) noexcept nogil:
     """Visit one row, which is row k of `rows`; its gradient times `scale` is written to g unless g is NULL.
 
-    The exponentials are kept in e, which may be g or x.
+    The exponentials are kept in e, which may be g or x. Its maximum is known already, and that of the `following` row,
+    unless it is NULL, is then known too.
     """
-    cdef double m = row_max(x, n)
+    cdef double m = rows.m[k]
     cdef RowUnit[storage] unit = RowUnit[storage](<storage> m)
     cdef double e_top = first(exp(Vec[storage](m), unit))
     cdef Part parts[2]
@@ -355,6 +359,9 @@ cdef inline void visit_row(
             add_part(parts, parts + 1, start, e_top)
         start += length
     scaling = finish_row(parts, e, formula, n, m, unit, e_top, scale, rows, k)
+    if following != NULL:
+        # The factor comes late, and this need not wait for it as the scaling must.
+        rows.m[k + 1] = row_max(following, n)
     if g != NULL:
         scale_stretch(&scaling, e, target.distribution, g, n, streaming)
         set_special(&scaling, target, g, n)
