@@ -155,13 +155,15 @@ cdef inline void add_distribution(
 
 
 cdef inline void find_distribution(
-    Part* part, const storage* x, const storage* t, Py_ssize_t n, double m
+    Part* part, const storage* x, const storage* t, Py_ssize_t n, double m, Py_ssize_t ahead
 ) noexcept nogil:
     """What a stretch contributes of the target, if that is the distribution t."""
     cdef Vec[storage] top = Vec[storage](m)
     cdef Sum[storage] cross, rest
     cdef Py_ssize_t i = 0
     while i + vec_lanes(x) <= n:
+        if ahead != 0:
+            prefetch(<char*> (t + i + ahead), sizeof(storage) * vec_lanes(x))
         add_distribution(part, load(x + i), load(t + i), top, i, &cross, &rest)
         i += vec_lanes(x)
     if i < n:
@@ -178,7 +180,7 @@ cdef inline void visit_stretch(
     part.clear()
     # All else that is needed of x is read before exp_sum, which may overwrite it.
     if target.distribution != NULL:
-        find_distribution(part, x + start, target.distribution + start, n, m)
+        find_distribution(part, x + start, target.distribution + start, n, m, ahead)
     else:
         find_amounts(part, x + start, 1, target, start, n, m)
     if formula.smoothing != 0:
