@@ -16,11 +16,14 @@ SHAPES = [((260, 16_400), -1), ((3, 1_400_003), -1), ((65_600, 65), 0)]
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_same_bits_as_in_place(dtype: str, kind: str, shape: tuple[int, ...], axis: int) -> None:
     logits, targets = to_axis(axis, *problem(shape, kind, dtype))
-    in_place = logits.copy()
-    expected = sx.value_and_grad(in_place, targets, axis=axis, out=in_place)
-    for offset, n_threads in [(0, 1), (1, 1), (13, 2), (0, 3)]:
+    expected = {}
+    for reduction in ("mean", "none"):
+        in_place = logits.copy()
+        expected[reduction] = sx.value_and_grad(in_place, targets, axis=axis, reduction=reduction, out=in_place)
+    for offset, n_threads, reduction in [(0, 1, "mean"), (1, 1, "none"), (13, 2, "mean"), (0, 3, "mean")]:
         memory = np.full(logits.size + 32, np.nan, dtype)
         out = memory[offset : offset + logits.size].reshape(logits.shape)
-        assert_same_results(sx.value_and_grad(logits, targets, axis=axis, out=out, n_threads=n_threads), expected)
+        options = {"axis": axis, "reduction": reduction, "n_threads": n_threads}
+        assert_same_results(sx.value_and_grad(logits, targets, out=out, **options), expected[reduction])
         assert np.isnan(memory[:offset]).all()
         assert np.isnan(memory[offset + logits.size :]).all()

@@ -124,3 +124,14 @@ def test_the_gradient_has_the_byte_order_of_the_machine(dtype: str, n_classes: i
     assert grad.dtype.isnative
     assert np.asarray(losses).dtype.isnative
     assert_same_results((losses, grad), sx.value_and_grad(logits, labels, reduction=reduction))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_overlapping_windows(dtype: str) -> None:
+    """Two axes of rows and that of the classes with the same stride."""
+    values = problem((40,), "labels", dtype)[0]
+    windows = np.lib.stride_tricks.as_strided(values, (5, 6, 7), 3 * values.strides, writeable=False)
+    labels = np.arange(30).reshape(5, 6) % 7
+    for x, axis in ((windows, -1), (np.moveaxis(windows, -1, 1), 1)):
+        expected = sx.value_and_grad(np.ascontiguousarray(x), labels, axis=axis, reduction="none")
+        assert_same_results(sx.value_and_grad(x, labels, axis=axis, reduction="none"), expected)

@@ -94,6 +94,24 @@ def test_every_reduction(reduction: str, dtype: str, kind: str, n_rows: int, n_c
     assert_same_bits(sx.cross_entropy(logits, targets, reduction=reduction), expected[0])
 
 
+@pytest.mark.parametrize("options", [{"z_loss": 1.0}, {"z_loss": 1.0, "label_smoothing": 0.1}], ids=str)
+@pytest.mark.parametrize("n_classes", [10, 96, 150])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_signs_of_zeros(dtype: str, n_classes: int, options: dict[str, float]) -> None:
+    """A probability of 0 has the gradient -0.0 where z-loss makes the factor negative, wherever it is written."""
+    rng = np.random.default_rng(n_classes)
+    logits = rng.normal(-50, 1, (16, n_classes)).astype(dtype)
+    logits[:, ::7] = -np.inf
+    targets = rng.choice(np.arange(n_classes)[np.arange(n_classes) % 7 > 0], 16)
+    losses, grad = sx.value_and_grad(logits, targets, reduction="none", **options)
+    assert np.signbit(grad[:, ::7]).all()
+    memory = np.empty(n_classes + 8, dtype)
+    for offset in range(8):
+        out = memory[offset : offset + n_classes]
+        loss, _ = sx.value_and_grad(logits[0], targets[0], reduction="none", out=out, **options)
+        assert_same_results((loss, out), (losses[0], grad[0]))
+
+
 @given(
     st.data(),
     st.tuples(st.integers(1, 40), st.one_of(st.integers(1, 20), st.sampled_from(CLASSES))),

@@ -13,6 +13,7 @@ pytestmark = pytest.mark.usefixtures("level")
 MASKED_LOGITS = np.ma.masked_array(np.zeros((2, 3)), mask=np.eye(2, 3))
 STRIDE_0_ROWS = np.lib.stride_tricks.as_strided(np.zeros(3), (2, 3), (0, 8))
 STRIDE_0_CLASSES = np.lib.stride_tricks.as_strided(np.zeros(2), (2, 3), (8, 0))
+SHARED_ELEMENT = np.lib.stride_tricks.as_strided(np.zeros(5), (2, 3), (16, 8))
 READ_ONLY = np.frombuffer(bytes(48)).reshape(2, 3)
 
 # What differs from good arguments for logits of shape (2, 3), the error, and how its message starts.
@@ -386,6 +387,11 @@ OUTPUTS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         {"out": STRIDE_0_CLASSES},
         ValueError,
         "out must not overlap itself, got strides (8, 0) for shape (2, 3)",
+    ),
+    "rows of out that share an element": (
+        {"out": SHARED_ELEMENT},
+        ValueError,
+        "out must not overlap itself, got strides (16, 8) for shape (2, 3)",
     ),
 }
 if np.dtype(np.longdouble).itemsize > 8:  # elsewhere it is another name for double

@@ -160,7 +160,7 @@ def evaluate(
         reduction,
         normalizer,
         n_threads,
-        False,
+        with_grad=False,
         products=(numbers, argmax),
     )[0]
     counts = np.ones(leading, bool) if ignored is None else labels != ignored

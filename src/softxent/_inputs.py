@@ -16,12 +16,12 @@ from softxent._dispatch import active as kernels
 FLOATS = "float16, bfloat16, float32 or float64"
 INT64 = range(-(2**63), 2**63)
 
+# Whether each divides by the weight of the rows, and whether it returns the loss of each row.
 REDUCTIONS = {"mean": (True, False), "sum": (False, False), "none": (False, True)}
 
 Pair = tuple[np.ndarray, np.ndarray]  # classes, and what the target gives to each
 
-
-# These very objects, as defaults of the public functions, say that an option was not given.
+# Defaults of the public functions, known by identity: an equal number of the caller's is read like any other.
 ZERO, ONE = 0.0, 1.0
 
 
@@ -289,7 +289,7 @@ def read_out(out: object, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def read_reduction(reduction: str) -> tuple[bool, bool]:
-    """Whether it is the mean, and whether it is the losses of the rows."""
+    """Whether it is the mean, and whether it returns the losses of the rows."""
     try:
         return REDUCTIONS[reduction]
     except (KeyError, TypeError):

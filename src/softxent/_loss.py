@@ -210,7 +210,7 @@ def cross_entropy(
         reduction,
         normalizer,
         n_threads,
-        False,
+        with_grad=False,
     )[0]
     return loss
 
@@ -407,8 +407,8 @@ def value_and_grad(
         reduction,
         normalizer,
         n_threads,
-        True,
-        out,
+        with_grad=True,
+        out=out,
     )
 
 
@@ -431,7 +431,7 @@ def visit(
     out: Any = None,
     products: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> tuple[Any, Any]:
-    """Loss and gradient (None without) of arrays as they came, if a kernel takes them so."""
+    """Loss and gradient (None without) of arrays as they came, if a kernel takes them so; of others with care."""
     mean, per_row = read_reduction(reduction)
     options = None
     if not (
@@ -454,7 +454,7 @@ def visit(
     if (
         type(logits) is np.ndarray
         and logits.dtype in NATIVE_FLOATS
-        and (not per_row or logits.ndim > 0)
+        and (not per_row or logits.ndim > 0)  # the modulus below; else a kernel refuses scalars
         and type(axis) is int
         and -64 <= axis < 64  # no array has more axes; a C integer holds it
         and (options is None or can_be_taken_as_they_came(options))

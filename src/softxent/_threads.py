@@ -12,6 +12,8 @@ from typing import SupportsIndex, TypeVar
 
 from softxent._dispatch import active as kernels
 
+C_INT_MAX = 2**31 - 1
+
 # 0 leaves the number to OpenMP: OMP_NUM_THREADS, threadpoolctl and the CPU affinity then decide.
 setting = 0
 in_forked_child = False
@@ -27,7 +29,7 @@ def checked(n_threads: SupportsIndex, name: str) -> int:
         raise TypeError(f"{name} must be an integer or None, got {type(n_threads).__name__}") from None
     if n < 1:
         raise ValueError(f"{name} must be at least 1, got {n}")
-    return n if n < 2**31 else 2**31 - 1
+    return n if n <= C_INT_MAX else C_INT_MAX  # min() would be another call, in a microsecond
 
 
 def set_num_threads(n_threads: SupportsIndex | None) -> None:

@@ -32,7 +32,7 @@ cdef struct Job:
     void* class_weights      # as many as there are classes, of the type computed in, or NULL
     bint has_grad
     bint has_weights
-    bint has_passed_over     # rows with the label `passed_over` are not looked at
+    bint has_passed_over     # rows with the label `passed_over` do not count, whatever their logits hold
     bint has_allowed
     int64_t passed_over
     Formula formula
@@ -106,7 +106,7 @@ cdef double target_mass(const Job* job, Py_ssize_t i, const storage* one) noexce
 cdef inline void begin_rows(
     const Job* job, Py_ssize_t i, Py_ssize_t count, int64_t* label, double* weight
 ) noexcept nogil:
-    """Labels and weights of the rows from i on; rows to pass over have the weight 0, places beyond them 1."""
+    """Labels and weights of `count` rows from i on: 0 for rows to pass over; 1 at the places after the last row."""
     cdef LabelRange labels = label_range(job)
     cdef Py_ssize_t k
     for k in range(MAX_LANES):
@@ -124,7 +124,7 @@ cdef inline void begin_rows(
 
 
 cdef double total_weight(const Job* job, const storage* one) noexcept nogil:
-    """Of all rows that are not passed over."""
+    """What the mean divides by; a row of weight 0 adds nothing, even where its class has no finite weight."""
     cdef Sum[double] total
     cdef double[MAX_LANES] weight
     cdef int64_t[MAX_LANES] label
@@ -207,7 +207,7 @@ cdef void prepare_row(
 
 
 cdef void pass_over(const Job* job, Py_ssize_t i, RowNumbers* rows, int k) noexcept nogil:
-    """The numbers and the gradient of a row of weight 0, which is not looked at."""
+    """The numbers and the gradient of a row of weight 0; its logits are not read."""
     rows.R[k] = rows.R_low[k] = rows.m[k] = rows.over[k] = rows.n0[k] = rows.mass[k] = rows.cross[k] = 0
     if job.has_grad:
         zero_row(&job.grad, i, job.n_classes)
@@ -217,12 +217,12 @@ cdef void pass_over(const Job* job, Py_ssize_t i, RowNumbers* rows, int k) noexc
 
 cdef inline bint visit_row_of(
     const Job* job, Py_ssize_t i, const int64_t* label, storage* scratch, int n_threads, RowNumbers* rows, int k,
-    bint is_last, bint top_known
+    bint next_counts, bint top_known
 ) noexcept nogil:
-    """Visit row i, whose label, if it has one, and weight are already known, and maybe its maximum.
+    """Visit row i, which is row k of its group, whose label, if it has one, and weight are known.
 
-    Returns whether that of the next row, unless this one is the last, is known now. What cannot be loaded or stored as
-    it is goes through `scratch`: a row of logits, a distribution, and slopes.
+    `top_known` tells whether its maximum is, too; what is returned, whether that of the group's next row now is. What
+    cannot be loaded or stored as it is goes through `scratch`: a row of logits, a distribution, and slopes.
     """
     cdef Py_ssize_t n = job.n_classes, ahead = 0
     cdef storage one = 1
@@ -256,15 +256,16 @@ cdef inline bint visit_row_of(
     if not job.logits.direct or job.transforming:
         x = scratch if e == NULL else e
         prepare_row(job, i, n_threads if job.by_stretches else 1, x, slope)
-    elif job.prefetching and n <= PREFETCHED_ROW and i + 1 < job.n_rows:
-        ahead = <storage*> row(&job.logits, i + 1) - x
+    else:
+        if job.prefetching and n <= PREFETCHED_ROW and i + 1 < job.n_rows:
+            ahead = <storage*> row(&job.logits, i + 1) - x
+        if next_counts and job.has_grad and n <= STRETCH:
+            following = <storage*> row(&job.logits, i + 1)
     if job.by_stretches:
         share_row(x, e, &target, &job.formula, g, n, scale, job.streaming, n_threads, rows, k)
     else:
         if not top_known:
             rows.m[k] = row_max(x, n)
-        if g != NULL and job.logits.direct and not job.transforming and not is_last and rows.weight[k + 1] != 0:
-            following = <storage*> row(&job.logits, i + 1)
         visit_row(x, e, &target, &job.formula, g, n, scale, job.streaming, ahead, following, rows, k)
     if job.has_products:
         find_products(&job.products, i, x, label[0], n, rows, k)
@@ -369,12 +370,12 @@ cdef void write_tile(
 
 
 cdef Ahead look_ahead(const Rows* rows, Py_ssize_t i, Py_ssize_t count, Py_ssize_t n) noexcept nogil:
-    """For `count` rows from i on; not far if neither they nor the elements of a class stand close together."""
+    """Where `count` rows from i on are; a step of 0 if neither they nor the elements of a class are close together."""
     cdef Py_ssize_t size = n * rows.class_stride
     cdef Ahead ahead = Ahead(row(rows, i), 0)
     if rows.packed and rows.n_axes == 1 and size <= rows.step <= size + 64:
         ahead.step = count * rows.step // n
-    elif rows.typed and rows.step * count <= LANE_BYTES:
+    elif rows.typed and 0 < rows.step * count <= LANE_BYTES:
         ahead.step = rows.class_stride
     return ahead
 
@@ -424,7 +425,6 @@ cdef void find_amounts_of_lanes(
     cdef double low
     for lane in range(lanes_of(x)):
         read_target_of_lane(job, i, count, group, lane, &target)
-        part.clear()
         find_amounts(&part, x + lane, lanes_of(x), &target, 0, job.n_classes, group.m[lane])
         group.top[lane] = <storage> part.top
         group.rest[lane] = part.rest.less(0, &low)
@@ -457,7 +457,7 @@ cdef void visit_lanes_of(
     cdef storage* t = NULL
     cdef storage* slope = NULL
     cdef storage* logits = NULL
-    cdef Ahead next_logits = Ahead(<char*> x, 0), next_grad = next_logits
+    cdef Ahead next_logits = Ahead(<char*> x, 0), next_grad = next_logits       # which is in the cache already
     cdef storage* staging = x + size
     if job.kind == DISTRIBUTIONS or job.blending:
         t = staging
@@ -543,7 +543,7 @@ cdef void visit_block(
     cdef Py_ssize_t i = block * job.rows_per_block
     cdef Py_ssize_t stop = min(i + job.rows_per_block, job.n_rows)
     cdef Py_ssize_t k, count
-    cdef bint known
+    cdef bint known, next_counts
     cdef int64_t[MAX_LANES] label
     cdef RowNumbers rows
     cdef Sum[double] sum
@@ -559,7 +559,8 @@ cdef void visit_block(
         else:
             known = False
             for k in range(count):
-                known = visit_row_of(job, i + k, label + k, scratch, n_threads, &rows, k, k + 1 == count, known)
+                next_counts = k + 1 < count and rows.weight[k + 1] != 0
+                known = visit_row_of(job, i + k, label + k, scratch, n_threads, &rows, k, next_counts, known)
         add_losses(job, i, count, i - block * job.rows_per_block, scratch, &rows, &sum)
         i += count
     total[0] = sum.value()

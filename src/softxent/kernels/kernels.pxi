@@ -340,7 +340,7 @@ cdef double exp_all(const storage* x, double m, storage* out, Py_ssize_t n) noex
 def exp_of(cnp.ndarray x, double m, cnp.ndarray out):
     """The exponentials of x <= m, counted in the unit of a row with the maximum m, and that of m itself, returned.
 
-    For the tests of the bound that vec.hpp states. Contiguous arrays of one float dtype and size.
+    For the tests of the bound that rowmath.hpp states. Contiguous arrays of one float dtype and size.
     """
     cdef Py_ssize_t n = cnp.PyArray_SIZE(x)
     if cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT:
@@ -349,7 +349,7 @@ def exp_of(cnp.ndarray x, double m, cnp.ndarray out):
 
 
 def log1p_of(cnp.ndarray u, cnp.ndarray out):
-    """log(1 + u) of u >= 0, for the tests of the bound that vec.hpp states. Contiguous float64 arrays of one size."""
+    """log(1 + u) of u >= 0, for the tests of the bound that rowmath.hpp states. Contiguous float64 of one size."""
     cdef double* source = <double*> cnp.PyArray_DATA(u)
     cdef double* target = <double*> cnp.PyArray_DATA(out)
     cdef Py_ssize_t i = 0, n = cnp.PyArray_SIZE(u), count

@@ -9,13 +9,14 @@
 
 
 cdef struct Ahead:
-    # Where the next group of rows has the LANE_BYTES of a class, roughly, of its logits or its gradient.
+    # Where the next group of rows is: what class c of this one asks for starts at start + c * step. With a step of 0
+    # that is the same line again and again, which costs next to nothing.
     const char* start
     Py_ssize_t step
 
 
 cdef inline void ask_for(const Ahead* ahead, Py_ssize_t c) noexcept nogil:
-    """What class c has to ask for: little at a time, since what is too much at once is dropped."""
+    """Ask for the share of class c: of what the whole group needs, asked for at once, most would be dropped."""
     prefetch(ahead.start + c * ahead.step, LANE_BYTES)
 
 
@@ -100,7 +101,7 @@ cdef void smooth(
 
 
 cdef void take_exponentials(
-    LaneGroup[storage]* group, storage* x, Py_ssize_t n, const Ahead* logits, const Ahead* grad,
+    LaneGroup[storage]* group, storage* x, Py_ssize_t n, const Ahead* next_logits, const Ahead* next_grad,
     RowNumbers* rows
 ) noexcept nogil:
     """The logits become exponentials, R of each lane their sum; what the next group needs is asked for."""
@@ -108,8 +109,8 @@ cdef void take_exponentials(
     cdef storage[MAX_LANES] taken_off
     cdef Py_ssize_t c
     for c in range(n):
-        ask_for(logits, c)
-        ask_for(grad, c)
+        ask_for(next_logits, c)
+        ask_for(next_grad, c)
         store(x + c * lanes_of(x), exp(load_lanes(x + c * lanes_of(x)), unit))
     store(taken_off, select_equal(
         load_lanes(group.top), Lanes[storage](-1), load_lanes(group.e_top), Lanes[storage](0)))
@@ -159,10 +160,10 @@ cdef void find_shares(
         i += ROWS_AT_ONCE
 
 
-cdef void add_squares(
+cdef void add_z_loss(
     LaneGroup[storage]* group, const storage* tag, const Formula* formula, RowNumbers* rows
 ) noexcept nogil:
-    """What the z-loss changes in the gradient, as in finish_row."""
+    """group.mass and group.rest with what z-loss adds to them, as in finish_row; once for each group."""
     cdef Vec[double] extra
     cdef Py_ssize_t i = 0
     while i < lanes_of(tag):
@@ -185,7 +186,7 @@ cdef void find_factors(
     cdef const double* masses = rows.mass
     cdef Py_ssize_t i = 0
     if formula.z_loss != 0:
-        add_squares(group, e, formula, rows)
+        add_z_loss(group, e, formula, rows)
         masses = group.mass
     while i < lanes_of(e):
         R = load(rows.R + i)

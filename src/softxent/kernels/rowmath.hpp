@@ -451,9 +451,9 @@ template <class S> struct alignas(64) LaneGroup {
     S m[lanes], e_top[lanes];                                  // the largest logit, and its exponential
     S top[lanes];                                              // Part.top
     double rest[lanes];                                        // Part.rest
-    double mass[lanes];                                        // that the factor has to make up for, with z-loss
+    double mass[lanes];                                        // rows.mass and what z-loss adds to it; unset without
     S amount[lanes];                                           // of the label
-    S factor[lanes], offset[lanes], minus[lanes];              // the gradient is factor * e + offset + minus * t,
+    S factor[lanes], offset[lanes], minus[lanes];              // the gradient is factor * e + minus * t, when smoothed with offset (else unset),
     S special[lanes], value[lanes];                            // but `value` at the class `special`
     LanesUnit<S> unit;
     std::int64_t *label;                                       // last, to leave the arrays on cache lines

@@ -11,8 +11,9 @@
 # small to cancel with p_a, so t alone decides on a. To z_loss * lse^2 belongs the gradient 2 z_loss * lse * p_j.
 #
 # Three sweeps over a row that stays in cache: maximum, exponentials (written where the gradient will stand, or to a
-# scratch row if that is beyond the cache), scaling. The exponentials are counted in a power of two near e^m (Unit in
-# rowmath.hpp), which R / e_a and e_j / S are free of.
+# scratch row if that is beyond the cache), scaling. The maximum of the next row is taken before the scaling of this
+# one, whose factor takes long to come. The exponentials are counted in a power of two near e^m (Unit in rowmath.hpp),
+# which R / e_a and e_j / S are free of.
 #
 # Long rows are added up in stretches, and these in order, so that several threads may share one row: see batch.pxi.
 #
@@ -157,7 +158,7 @@ cdef inline void add_distribution(
 cdef inline void find_distribution(
     Part* part, const storage* x, const storage* t, Py_ssize_t n, double m, Py_ssize_t ahead
 ) noexcept nogil:
-    """What a stretch contributes of the target, if that is the distribution t."""
+    """What a stretch contributes of the target, if that is the distribution t; what is `ahead` of it is asked for."""
     cdef Vec[storage] top = Vec[storage](m)
     cdef Sum[storage] cross, rest
     cdef Py_ssize_t i = 0
@@ -203,10 +204,11 @@ cdef inline void add_part(Part* row, const Part* part, Py_ssize_t start, double 
 
 
 cdef struct Scaling:
-    # What makes the gradient of a row's exponentials: factor * (unit * e) + offset + minus * t, but at the class `top`,
-    # if that is not -1, at_top.
+    # What makes the gradient of a row's exponentials: factor * (unit * e) + minus * t, when smoothed with offset too,
+    # but at the class `top`, if that is not -1, at_top. An offset of 0 would not do: it turns -0.0 into 0.0.
     double factor
     double unit           # 1, or the unit taken out
+    bint smoothed
     double offset
     double minus
     Py_ssize_t top
@@ -242,8 +244,8 @@ cdef inline Scaling finish_row(
     cdef double extra = 0
     cdef double R = row.R.less(e_top if row.top < 0 else 0, &rows.R_low[k])
     cdef Denominator[storage, double] whole
-    cdef Scaling scaling = Scaling(0, 1, 0, -scale, -1, 0)
-    if formula.smoothing != 0:
+    cdef Scaling scaling = Scaling(0, 1, formula.smoothing != 0, 0, -scale, -1, 0)
+    if scaling.smoothed:
         scaling.offset = -scale * smooth_numbers(formula, n, mass, row.gaps.less(0, &low), &cross, &rest)
         scaling.minus = -scale * (1 - formula.smoothing)
     rows.R[k] = R
@@ -271,8 +273,9 @@ cdef inline Scaling finish_row(
 cdef inline void scale_vector(
     const Scaling* scaling, const storage* e, const storage* t, storage* g, Py_ssize_t count
 ) noexcept nogil:
-    cdef Vec[storage] v = fma(
-        load_first(e, count, 0), Vec[storage](scaling.factor), Vec[storage](scaling.offset))
+    cdef Vec[storage] v = load_first(e, count, 0) * Vec[storage](scaling.factor)
+    if scaling.smoothed:
+        v = fma(load_first(e, count, 0), Vec[storage](scaling.factor), Vec[storage](scaling.offset))
     if t != NULL:
         v = fma(load_first(t, count, 0), Vec[storage](scaling.minus), v)
     store_first(g, count, v)
@@ -285,6 +288,7 @@ cdef inline void scale_stretch(
     # Stores that cross a cache line cost twice; where a row starts is chance.
     cdef Py_ssize_t i = line_start(g, n)
     cdef double factor = scaling.factor, offset = scaling.offset, minus = scaling.minus
+    cdef bint smoothed = scaling.smoothed
     cdef Block[storage] v
     if scaling.unit != 1:
         multiply(e, scaling.unit, n)
@@ -292,7 +296,7 @@ cdef inline void scale_stretch(
         scale_vector(scaling, e, t, g, i)
     while i + block_lanes(e) <= n:
         v = load_block(e + i) * Block[storage](factor)
-        if offset != 0:
+        if smoothed:
             v = fma(load_block(e + i), Block[storage](factor), Block[storage](offset))
         if t != NULL:
             v = fma(load_block(t + i), Block[storage](minus), v)
@@ -346,8 +350,8 @@ cdef inline void visit_row(
 ) noexcept nogil:
     """Visit one row, which is row k of `rows`; its gradient times `scale` is written to g unless g is NULL.
 
-    The exponentials are kept in e, which may be g or x. Its maximum is known already, and that of the `following` row,
-    unless it is NULL, is then known too.
+    The exponentials are kept in e, which may be g or x. Its maximum is in rows.m[k] already; that of the row
+    `following`, unless it is NULL, is put into rows.m[k + 1].
     """
     cdef double m = rows.m[k]
     cdef RowUnit[storage] unit = RowUnit[storage](<storage> m)
