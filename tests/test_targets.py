@@ -113,9 +113,9 @@ def test_a_huge_mass_is_no_more_than_itself(dtype: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["soft", "pair"])
-def test_ties_in_different_stretches(kind: str, dtype: str) -> None:
-    """Rows this long are added up in several stretches, and each of these has a largest logit that the target wants."""
-    places, shares = np.array([7, 30_000, 39_999]), np.array([0.5, 0.25, 0.25])
+def test_ties_that_the_target_wants(kind: str, dtype: str) -> None:
+    """Within a stretch and in different ones: rows this long are added up in several."""
+    places, shares = np.array([7, 9, 30_000, 39_999]), np.array([0.5, 0.25, 0.125, 0.125])
     logits = np.full((2, 40_000), -200, dtype)
     logits[:, places] = 3
     targets = np.zeros_like(logits)
@@ -123,5 +123,5 @@ def test_ties_in_different_stretches(kind: str, dtype: str) -> None:
     pair = np.tile(places, (2, 1)), np.tile(shares.astype(dtype), (2, 1))
     losses, grad = sx.value_and_grad(logits, targets if kind == "soft" else pair, reduction="none")
     tolerance = 4 * float(np.finfo(dtype).eps)
-    np.testing.assert_allclose(losses, [np.log(3)] * 2, rtol=tolerance)
-    np.testing.assert_allclose(grad[:, places], np.tile(1 / 3 - shares, (2, 1)), rtol=tolerance)
+    np.testing.assert_allclose(losses, [np.log(4)] * 2, rtol=tolerance)
+    np.testing.assert_allclose(grad[:, places], np.tile(1 / 4 - shares, (2, 1)), rtol=tolerance)
