@@ -122,3 +122,12 @@ def test_a_one_hot_row_is_its_label(name: str) -> None:
         same_loss, same_grad = sx.value_and_grad(logits, one_hot, reduction=reduction)
         assert same_loss == loss
         np.testing.assert_array_equal(same_grad, grad)
+
+
+@pytest.mark.parametrize("n_classes", [3, 7, 10, 49, 130, 1000])
+def test_equal_logits_share_exactly(n_classes: int) -> None:
+    """In float64 the division by the sum is rounded once, so that the gradient is w / C as NumPy has it."""
+    weights = np.random.default_rng(n_classes).random(40)
+    labels = np.zeros(40, np.intp)
+    _, grad = sx.value_and_grad(np.zeros((40, n_classes)), labels, sample_weight=weights, reduction="sum")
+    np.testing.assert_array_equal(grad[:, 1:], np.broadcast_to(weights[:, None] / n_classes, (40, n_classes - 1)))
