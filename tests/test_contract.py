@@ -34,7 +34,7 @@ def cases(dtype: str) -> Iterator[tuple[str, np.ndarray, int]]:
         yield f"alternating by 30, {n_classes} classes", np.resize([30.0, -30.0], n_classes), n_classes // 3
     yield "50 against -50", np.array([50.0, -50.0, -50.0]), 0
     yield "50 against -50, label below", np.array([50.0, -50.0, 3.0]), 1
-    for offset in (1e4, -1e4, 1e30, 511.0, 513.0, -4095.0, 4097.0):
+    for offset in (1e4, -1e4, 1e7, 1e30, 511.0, 513.0, -4095.0, 4097.0):
         yield f"around {offset}", rng.normal(size=100) * 3 + offset, 17
     yield "near ties", np.array([1.0, np.nextafter(1, 0), np.nextafter(1, 2), 1.0]).repeat(5), 3
     for spread in (1, 10):
