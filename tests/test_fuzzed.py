@@ -47,3 +47,14 @@ def test_pairs_that_are_contiguous_but_not_aligned() -> None:
 def test_pairs_of_nothing_have_indices_too(shape: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="targets must be class labels"):
         sx.cross_entropy(np.zeros((shape[0], 3)), (np.zeros(shape), np.zeros(shape)))
+
+
+def test_pairs_of_nothing_overlap_nothing() -> None:
+    """Strides of an array without elements say nothing about where it is."""
+    memory = np.zeros(4000)
+    logits, out = memory[:1000].reshape(100, 10), np.zeros((100, 10))
+    nothing = np.ndarray((100, 0), np.float64, out, 800, (-8, 8))
+    loss, grad = sx.value_and_grad(logits, (np.zeros((100, 0), np.intp), nothing), out=out)
+    assert loss == 0
+    assert grad is out
+    assert not out.any()

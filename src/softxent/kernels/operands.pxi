@@ -175,6 +175,8 @@ cdef void memory_bounds(cnp.ndarray array, size_t* low, size_t* high) noexcept:
 
 cdef bint may_overlap(cnp.ndarray a, cnp.ndarray b) noexcept:
     cdef size_t a_low, a_high, b_low, b_high
+    if cnp.PyArray_SIZE(a) == 0 or cnp.PyArray_SIZE(b) == 0:
+        return False
     memory_bounds(a, &a_low, &a_high)
     memory_bounds(b, &b_low, &b_high)
     return a_low < b_high and b_low < a_high
