@@ -238,7 +238,6 @@ for n in (1, 2, 3, None, 2):
     assert loss == expected
     assert abs(other() - loss) < 1e-9 * loss
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 with ThreadPoolExecutor(4) as pool:
     calls = [pool.submit(sx.cross_entropy, logits, labels) if i % 2 else pool.submit(other) for i in range(8)]
     assert all(abs(call.result() - expected) < 1e-9 * expected for call in calls)

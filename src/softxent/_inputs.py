@@ -286,11 +286,3 @@ def read_out(out: object, shape: tuple[int, ...]) -> np.ndarray:
     if plain.size and kernels.may_overlap_itself(plain):
         raise ValueError(f"out must not overlap itself, got strides {plain.strides} for shape {shape}")
     return plain
-
-
-def read_reduction(reduction: str) -> tuple[bool, bool]:
-    """Whether it is the mean, and whether it returns the losses of the rows."""
-    try:
-        return REDUCTIONS[reduction]
-    except (KeyError, TypeError):
-        raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}") from None

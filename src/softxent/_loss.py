@@ -13,6 +13,7 @@ from softxent import _threads
 from softxent._dispatch import active as _kernels
 from softxent._inputs import (
     ONE,
+    REDUCTIONS,
     ZERO,
     Options,
     Pair,
@@ -20,7 +21,6 @@ from softxent._inputs import (
     read_arrays,
     read_logits,
     read_out,
-    read_reduction,
     read_scalars,
     read_targets,
     result_dtypes,
@@ -432,7 +432,10 @@ def visit(
     products: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> tuple[Any, Any]:
     """Loss and gradient (None without) of arrays as they came, if a kernel takes them so; of others with care."""
-    mean, per_row = read_reduction(reduction)
+    try:
+        mean, per_row = REDUCTIONS[reduction]
+    except (KeyError, TypeError):
+        raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}") from None
     options = None
     if not (
         weight is None

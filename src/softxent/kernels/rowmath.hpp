@@ -453,7 +453,8 @@ template <class S> struct alignas(64) LaneGroup {
     double rest[lanes];                                        // Part.rest
     double mass[lanes];                                        // rows.mass and what z-loss adds to it; unset without
     S amount[lanes];                                           // of the label
-    S factor[lanes], offset[lanes], minus[lanes];              // the gradient is factor * e + minus * t, when smoothed with offset (else unset),
+    S factor[lanes], minus[lanes];                             // the gradient is factor * e + minus * t,
+    S offset[lanes];                                           // and this when smoothed (else unset),
     S special[lanes], value[lanes];                            // but `value` at the class `special`
     LanesUnit<S> unit;
     std::int64_t *label;                                       // last, to leave the arrays on cache lines
