@@ -106,7 +106,9 @@ class BuildWithFlags(build_ext):
                 source.write_text("#include <omp.h>\nint main() { return omp_get_max_threads() < 1; }\n")
                 try:
                     objects = self.compiler.compile([str(source)], output_dir=folder, extra_postargs=compile_flags)
-                    self.compiler.link_executable(objects, str(Path(folder, "try_openmp")), extra_postargs=link_flags)
+                    # As the extensions are linked, and with LDFLAGS, which an executable would not be.
+                    library = str(Path(folder, "try_openmp.so"))
+                    self.compiler.link_shared_object(objects, library, extra_postargs=link_flags, target_lang="c++")
                 except Exception as error:  # setuptools has no common class for what a compiler may raise
                     reason = reason or str(error)
                 else:
@@ -135,6 +137,10 @@ extensions += [extension(f"softxent.kernels.{level}", KERNELS, [macro]) for leve
 
 # For quick cycles while developing: SOFTXENT_LEVELS="x86_64_v3 baseline" builds those levels alone.
 if wanted := os.environ.get("SOFTXENT_LEVELS", "").split():
+    if unknown := set(wanted) - {"baseline", *levels}:
+        raise SystemExit(
+            f"SOFTXENT_LEVELS: expected some of {', '.join([*levels, 'baseline'])}; got {', '.join(unknown)}"
+        )
     extensions = [each for each in extensions if each.name.rpartition(".")[2] in ["_cpu", *wanted]]
 
 setup(

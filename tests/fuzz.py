@@ -236,6 +236,11 @@ class Case:
             arguments["n_threads"] = rng.choice((1, 2, np.int8(3), 10**20, 2**31))
         if self.function == "value_and_grad" and rng.random() < 0.7:
             self.generate_out(logits)
+        for name in ("logits", "targets", "weight", "sample_weight", "where"):
+            array = truth.get(name)
+            if isinstance(array, np.ndarray) and array.dtype == np.bool_ and array.flags.writeable:
+                truth[name] = array.copy()
+                array.view(np.uint8)[...] = truth[name] * np.uint8(rng.choice((1, 1, 2, 128, 255)))
         if rng.random() < 0.3:
             self.spoil()
 
@@ -292,6 +297,9 @@ class Case:
             weight = self.filled((self.n_classes,), rng.choice(REALS), np.abs(self.numbers((self.n_classes,), 0.5)))
             if rng.random() < 0.1:
                 self.put(weight, 0)
+            elif weight.dtype.kind == "f" and weight.itemsize >= 8 and rng.random() < 0.03:
+                self.is_tame = False
+                self.put(weight, 1e300)
             truth["weight"], arguments["weight"] = weight, self.dressed(weight)
         if rng.random() < share:
             values = self.numbers(self.leading, 0.5)
@@ -315,6 +323,9 @@ class Case:
         ):
             if rng.random() < share:
                 truth[name] = rng.choice(values)
+                if name in ("temperature", "softcap") and rng.random() < 0.02:
+                    self.is_tame = False
+                    truth[name] = float(np.finfo(self.computed_in).max)
                 arguments[name] = self.number(truth[name])
 
     def generate_out(self, logits: np.ndarray) -> None:
@@ -819,9 +830,12 @@ def run(case: Case, snapshot: list[bytes]) -> None:
 
 
 def fuzz(
-    seed: int, start: int, count: int, seconds: float, levels: Sequence[str], show: bool, progress: Any = None
-) -> int:
+    seed: int, start: int, count: int, seconds: float, levels: Sequence[str], show: bool, again: str,
+    no_long_double: bool, progress: Any = None,
+) -> int:  # fmt: skip
     """Returns how many calls were made; ends at the first failure."""
+    if no_long_double:
+        REALS.remove("g")
     warnings.simplefilter("error")
     rng = random.Random()
     began = time.perf_counter()
@@ -844,7 +858,7 @@ def fuzz(
         except Exception:
             print(case.program(snapshot, level))
             traceback.print_exc(file=sys.stdout)
-            print(f"failed: call {i}; again by --seed {seed} --start {i} --count 1 --print", flush=True)
+            print(f"failed; {again} {i}", flush=True)
             sys.exit(1)
     return count
 
@@ -860,13 +874,17 @@ def main() -> None:
     parser.add_argument("--here", action="store_true", help="in this process: for a debugger or valgrind")
     parser.add_argument("--no-long-double", action="store_true", help="for valgrind: their padding is undefined")
     arguments = parser.parse_args()
-    if arguments.no_long_double:
-        REALS.remove("g")
     seed = random.SystemRandom().randrange(1 << 20) if arguments.seed is None else arguments.seed
     levels = _dispatch.usable_levels() if arguments.level is None else (arguments.level,)
     print(f"seed {seed}, levels {', '.join(levels)}", flush=True)
     began = time.perf_counter()
-    given = (seed, arguments.start, arguments.count, arguments.seconds, levels, arguments.print)
+    again = f"again by --seed {seed} --count 1 --print"
+    again += f" --level {arguments.level}" * (arguments.level is not None)
+    again += " --no-long-double" * arguments.no_long_double + " --start"
+    given = (
+        seed, arguments.start, arguments.count, arguments.seconds, levels, arguments.print, again,
+        arguments.no_long_double,
+    )  # fmt: skip
     if arguments.here:
         done = fuzz(*given)
     else:
@@ -877,9 +895,8 @@ def main() -> None:
         process.start()
         process.join()
         if process.exitcode:
-            if process.exitcode < 0:
-                print(f"died of signal {-process.exitcode} in call {progress.value}; again by", end=" ")
-                print(f"--seed {seed} --start {progress.value} --count 1 --print")
+            if process.exitcode != 1:  # of a signal, if negative
+                print(f"died of {process.exitcode}; {again} {progress.value}")
             sys.exit(1)
         done = total.value
     took = time.perf_counter() - began

@@ -72,6 +72,20 @@ def test_a_level_that_cannot_be_had_is_refused(
         _dispatch.choose()
 
 
+@pytest.mark.parametrize(
+    ("built", "message"),
+    [
+        ("v4 v3", "softxent was built for v4, v3, and this CPU runs baseline"),
+        ("", "softxent was built for no instruction set at all, and this CPU runs baseline"),
+    ],
+)
+def test_a_build_for_other_cpus_says_so(built: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_dispatch, "built_levels", lambda: tuple(built.split()))
+    monkeypatch.setattr(_dispatch, "supported_levels", lambda: ("baseline",))
+    with pytest.raises(ImportError, match=f"^{message}$"):
+        _dispatch.choose()
+
+
 def test_levels_are_those_known_best_first() -> None:
     for levels in (_dispatch.built_levels(), _dispatch.usable_levels(), _cpu.supported_levels()):
         assert list(levels) == [level for level in _dispatch.LEVELS if level in levels]

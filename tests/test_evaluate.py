@@ -302,6 +302,26 @@ def test_labels_and_logits_of_every_dtype(logits_dtype: str, dtype: str) -> None
     assert_same_results(sx.evaluate(logits, labels.astype(dtype)), expected)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "longdouble", "bool", "int8"])
+def test_weights_of_every_dtype(dtype: str) -> None:
+    logits, labels = problem((20, 12))
+    weights = np.arange(20).astype(dtype)
+    result = sx.evaluate(logits, labels, sample_weight=weights, ignore_index=3)
+    assert_same_results(result, sx.evaluate(logits, labels, sample_weight=weights.astype(np.float64), ignore_index=3))
+
+
+def test_numbers_too_large_for_the_dtype_are_infinite() -> None:
+    """And no warning comes of them."""
+    result = sx.evaluate(np.float32([[-3e38, 3e38, 0]]), [0])
+    assert result.log_prob[0] == -np.inf
+    assert result.loss == pytest.approx(6e38)
+    logits = np.zeros((2, 3), np.float32)
+    assert sx.cross_entropy(logits, [0, 2], weight=[1, 1e300, 1]) == pytest.approx(np.log(3))
+    assert not np.isfinite(sx.cross_entropy(logits, (np.zeros((2, 1), int), np.full((2, 1), 1e300))))
+    weights = np.array([np.finfo(np.longdouble).max, 1])
+    assert sx.evaluate(logits, [0, 1], sample_weight=weights).row_weight.tolist() == [float(weights[0]), 1]
+
+
 def test_lists() -> None:
     logits, labels = problem((20, 12))
     assert_same_results(sx.evaluate(logits.tolist(), labels.tolist()), sx.evaluate(logits, labels))

@@ -105,6 +105,25 @@ def test_distributions_of_every_real_dtype(floats: str, dtype: str) -> None:
     assert_same_results(sx.value_and_grad(logits, targets, reduction="none"), expected)
 
 
+@pytest.mark.parametrize("true", [2, 255])
+@pytest.mark.parametrize("n_classes", [1, 10, 300])
+def test_any_byte_but_zero_is_true(n_classes: int, true: int) -> None:
+    """As to NumPy, which reads bytes that are not its own as bool."""
+    rng = np.random.default_rng(n_classes)
+    logits, labels = problem((20, n_classes))
+    for shape in ((20, n_classes), (n_classes,)):
+        usual = rng.random(shape) < 0.5
+        usual[..., 0] = True
+        other = (usual * np.uint8(true)).view(np.bool_)
+        if usual.ndim == 2:
+            assert_same_results(sx.value_and_grad(other, labels), sx.value_and_grad(usual, labels))
+            assert_same_results(sx.value_and_grad(logits, other), sx.value_and_grad(logits, usual))
+            weights = {"sample_weight": usual[:, -1]}, {"sample_weight": other[:, -1]}
+            assert_same_results(*(sx.evaluate(logits, labels, **each) for each in weights))
+        masks = ({"where": each, "label_smoothing": 0.1} for each in (usual, other))
+        assert_same_results(*(sx.value_and_grad(logits, np.zeros(20, int), **each) for each in masks))
+
+
 def test_inputs_are_left_as_they_are() -> None:
     for kind in KINDS:
         logits, targets = problem((6, 20), kind)

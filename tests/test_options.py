@@ -475,6 +475,16 @@ def test_extreme_values(options: dict[str, Any], dtype: str, n_classes: int) -> 
         check(logits, targets, {**axis, **options})
 
 
+# Not temperature in float64: the gradient of the reference would be subnormal too.
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("softcap", "float32"), ("softcap", "float64"), ("temperature", "float32")]
+)
+@pytest.mark.parametrize("n_classes", [6, 300])
+def test_the_largest_number_that_a_dtype_has(n_classes: int, dtype: str, name: str) -> None:
+    logits, labels, axis = optioned((20, n_classes), "labels", (), dtype)
+    check(logits, labels, {**axis, name: float(np.finfo(dtype).max)})
+
+
 @pytest.mark.parametrize("name", ["temperature", "softcap"])
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_many_rows_of_a_transform(dtype: str, name: str) -> None:

@@ -564,6 +564,8 @@ def test_options(dtype: str, case: str) -> None:
 def test_numbers_beyond_the_dtype_computed_in(n_rows: int, value: float, name: str) -> None:
     labels = np.zeros(n_rows, int)
     assert np.isfinite(sx.cross_entropy(np.zeros((n_rows, 3)), labels, **{name: value}))
+    with pytest.raises(ValueError, match=f"^{name} .*float64"):
+        sx.cross_entropy(np.zeros((n_rows, 3)), labels, **{name: 1e-310})
     for dtype in ("float16", "float32"):
         with pytest.raises(ValueError, match=f"^{name} .*float32"):
             sx.cross_entropy(np.zeros((n_rows, 3), dtype), labels, **{name: value})
@@ -606,6 +608,14 @@ def test_a_bad_thread_setting_changes_nothing(value: Any, error: type[Exception]
     with pytest.raises(error, match=f"^{re.escape(message)}$"):
         sx.set_num_threads(value)
     assert sx.get_num_threads() == before
+
+
+@pytest.mark.parametrize("name", ["temperature", "label_smoothing", "ignore_index", "axis", "n_threads"])
+def test_integers_that_python_does_not_write(name: str) -> None:
+    """It refuses to from 4300 digits on, with a ValueError that names nothing."""
+    value = -(10**5000) if name == "n_threads" else 10**5000
+    with pytest.raises(ValueError, match=f"^{name} must .* got an int of very many digits$"):
+        sx.cross_entropy(np.zeros((2, 3)), [0, 1], **{name: value})
 
 
 @pytest.mark.parametrize("n_classes", [2**56, 2**60, 2**62])

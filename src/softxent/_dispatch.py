@@ -61,6 +61,9 @@ def load(level: str) -> Kernels:
 def choose() -> str:
     """The level that `SOFTXENT_SIMD` asks for, or the best one that is usable."""
     usable = usable_levels()
+    if not usable:
+        built = ", ".join(built_levels()) or "no instruction set at all"
+        raise ImportError(f"softxent was built for {built}, and this CPU runs {', '.join(supported_levels())}")
     wanted = os.environ.get(ENVIRONMENT_VARIABLE, "")
     if not wanted:
         return usable[0]

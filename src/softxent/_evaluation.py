@@ -6,7 +6,16 @@ import numpy as np
 import numpy.typing as npt
 
 from softxent import _loss
-from softxent._inputs import ONE, ZERO, read_ignore_index, read_labels, read_logits, result_dtypes, shape_without
+from softxent._inputs import (
+    ONE,
+    ZERO,
+    read_ignore_index,
+    read_labels,
+    read_logits,
+    result_dtypes,
+    shape_without,
+    taken_as,
+)
 
 
 class Evaluation(NamedTuple):
@@ -164,7 +173,8 @@ def evaluate(
         products=(numbers, argmax),
     )[0]
     counts = np.ones(leading, bool) if ignored is None else labels != ignored
-    row_weight = np.where(counts, 1 if sample_weight is None else sample_weight, 0).astype(np.float64)
-    log_prob, lse, entropy = (np.asarray(each) for each in numbers.astype(dtype))
+    given = 1.0 if sample_weight is None else taken_as(np.asarray(sample_weight), np.float64)
+    row_weight = np.where(counts, given, 0.0)
+    log_prob, lse, entropy = (np.asarray(each) for each in taken_as(numbers, dtype))
     correct = np.asarray((argmax == labels) & (row_weight != 0))
     return Evaluation(loss, log_prob, lse, argmax, correct, entropy, np.asarray(row_weight))

@@ -53,6 +53,20 @@ def _array(value: npt.ArrayLike, name: str) -> np.ndarray:
         raise ValueError(f"{name} cannot be read as an array: {error}") from None
 
 
+def taken_as(array: npt.ArrayLike, dtype: npt.DTypeLike) -> np.ndarray:
+    """`array` as a kernel takes it, in `dtype`; what is too large for that becomes infinite, as in a kernel."""
+    with np.errstate(over="ignore"):
+        return np.require(array, dtype, ["C", "A"])
+
+
+def shown(value: object) -> str:
+    """What came, in the message of an error: Python writes no integer of more than 4300 digits."""
+    try:
+        return str(value)
+    except ValueError:
+        return f"an {type(value).__name__} of very many digits"
+
+
 def _place(name: str, index: tuple[int, ...]) -> str:
     return f"{name}[{', '.join(map(str, index))}]" if index else name
 
@@ -74,7 +88,7 @@ def read_logits(logits: npt.ArrayLike, axis: SupportsIndex) -> tuple[np.ndarray,
         raise TypeError(f"axis must be an integer, got {type(axis).__name__}") from None
     if not -x.ndim <= class_axis < x.ndim:
         raise np.exceptions.AxisError(
-            f"axis must be in [{-x.ndim}, {x.ndim}) for logits of shape {x.shape}, got {class_axis}"
+            f"axis must be in [{-x.ndim}, {x.ndim}) for logits of shape {x.shape}, got {shown(class_axis)}"
         )
     class_axis %= x.ndim
     if x.shape[class_axis] == 0:
@@ -159,7 +173,7 @@ def _read_pair(pair: Pair, leading: tuple[int, ...], n_classes: int, dtype: np.d
         )
     _check_labels(classes, "targets[0]", n_classes, None)
     # An int64 of another name (long, long long) stays one when it is copied, and a kernel knows but one.
-    return np.require(classes, np.int64, ["C", "A"]).view(np.int64), np.require(amounts, dtype, ["C", "A"])
+    return taken_as(classes, np.int64).view(np.int64), taken_as(amounts, dtype)
 
 
 def _refuse_ignore_index(ignore_index: int | None, leading: tuple[int, ...], given: str) -> None:
@@ -224,7 +238,7 @@ def _number(value: Any, name: str, otherwise: str = "", *, positive: bool = Fals
     except OverflowError:
         number = math.inf
     if not 0 <= number < math.inf or (positive and number == 0):
-        raise ValueError(f"{name} must be finite and {'positive' if positive else 'not negative'}, got {value}")
+        raise ValueError(f"{name} must be finite and {'positive' if positive else 'not negative'}, got {shown(value)}")
     return number
 
 
@@ -234,7 +248,7 @@ def read_ignore_index(ignore_index: SupportsIndex) -> int:
     except TypeError:
         raise TypeError(f"ignore_index must be an integer or None, got {type(ignore_index).__name__}") from None
     if label not in INT64:
-        raise ValueError(f"ignore_index must fit into 64 bits, got {label}")
+        raise ValueError(f"ignore_index must fit into 64 bits, got {shown(label)}")
     return label
 
 
@@ -246,7 +260,7 @@ def read_arrays(options: Options, logits: np.ndarray, class_axis: int, dtype: np
     leading, n_classes = shape_without(logits.shape, class_axis), logits.shape[class_axis]
     weight, sample_weight, where = options.weight, options.sample_weight, options.where
     if weight is not None:
-        weight = _read_weights(weight, "weight", "class", (n_classes,)).astype(dtype, order="C")
+        weight = taken_as(_read_weights(weight, "weight", "class", (n_classes,)), dtype)
     if sample_weight is not None:
         sample_weight = _read_weights(sample_weight, "sample_weight", "row", leading)
     if where is not None:

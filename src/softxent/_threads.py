@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import SupportsIndex, TypeVar
 
 from softxent._dispatch import active as kernels
+from softxent._inputs import shown
 
 C_INT_MAX = 2**31 - 1
 
@@ -28,7 +29,7 @@ def checked(n_threads: SupportsIndex, name: str) -> int:
     except TypeError:
         raise TypeError(f"{name} must be an integer or None, got {type(n_threads).__name__}") from None
     if n < 1:
-        raise ValueError(f"{name} must be at least 1, got {n}")
+        raise ValueError(f"{name} must be at least 1, got {shown(n)}")
     return n if n <= C_INT_MAX else C_INT_MAX  # min() would be another call, in a microsecond
 
 

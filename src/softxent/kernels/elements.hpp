@@ -26,6 +26,12 @@ struct LabelRange {
 // 0 for what is no label.
 using LabelsReader = bool (*)(const char *, std::ptrdiff_t stride, std::ptrdiff_t n, const LabelRange &range, std::int64_t *to);
 
+// NumPy's bool: a byte, and True unless it is 0.
+struct Boolean {
+    std::uint8_t byte;
+    explicit operator double() const { return byte != 0; }
+};
+
 template <class T, bool SWAPPED> inline T load_element(const char *p) {
     char bytes[sizeof(T)];
     for (std::size_t i = 0; i < sizeof(T); ++i) bytes[i] = p[SWAPPED ? sizeof(T) - 1 - i : i];
@@ -107,7 +113,7 @@ constexpr char BFLOAT16 = 'E';                                 // a letter that 
 
 template <bool SWAPPED> Element element_of(char kind, std::ptrdiff_t size) {
     switch (kind) {
-    case 'b': return {read_numbers<std::uint8_t, SWAPPED>};
+    case 'b': return {read_numbers<Boolean, SWAPPED>};
     case 'i':
         switch (size) {
         case 1: return integer_element<std::int8_t, SWAPPED>();

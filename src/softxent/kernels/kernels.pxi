@@ -97,9 +97,11 @@ cdef bint describe_inputs(Job* job, cnp.ndarray x, targets, int axis, int typenu
     return job.targets.element.read != NULL
 
 
-cdef inline bint is_float(double x):
-    """Whether x is in the range of a float, or 0."""
-    return x == 0 or smallest_normal(<float*> NULL) <= x < 3e38
+cdef inline bint is_normal(double x, int typenum):
+    """Whether x is in the range of the normal numbers that are computed in, or 0."""
+    cdef bint single = typenum == cnp.NPY_FLOAT
+    cdef double least = smallest_normal(<float*> NULL) if single else smallest_normal(<double*> NULL)
+    return x == 0 or least <= x <= (FLT_MAX if single else DBL_MAX)
 
 
 cdef bint describe_options(Job* job, cnp.ndarray x, options, int axis, int typenum):
@@ -126,7 +128,7 @@ cdef bint describe_options(Job* job, cnp.ndarray x, options, int axis, int typen
         read_layout(&job.allowed, allowed, axis, typenum)
     job.transform.temperature = options.temperature
     job.transform.cap = 0 if options.softcap is None else options.softcap
-    if typenum == cnp.NPY_FLOAT and not (is_float(job.transform.temperature) and is_float(job.transform.cap)):
+    if not (is_normal(job.transform.temperature, typenum) and is_normal(job.transform.cap, typenum)):
         return False
     job.transforming = job.transform.temperature != 1 or job.transform.cap > 0 or job.has_allowed
     job.sloping = job.has_allowed or (job.transform.cap > 0 and job.has_grad)

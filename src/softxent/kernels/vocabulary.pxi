@@ -1,5 +1,6 @@
 # The C++ headers, as the kernels see them. Cython deduces the template arguments from the operands.
 
+from libc.float cimport DBL_MAX, FLT_MAX
 from libc.math cimport INFINITY, fabs
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset
