@@ -3,6 +3,7 @@
 // halves, read as float and written back from float.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -29,7 +30,7 @@ using LabelsReader = bool (*)(const char *, std::ptrdiff_t stride, std::ptrdiff_
 // NumPy's bool: a byte, and True unless it is 0.
 struct Boolean {
     std::uint8_t byte;
-    explicit operator double() const { return byte != 0; }
+    explicit operator double() const { return std::min<std::uint8_t>(byte, 1); }  // a vector of them at once, unlike != 0
 };
 
 template <class T, bool SWAPPED> inline T load_element(const char *p) {
