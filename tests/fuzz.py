@@ -829,38 +829,46 @@ def run(case: Case, snapshot: list[bytes]) -> None:
             raise Misbehaved(f"memory {number} has other bytes than before")
 
 
-def fuzz(
-    seed: int, start: int, count: int, seconds: float, levels: Sequence[str], show: bool, again: str,
-    no_long_double: bool, progress: Any = None,
-) -> int:  # fmt: skip
+def again(arguments: argparse.Namespace, i: int) -> str:
+    level = "" if arguments.level is None else f" --level {arguments.level}"
+    reals = " --no-long-double" if arguments.no_long_double else ""
+    return f"again by --seed {arguments.seed} --start {i} --count 1 --print{level}{reals}"
+
+
+def levels_of(arguments: argparse.Namespace) -> Sequence[str]:
+    return _dispatch.usable_levels() if arguments.level is None else (arguments.level,)
+
+
+def fuzz(arguments: argparse.Namespace, progress: Any = None) -> int:
     """Returns how many calls were made; ends at the first failure."""
-    if no_long_double:
+    if arguments.no_long_double:
         REALS.remove("g")
     warnings.simplefilter("error")
     rng = random.Random()
     began = time.perf_counter()
+    levels, start = levels_of(arguments), arguments.start
     modules = {level: _dispatch.load(level) for level in levels}
-    for i in range(start, start + count):
-        if time.perf_counter() - began > seconds:
+    for i in range(start, start + arguments.count):
+        if time.perf_counter() - began > arguments.seconds:
             return i - start
         if progress is not None:
             progress.value = i
-        rng.seed((seed << 40) + i)
+        rng.seed((arguments.seed << 40) + i)
         level = levels[i % len(levels)]
         _loss._kernels = modules[level]
         with np.errstate(all="ignore"):
             case = Case(rng)
         snapshot = [memory.tobytes() for memory in case.memories]
-        if show:
+        if arguments.print:
             print(case.program(snapshot, level), flush=True)
         try:
             run(case, snapshot)
         except Exception:
             print(case.program(snapshot, level))
             traceback.print_exc(file=sys.stdout)
-            print(f"failed; {again} {i}", flush=True)
+            print(f"failed; {again(arguments, i)}", flush=True)
             sys.exit(1)
-    return count
+    return int(arguments.count)
 
 
 def main() -> None:
@@ -874,37 +882,30 @@ def main() -> None:
     parser.add_argument("--here", action="store_true", help="in this process: for a debugger or valgrind")
     parser.add_argument("--no-long-double", action="store_true", help="for valgrind: their padding is undefined")
     arguments = parser.parse_args()
-    seed = random.SystemRandom().randrange(1 << 20) if arguments.seed is None else arguments.seed
-    levels = _dispatch.usable_levels() if arguments.level is None else (arguments.level,)
-    print(f"seed {seed}, levels {', '.join(levels)}", flush=True)
+    if arguments.seed is None:
+        arguments.seed = random.SystemRandom().randrange(1 << 20)
+    print(f"seed {arguments.seed}, levels {', '.join(levels_of(arguments))}", flush=True)
     began = time.perf_counter()
-    again = f"again by --seed {seed} --count 1 --print"
-    again += f" --level {arguments.level}" * (arguments.level is not None)
-    again += " --no-long-double" * arguments.no_long_double + " --start"
-    given = (
-        seed, arguments.start, arguments.count, arguments.seconds, levels, arguments.print, again,
-        arguments.no_long_double,
-    )  # fmt: skip
     if arguments.here:
-        done = fuzz(*given)
+        done = fuzz(arguments)
     else:
         # In a process of its own, so that its death can be told, and which call it died of.
         context = multiprocessing.get_context("spawn")
         progress, total = context.RawValue("q", arguments.start), context.RawValue("q", 0)
-        process = context.Process(target=_fuzz_and_count, args=(given, progress, total))
+        process = context.Process(target=_fuzz_and_count, args=(arguments, progress, total))
         process.start()
         process.join()
         if process.exitcode:
-            if process.exitcode != 1:  # of a signal, if negative
-                print(f"died of {process.exitcode}; {again} {progress.value}")
+            if process.exitcode != 1:  # negative: of a signal
+                print(f"died with exit status {process.exitcode}; {again(arguments, progress.value)}")
             sys.exit(1)
         done = total.value
     took = time.perf_counter() - began
     print(f"{done} calls, all as they should be: {done / took:.0f} a second")
 
 
-def _fuzz_and_count(given: tuple[Any, ...], progress: Any, total: Any) -> None:
-    total.value = fuzz(*given, progress)
+def _fuzz_and_count(arguments: argparse.Namespace, progress: Any, total: Any) -> None:
+    total.value = fuzz(arguments, progress)
 
 
 if __name__ == "__main__":
