@@ -1,7 +1,7 @@
 """Writes docs/performance.md and its charts from the results of a full run of bench.py.
 
-Every figure on the page, in its sentences too, is taken from the results: nothing on it is to be changed by hand.
-`--check` writes nothing, and tells whether the page is what these results give.
+Every figure on the page is taken from the results, in its sentences too: change nothing on it by hand. `--check` writes
+nothing; it says whether the page is what these results give.
 """
 
 import argparse
@@ -45,9 +45,11 @@ from resultset import Results
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 NONE = "-"
 TITLES = charts.TASK_TITLES
-MARKS = f"""**Bold**: quicker than softxent. `~`: too close to say, that is, neither of the two was quicker in three
-quarters of the rounds. `{NONE}`: takes no part. `failed`: see the end. {SOFTMAX_ONLY.name} computes the probabilities
-alone, neither loss nor gradient."""
+COLUMNS = f"""- "/ copy" and "/ read": time of softxent / time of the yardstick.
+- The column of a peer: softxent is this many times as fast as the peer. Above 1, softxent is faster.
+- **Bold**: the peer is faster than softxent. `~`: too close to say; neither was faster in three quarters of the rounds.
+- `{NONE}`: the peer does not take part. `failed`: see the end of the page.
+- {SOFTMAX_ONLY.name} computes the probabilities only, neither loss nor gradient."""
 WIDTH = 120
 
 
@@ -127,9 +129,9 @@ def introduction(found: Results, source: str) -> str:
 
 <!-- Written by bench/page.py: change nothing here by hand. -->
 
-Every figure below comes from one run on one machine, kept in
-[`bench/results/{source}`](../bench/results/{source}). Times are given as ratios within that run, since they hold
-further than times do; where a chart shows times, they are those of this run.
+All figures come from one run on one machine. The run is stored in
+[`bench/results/{source}`](../bench/results/{source}). The tables give ratios within that run, because ratios carry over
+to other machines better than times. The charts show the times of this run.
 
 - CPU: {facts["cpu"]}, {count_cpus(facts["cpus"])}, data caches {cache}; {facts["system"]}
 - softxent's level: `{facts["simd_level"]}`
@@ -143,25 +145,26 @@ def how_measured(found: Results) -> str:
     return f"""## How it is measured
 
 - All contenders of a case work on the same arrays, in one process, in turn and in random order: {min(rounds)} to
-  {max(rounds)} rounds here, at least {MIN_ROUNDS}. The figure of a round is the median of up to {MAX_SAMPLES} samples
-  within {1e3 * BURST_SECONDS:g} ms, or of one, where a call takes longer. A ratio is the median of the ratios within
-  each round.
-- From end to end the middle half of softxent's times takes up {median(spreads):.0%} of their median in the median
-  case, {max(spreads):.0%} in the worst.
-- A result that is further from a float64 reference than {tolerances} gets no time (of a
-  probability, of the loss, or of the gradient of one row; in float16 one subnormal number is added).
-- Each peer is written the quickest way that its interface offers: NumPy with buffers that are used again, JAX compiled
-  beforehand, no conversion between libraries. Labels are int64, the loss is the mean.
-- The yardsticks have one thread: "copy" is `np.copyto(out, logits)`, which reads and writes what the loss with its
-  gradient has to read and write; "read" is `logits.max()`, which reads what the loss has to read."""
+  {max(rounds)} rounds in this run, at least {MIN_ROUNDS}.
+- The figure of a round is the median of up to {MAX_SAMPLES} samples within {1e3 * BURST_SECONDS:g} ms, or one sample if
+  a call takes longer. A ratio is the median of the ratios of all rounds.
+- Spread: the middle half of softxent's times is {median(spreads):.0%} of their median wide in the median case, and
+  {max(spreads):.0%} in the worst case.
+- A wrong result gets no time. It is wrong if the probability, the loss or the gradient of one row is further from a
+  float64 reference than {tolerances}. In float16 one subnormal number is added.
+- Each peer is written in the fastest way that its interface offers: NumPy uses its buffers again, JAX is compiled
+  beforehand, and no array is converted between libraries. Labels are int64, the loss is the mean.
+- The yardsticks have one thread. "copy" is `np.copyto(out, logits)`: it reads and writes as much as loss and gradient
+  must. "read" is `logits.max()`: it reads as much as the loss must."""
 
 
 def of_task(found: Results, task: Task) -> str:
     timings = found.of(*grid([task], SHAPES))
     return f"""## {TITLES[task].capitalize()}
 
-float32, one thread. "/ copy" and "/ read": how many times as long as the yardstick softxent takes. The columns of the
-peers: how many times as long as softxent each takes, so that above 1 softxent is quicker. {MARKS}
+float32, one thread.
+
+{COLUMNS}
 
 {table_of(timings, lambda timing: [timing.case.shape.title], ["rows x classes"])}
 
@@ -172,17 +175,17 @@ def summary(timings: Sequence[Timing]) -> str:
     with_copy = [(ratio, t.case.shape.title) for t in timings if (ratio := own(t).to_copy) is not None]
     lines = []
     if with_copy:
-        lines.append(f"- softxent: {from_to(with_copy)} times as long as a copy.")
+        lines.append(f"- softxent takes {from_to(with_copy)} times as long as a copy.")
     for name in present(timings):
         ratios = [(ratio, t.case.shape.title) for t in timings if (ratio := t.to_softxent(name)) is not None]
         if ratios:
-            lines.append(f"- {name}: {from_to(ratios)} times as long as softxent.")
+            lines.append(f"- softxent is {from_to(ratios)} times as fast as {name}.")
     return "\n".join(lines)
 
 
 def from_to(ratios: Sequence[tuple[float, str]]) -> str:
     (least, at_least), (most, at_most) = min(ratios), max(ratios)
-    return f"from {number(least)} ({at_least}) to {number(most)} ({at_most})"
+    return f"{number(least)} ({at_least}) to {number(most)} ({at_most})"
 
 
 def sweeps(chart: dict[str, str]) -> str:
@@ -190,14 +193,14 @@ def sweeps(chart: dict[str, str]) -> str:
     if "classes" in chart:
         parts.append(f"""## Against the number of classes
 
-The same {SWEEP_LOGITS} logits, in float32 on one thread, from many narrow rows to few wide ones.
+Always {SWEEP_LOGITS} logits: on the left many short rows, on the right few long ones. float32, one thread.
 
 ![Time per logit against the number of classes, for softxent and its peers]({chart["classes"]})""")
     if "rows" in chart:
         parts.append(f"""## Against the number of rows
 
-{ROW_SWEEP_CLASSES} classes, float32, one thread: on the left, what a call costs by itself; on the right, what a row
-does. "{SOFTXENT_KERNEL.name}" is the bare compiled call.
+{ROW_SWEEP_CLASSES} classes, float32, one thread. The left end shows the cost of a call, the right end the
+cost of a row. "{SOFTXENT_KERNEL.name}" is the compiled call alone.
 
 ![Time per logit against the number of rows, for softxent and its peers]({chart["rows"]})""")
     return "\n\n".join(parts)
@@ -219,8 +222,8 @@ def of_dtypes(found: Results) -> str:
 
     return f"""## Other dtypes
 
-One thread. "/ float32": how many times as long as with the same logits in float32 softxent takes, both timed in
-turn. The other columns are those of the tables above, within the dtype.
+One thread. "/ float32": time of softxent with this dtype / its time with the same logits in float32, both timed in
+turn. The other columns are those of the tables above; all contenders have the same dtype.
 
 {table_of(timings, head, ["task", "rows x classes", "dtype", "/ float32"])}"""
 
@@ -243,9 +246,9 @@ def of_small_calls(found: Results) -> str:
     ]
     return f"""## Small calls
 
-Where there is little to compute, Python's share of a call shows. "kernel / softxent" is the part of the bare compiled
-call in the whole, "/ copy" the whole next to the copy; float32, one thread. The last column is a time, of this machine
-and run.
+A small call computes little, so Python's part of it counts. "kernel / softxent": time of the compiled call alone / time
+of the whole call. "/ copy": time of the whole call / time of the copy. float32, one thread. The last column is a time,
+on this machine in this run.
 
 {markdown(["task", "rows x classes", "kernel / softxent", "/ copy", "microseconds a call"], rows)}"""
 
@@ -264,8 +267,9 @@ def of_threads(found: Results, chart: dict[str, str]) -> str:
     picture = f"\n\n![Speed against the number of threads]({chart['threads']})" if "threads" in chart else ""
     return f"""## Threads
 
-{TITLES["grad"].capitalize()}, float32. "speed-up": how many times as fast as softxent on one thread, both timed in
-turn. The peers, compared with softxent as above, have as many threads as it; the copy has one.
+{TITLES["grad"].capitalize()}, float32. "speed-up": time of softxent on one thread / its time on these threads, both
+timed in turn. The other columns are those of the tables above. The peers have as many threads as
+softxent; the copy has one.
 
 {table_of(timings, head, ["rows x classes", "threads", "speed-up"])}{picture}"""
 
@@ -279,26 +283,52 @@ def of_memory(found: Results, chart: dict[str, str]) -> str:
             TITLES[memory.case.task],
             memory.case.shape.title,
             f"{memory.logits_bytes / MIB:.1f}",
-            *[f"{memory.used[name] / MIB:.1f}" if name in memory.used else without(memory, name) for name in names],
+            *least_in_bold(
+                [f"{memory.used[name] / MIB:.1f}" if name in memory.used else without(memory, name) for name in names]
+            ),
         ]
         for memory in found.memory
     ]
     return f"""## Memory
 
-What one call takes beyond its inputs and its results, in MiB: the peak of the resident memory of a fresh process during
-a call, after a first one, whoever allocates it; float32, one thread, good to about {RESOLUTION / MIB:.2g} MiB. A result
-does not count, whether the caller gave the array for it or not; a temporary does, also where it is kept for the next
-call.
+The memory of one call without its inputs and its results, in MiB. float32, one thread. It is the peak of the resident
+memory of a fresh process during its second call, whoever allocates it, good to about {RESOLUTION / MIB:.2g} MiB. A
+result does not count, whoever gave the array for it. A temporary counts, also if it is kept for the next call.
+**Bold**: the least memory.
 
 {markdown(["task", "rows x classes", "logits", *names], rows)}
 
-![Memory beyond inputs and results]({chart["memory"]})"""
+![Memory beyond inputs and results]({chart["memory"]})
+
+### The scratch rows of softxent
+
+`cross_entropy` and `value_and_grad` allocate nothing that grows with the number of rows, besides their results. Most
+calls allocate nothing that grows with the number of classes either. Some calls need *scratch rows*: one to three rows of $C$ numbers for each thread, float64 if the logits
+are computed in float64, else float32. Up to 100 classes no call needs them. With more classes, a call may need them if
+one of these is true:
+
+- rows cannot be loaded or stored as they are: half precision, integers, another byte order, unaligned memory, an `out`
+  of another dtype, classes that are not next to each other in memory (strides, or a class axis that is not last);
+- distributions have another dtype or layout than the logits are computed in;
+- the call has `where` or `softcap`, or `weight` together with `label_smoothing`; or it computes the loss alone and has
+  a `temperature`;
+- the gradient has 4 million entries or more, at least 16384 classes, and is not written over the logits.
+
+A call with only one of the first two needs them from about 250 to 500 classes on. Threads that share one long row share
+its scratch row. There is one more case: if `out` overlaps an input and is not the logits themselves, the call makes a
+temporary copy of the gradient."""
+
+
+def least_in_bold(cells: Sequence[str]) -> list[str]:
+    """Those of these cells that show the least number; cells without one are never bold."""
+    numbers = [float(cell) for cell in cells if cell[0].isdigit()]
+    return [f"**{cell}**" if cell[0].isdigit() and float(cell) == min(numbers) else cell for cell in cells]
 
 
 def not_the_fastest(found: Results) -> str:
-    """Whoever is quicker than softxent, or cannot be told from it, or failed; and what was timed on busy CPUs."""
+    """Who is faster than softxent, or too close to say, or failed; and what was timed on busy CPUs."""
     rivals = [peer.name for peer in PEERS if peer is not SOFTMAX_ONLY] + [SOFTXENT_ONE_THREAD.name]
-    quicker = where(found, rivals, [True])
+    faster = where(found, rivals, [True])
     close = where(found, rivals, [None])
     less_work = where(found, [SOFTMAX_ONLY.name], [True, None])
     failed = [f"{title(one.case)}: {name}: {why}" for one in found.timings for name, why in one.failed.items()]
@@ -307,26 +337,26 @@ def not_the_fastest(found: Results) -> str:
     n_cases = len(found.timings)
     return f"""## Where softxent is not the fastest
 
-Of all {n_cases} cases that were timed, those of the charts too. A figure is the time of the other as a multiple of
-softxent's, in parentheses that of the middle half of the rounds. The yardsticks are not counted among the others.
+This list covers all {n_cases} timed cases, the charts included. A figure is the time of the other / the time of
+softxent; in parentheses is the range of the middle half of the rounds. The yardsticks do not count as others.
 
-### Another is quicker: {len(quicker)} of {n_cases}
+### Another is faster: {len(faster)} of {n_cases}
 
-{bullets(quicker)}
+{bullets(faster)}
 
 ### Too close to say: {len(close)} of {n_cases}
 
 {bullets(close)}
 
-### {SOFTMAX_ONLY.name}, which does less, is quicker or close: {len(less_work)} of {n_cases}
+### {SOFTMAX_ONLY.name}, which computes less, is faster or close: {len(less_work)} of {n_cases}
 
 {bullets(less_work)}
 
-### No figure, because the result was wrong or there was none: {len(failed)}
+### No figure, because the result was wrong or missing: {len(failed)}
 
 {bullets(failed)}
 
-### Timed while other work had more than {BUSY:.0%} of the CPUs: {len(busy)} of {n_cases}
+### Timed while other programs used more than {BUSY:.0%} of the CPUs: {len(busy)} of {n_cases}
 
 {bullets(busy)}"""
 
@@ -349,11 +379,11 @@ def reproduce(source: str) -> str:
 
 ```sh
 python3 -m venv .venv && .venv/bin/python -m pip install ".[bench]"
-.venv/bin/python bench/bench.py --full    # names the file that it writes in bench/results
-.venv/bin/python bench/page.py bench/results/{source}    # of that file, writes this page and its charts
+.venv/bin/python bench/bench.py --full    # prints the name of the file that it writes to bench/results
+.venv/bin/python bench/page.py bench/results/{source}    # writes this page and its charts from that file
 ```
 
-A full run takes a quarter of an hour or more; let the machine do nothing else meanwhile. Single cases:
+A full run takes 15 minutes or more. Run nothing else on the machine meanwhile. To measure single cases:
 
 ```sh
 .venv/bin/python bench/bench.py --shapes 1024x1000,8x21x256x256@1 --dtypes float32,bfloat16 --threads 1,2
