@@ -303,9 +303,9 @@ result does not count, whoever gave the array for it. A temporary counts, also i
 ### The scratch rows of softxent
 
 `cross_entropy` and `value_and_grad` allocate nothing that grows with the number of rows, besides their results. Most
-calls allocate nothing that grows with the number of classes either. Some calls need *scratch rows*: one to three rows of $C$ numbers for each thread, float64 if the logits
-are computed in float64, else float32. Up to 100 classes no call needs them. With more classes, a call may need them if
-one of these is true:
+calls allocate nothing that grows with the number of classes either. Some calls need *scratch rows*: one to three rows
+of $C$ numbers for each thread, float64 if the logits are computed in float64, else float32. Up to 100 classes no call
+needs them. With more classes, a call may need them if one of these is true:
 
 - rows cannot be loaded or stored as they are: half precision, integers, another byte order, unaligned memory, an `out`
   of another dtype, classes that are not next to each other in memory (strides, or a class axis that is not last);

@@ -1,36 +1,37 @@
 """The examples in the docstrings, the README and the documentation give what they say."""
 
 import doctest
+import importlib
 import re
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-from softxent import _loss, _threads
+import softxent
 
 ROOT = Path(__file__).parents[1]
-PAGES = [
-    page for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))] if ">>> " in page.read_text("utf-8")
-]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SOURCES = sorted(Path(softxent.__file__).parent.glob("*.py"))
+MODULES = [source.stem for source in SOURCES if ">>> " in source.read_text("utf-8")]
 
 pytestmark = pytest.mark.usefixtures("level")
 
 
-def run(test: doctest.DocTest) -> None:
-    results = doctest.DocTestRunner().run(test)
+@pytest.mark.parametrize("name", MODULES)
+def test_docstring_examples(name: str) -> None:
+    results = doctest.testmod(importlib.import_module(f"softxent.{name}"))
     assert results.attempted > 0
     assert results.failed == 0
 
 
-@pytest.mark.parametrize("module", [_loss, _threads], ids=lambda module: module.__name__)
-def test_docstring_examples(module: ModuleType) -> None:
-    for test in doctest.DocTestFinder(exclude_empty=True).find(module):
-        if test.examples:
-            run(test)
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_examples_of_a_page(page: Path) -> None:
-    blocks = re.findall(r"^```python\n(.*?)^```$", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
-    run(doctest.DocTestParser().get_doctest("\n".join(blocks), {}, page.name, str(page), 0))
+@pytest.mark.parametrize("folder", ["the root", "an empty folder"])
+def test_examples_of_a_page(folder: str, page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `python -m doctest` runs them; test_recipes.py runs the recipes one by one, whatever is installed."""
+    text = page.read_text("utf-8")
+    for library in re.findall(r"^>>> (?:import|from) (\w+)", text, re.MULTILINE):
+        pytest.importorskip(library)
+    monkeypatch.chdir(ROOT if folder == "the root" else tmp_path)
+    results = doctest.testfile(str(page), module_relative=False, encoding="utf-8")
+    assert (results.attempted > 0) == (">>> " in text)
+    assert results.failed == 0
