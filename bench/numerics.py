@@ -1,9 +1,9 @@
 """How exact are softxent and its peers? Writes the tables and the plot of docs/numerics.md.
 
-Every loss and gradient is compared with the same of the same logits, rounded to the dtype first, in 50 digits. An error
-is counted in ulp: the distance between neighbouring numbers of the dtype at the truth. All rows of a case are computed
-one by one, so that no reduction takes part. `--check` measures softxent alone, at every level, and changes nothing.
-The exit status is 1 if softxent misses its contract.
+Logits are rounded to the dtype first. Every loss and gradient is compared with the exact one of the rounded logits, in
+50 digits. An error is counted in ulp: the distance between neighbouring numbers of the dtype at the true value. All
+rows of a case are computed one by one, without a reduction. `--check` measures softxent alone, at every level, and
+changes nothing. The exit status is 1 if softxent breaks its contract.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from unittest import mock
 import mpmath
 import numpy as np
 from mpmath import mpf
+from page import best_in_bold, markdown
 from peers import PEERS, SOFTXENT, Array
 
 import softxent as sx
@@ -344,11 +345,6 @@ def misses(dtype: str, found: Table) -> list[str]:
     return missed
 
 
-def markdown(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
-
-
 def table_of_levels(found: dict[str, Table]) -> str:
     """The worst of each level over all cases."""
     rows = []
@@ -365,7 +361,7 @@ def table_of_levels(found: dict[str, Table]) -> str:
 def table_of_peers(quantity: str, found: Table) -> str:
     names = list(next(iter(found.values())))
     rows = [
-        [case, *[str(errors[quantity]) if errors else "refused" for errors in by_name.values()]]
+        [case, *best_in_bold([str(errors[quantity]) if errors else "refused" for errors in by_name.values()])]
         for case, by_name in found.items()
     ]
     return markdown(["logits", *names], rows)
@@ -429,8 +425,9 @@ def table_of_halves(names: Sequence[str]) -> str:
             except TypeError:  # a version without these dtypes
                 cells.append((math.nan, math.nan))
         for i, quantity in enumerate(("mean loss", "gradient off the label")):
-            numbers = [f"{result[i]:.4g}" for result in results + cells]
-            rows.append([case.dtype, f"{case.n_rows} x {case.n_classes}", quantity, *numbers])
+            truth, *numbers = [f"{result[i]:.4g}" for result in results + cells]
+            shape = f"{case.n_rows} x {case.n_classes}"
+            rows.append([case.dtype, shape, quantity, truth, *best_in_bold(numbers, float(truth))])
     return markdown(["dtype", "rows x classes", "quantity", "truth", *names], rows)
 
 
@@ -506,18 +503,18 @@ def generate(names: Sequence[str], levels: dict[str, Table], peers: dict[str, Ta
     usable = ", ".join(f"`{level}`" for level in _dispatch.usable_levels())
     parts = [
         f"Measured with {versions(names)}.\nsoftxent's levels on this CPU: {usable}.",
-        "### Every level of softxent\n\nThe worst in ulp over all cases below.",
+        "### Every level of softxent\n\nThe largest error over all cases below, in ulp.",
         table_of_levels(levels),
-        "\n".join(["**Beyond what is promised:**\n", *[f"- {miss}" for miss in missed]])
+        "\n".join(["**Outside the contract:**\n", *[f"- {miss}" for miss in missed]])
         if missed
-        else "All of it is within what is promised, and nothing is lost to 0.",
+        else "All results are within the contract, and no result is lost to 0.",
     ]
     for dtype in DTYPES:
         parts.append(f"### {dtype}")
         for quantity in QUANTITIES:
-            parts += [f"Largest error of the **{quantity}**, in ulp.", table_of_peers(quantity, peers[dtype])]
+            parts += [f"The largest error of the **{quantity}**, in ulp.", table_of_peers(quantity, peers[dtype])]
     parts += [
-        "### Half precision\n\nEqual logits, and the mean over the rows.",
+        "### Half precision\n\nAll logits are equal; the loss is the mean over the rows.",
         table_of_halves([name for name in names if name in HALF]),
         "### Against the margin\n\n"
         f"![Relative error of the loss and of the label's gradient against the margin]({PLOT.name})",

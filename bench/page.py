@@ -5,6 +5,7 @@ nothing; it says whether the page is what these results give.
 """
 
 import argparse
+import math
 import re
 import sys
 import textwrap
@@ -283,7 +284,7 @@ def of_memory(found: Results, chart: dict[str, str]) -> str:
             TITLES[memory.case.task],
             memory.case.shape.title,
             f"{memory.logits_bytes / MIB:.1f}",
-            *least_in_bold(
+            *best_in_bold(
                 [f"{memory.used[name] / MIB:.1f}" if name in memory.used else without(memory, name) for name in names]
             ),
         ]
@@ -317,12 +318,6 @@ needs them. With more classes, a call may need them if one of these is true:
 A call with only one of the first two needs them from about 250 to 500 classes on. Threads that share one long row share
 its scratch row. There is one more case: if `out` overlaps an input and is not the logits themselves, the call makes a
 temporary copy of the gradient."""
-
-
-def least_in_bold(cells: Sequence[str]) -> list[str]:
-    """Those of these cells that show the least number; cells without one are never bold."""
-    numbers = [float(cell) for cell in cells if cell[0].isdigit()]
-    return [f"**{cell}**" if cell[0].isdigit() and float(cell) == min(numbers) else cell for cell in cells]
 
 
 def not_the_fastest(found: Results) -> str:
@@ -441,6 +436,20 @@ def title(case: Case) -> str:
 
 def bullets(items: Sequence[str]) -> str:
     return "\n".join(f"- {item}" for item in items or ["none"])
+
+
+def best_in_bold(cells: Sequence[str], truth: float = 0.0) -> list[str]:
+    """Those of these cells whose number is nearest to the truth become bold, if any is a finite number."""
+
+    def distance(cell: str) -> float:
+        try:
+            return abs(float(cell) - truth)
+        except ValueError:
+            return math.inf
+
+    distances = [distance(cell) for cell in cells]
+    nearest = min((each for each in distances if math.isfinite(each)), default=None)
+    return [f"**{cell}**" if each == nearest else cell for cell, each in zip(cells, distances, strict=True)]
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
