@@ -1,4 +1,4 @@
-"""The examples in the docstrings, the README and the documentation give what they say."""
+"""The examples in the docstrings, the README and the documentation give what they say, and links lead somewhere."""
 
 import doctest
 import importlib
@@ -14,9 +14,10 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SOURCES = sorted(Path(softxent.__file__).parent.glob("*.py"))
 MODULES = [source.stem for source in SOURCES if ">>> " in source.read_text("utf-8")]
 
-pytestmark = pytest.mark.usefixtures("level")
+TEXTS = [*sorted(ROOT.glob("*.md")), *PAGES[1:]]
 
 
+@pytest.mark.usefixtures("level")
 @pytest.mark.parametrize("name", MODULES)
 def test_docstring_examples(name: str) -> None:
     results = doctest.testmod(importlib.import_module(f"softxent.{name}"))
@@ -24,6 +25,7 @@ def test_docstring_examples(name: str) -> None:
     assert results.failed == 0
 
 
+@pytest.mark.usefixtures("level")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 @pytest.mark.parametrize("folder", ["the root", "an empty folder"])
 def test_examples_of_a_page(folder: str, page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,3 +37,17 @@ def test_examples_of_a_page(folder: str, page: Path, tmp_path: Path, monkeypatch
     results = doctest.testfile(str(page), module_relative=False, encoding="utf-8")
     assert (results.attempted > 0) == (">>> " in text)
     assert results.failed == 0
+
+
+def anchors(page: Path) -> set[str]:
+    """What a link to a heading of this page may say after the #."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=lambda text: text.name)
+def test_links_to_other_pages_lead_there(text: Path) -> None:
+    for target, anchor in re.findall(r"\]\(([\w./-]*\.md)?(?:#([\w-]+))?\)", text.read_text("utf-8")):
+        page = text.parent / target if target else text
+        assert page.is_file(), target
+        assert not anchor or anchor in anchors(page), f"{target}#{anchor}"
