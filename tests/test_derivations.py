@@ -15,7 +15,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def test_logarithm_and_exponential_cancel() -> None:
-    """L = ln(sum of e^f) - f_y has the gradient p, less one at the label."""
+    """L = ln(sum of e^f) - f_y has the gradient p, with 1 subtracted at the label."""
     logits = np.log([0.1, 0.3, 0.6])
     loss, grad = sx.value_and_grad(logits, 2)
     assert loss == pytest.approx(-np.log(0.6))
