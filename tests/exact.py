@@ -34,10 +34,11 @@ def exact(
     softcap: float | None = None,
     z_loss: float = 0.0,
     where: npt.ArrayLike | None = None,
+    digits: int = DIGITS,
 ) -> Exact:
     """Of logits (C,) and a distribution (C,); what they are, as doubles, is taken to be exact."""
     classes = range(np.size(logits))
-    with mpmath.workdps(DIGITS):
+    with mpmath.workdps(digits):
         mpf = mpmath.mpf
         x = [mpf(float(value)) for value in np.asarray(logits)]
         t = [mpf(float(value)) for value in target]

@@ -40,6 +40,7 @@ cdef struct Job:
     Transform transform
     bint transforming        # the logits of the softmax are made of those given,
     bint sloping             # and not all with the same derivative
+    bint may_leave_range     # a finite logit may become infinite
     bint blending            # targets are made to distributions that weights, smoothing and allowed classes are part of
     bint by_lanes            # the narrow kernel takes the rows, as many at once as it has lanes
     bint by_stretches        # all threads work on one row after the other
@@ -49,6 +50,7 @@ cdef struct Job:
     Py_ssize_t n_classes
     Py_ssize_t rows_per_block
     Py_ssize_t scratch_per_thread
+    double unit              # that the weights of rows are multiplied by, so that their sums are numbers
     double scale             # of the gradient, before the weight of the row
     float* losses32          # at most one of the two is given
     double* losses64
@@ -110,9 +112,12 @@ cdef inline void begin_rows(
     cdef LabelRange labels = label_range(job)
     cdef Py_ssize_t k
     for k in range(MAX_LANES):
-        weight[k] = 1
+        weight[k] = job.unit
     if job.has_weights:
         read_numbers(&job.weights, i, count, weight)
+        if job.unit != 1:
+            for k in range(count):
+                weight[k] *= job.unit
     if job.kind == LABELS:
         # Checked before, but another thread may have changed it since: then the result is wrong, not the memory.
         read_labels(&job.targets, i, count, &labels, label)
@@ -131,7 +136,7 @@ cdef double total_weight(const Job* job, const storage* one) noexcept nogil:
     cdef Py_ssize_t i = 0, count, k
     cdef double rounded
     if not job.has_weights and not job.has_passed_over and job.class_weights == NULL:
-        return job.n_rows
+        return job.n_rows * job.unit
     while i < job.n_rows:
         count = min(job.n_rows - i, MAX_LANES)
         begin_rows(job, i, count, label, weight)
@@ -151,7 +156,7 @@ cdef double total_weight(const Job* job, const storage* one) noexcept nogil:
 
 cdef void share_row(
     const storage* x, storage* e, const Target[storage]* target, const Formula* formula, storage* g, Py_ssize_t n,
-    double scale, bint streaming, int n_threads, RowNumbers* rows, int k
+    double scale, bint streaming, int n_threads, const FarRow* far, RowNumbers* rows, int k
 ) noexcept nogil:
     """visit_row, its stretches shared out over the threads."""
     cdef Py_ssize_t length = stretch_length(n), n_stretches = (n + length - 1) // length, i
@@ -174,7 +179,9 @@ cdef void share_row(
     row.clear()
     for i in range(n_stretches):
         add_part(&row, parts + i, i * length, e_top)
-    scaling = finish_row(&row, e, formula, n, m, unit, e_top, scale, rows, k)
+    if far != NULL:
+        row.cross, row.gaps, row.far = far.gaps.cross, far.gaps.gaps, True
+    scaling = finish_row(&row, e, formula, n, m, unit, e_top, scale, far, rows, k)
     if g != NULL:
         for i in prange(n_stretches, num_threads=n_threads, schedule="static"):
             scale_stretch(
@@ -185,25 +192,62 @@ cdef void share_row(
         set_special(&scaling, target, g, n)
 
 
-cdef void prepare_stretch(
-    const Job* job, Py_ssize_t i, storage* x, storage* slope, Py_ssize_t start, Py_ssize_t n
-) noexcept nogil:
-    read_row(x + start, row(&job.logits, i) + start * job.logits.class_stride, &job.logits, n)
-    if job.transforming:
-        transform_logits(
-            &job.transform, x + start, slope + start if job.sloping else NULL, job.has_allowed, n)
+cdef bint leaves_range(const Job* job, const storage* x, double size) noexcept nogil:
+    """Whether a finite logit, of which `size` is the largest absolute value, becomes infinite."""
+    return is_finite(size) and not size / job.transform.temperature <= largest_number(x)
 
 
-cdef void prepare_row(
-    const Job* job, Py_ssize_t i, int n_threads, storage* x, storage* slope
+cdef void bring_back(
+    const Job* job, storage* x, storage* slope, const Target[storage]* target, int64_t label, FarRow* far
 ) noexcept nogil:
-    """The logits of row i for the softmax; `slope` holds its allowed classes."""
-    cdef Py_ssize_t n = job.n_classes, length = stretch_length(n), n_stretches = (n + length - 1) // length, k
+    """transform_logits of a row of which some leave the range: x becomes logits of the same softmax, `far` the rest.
+
+    If the maximum leaves it, then two logits that differ do so by more than any exponential can tell.
+    """
+    cdef storage temperature = <storage> job.transform.temperature, m, z
+    cdef double step = job.transform.temperature / FAR_STEP
+    cdef Py_ssize_t n = job.n_classes, c
+    for c in range(n if job.has_allowed else 0):
+        if slope[c] == 0:
+            x[c] = -INFINITY
+    m = <storage> row_max(x, n)
+    find_far_gaps(&far.gaps, x, target, &job.formula, 0, n, m, job.transform.temperature)
+    far.m = m / job.transform.temperature
+    far.far_m = m * FAR_STEP / step
+    far.label_gap = (m * FAR_STEP - x[label] * FAR_STEP) / step / FAR_STEP / FAR_STEP
+    for c in range(n):
+        z = x[c] / temperature
+        if not is_finite(m / temperature) and is_finite(x[c]):
+            z = 0 if x[c] == m else -largest_number(x)
+        elif not is_finite(z) and is_finite(x[c]):
+            z = -largest_number(x)
+        x[c] = z
+        if job.has_allowed:
+            slope[c] = slope[c] != 0
+
+
+cdef void read_stretches(const Job* job, Py_ssize_t i, int n_threads, storage* x) noexcept nogil:
+    """The logits of row i as they are."""
+    cdef Py_ssize_t n = job.n_classes, length = stretch_length(n), n_stretches = (n + length - 1) // length, k, start
+    cdef char* source = row(&job.logits, i)
     if n_threads == 1:
-        prepare_stretch(job, i, x, slope, 0, n)
+        read_row(x, source, &job.logits, n)
     else:
         for k in prange(n_stretches, num_threads=n_threads, schedule="static"):
-            prepare_stretch(job, i, x, slope, k * length, min(length, n - k * length))
+            start = k * length
+            read_row(x + start, source + start * job.logits.class_stride, &job.logits, min(length, n - start))
+
+
+cdef void transform_stretches(const Job* job, int n_threads, storage* x, storage* slope) noexcept nogil:
+    cdef Py_ssize_t n = job.n_classes, length = stretch_length(n), n_stretches = (n + length - 1) // length, k, start
+    if n_threads == 1:
+        transform_logits(&job.transform, x, slope if job.sloping else NULL, job.has_allowed, n)
+    else:
+        for k in prange(n_stretches, num_threads=n_threads, schedule="static"):
+            start = k * length
+            transform_logits(
+                &job.transform, x + start, slope + start if job.sloping else NULL, job.has_allowed,
+                min(length, n - start))
 
 
 cdef void pass_over(const Job* job, Py_ssize_t i, RowNumbers* rows, int k) noexcept nogil:
@@ -227,7 +271,9 @@ cdef inline bint visit_row_of(
     cdef Py_ssize_t n = job.n_classes, ahead = 0
     cdef storage one = 1
     cdef Target[storage] target
-    cdef double scale = job.scale * rows.weight[k]
+    cdef FarRow far_row
+    cdef const FarRow* far = NULL
+    cdef double size
     cdef storage* x = <storage*> row(&job.logits, i)
     cdef storage* t = scratch + n
     cdef storage* slope = scratch + 2 * n
@@ -255,20 +301,30 @@ cdef inline bint visit_row_of(
         target.count = 0
     if not job.logits.direct or job.transforming:
         x = scratch if e == NULL else e
-        prepare_row(job, i, n_threads if job.by_stretches else 1, x, slope)
+        read_stretches(job, i, n_threads if job.by_stretches else 1, x)
+        if job.may_leave_range:
+            rows.m[k] = row_range(x, n, &size)
+            if leaves_range(job, x, size):
+                bring_back(job, x, slope, &target, label[0] if job.kind == LABELS else 0, &far_row)
+                far = &far_row
+            elif not job.has_allowed:
+                rows.m[k] = <storage> rows.m[k] / <storage> job.transform.temperature
+                top_known = True
+        if job.transforming and far == NULL:
+            transform_stretches(job, n_threads if job.by_stretches else 1, x, slope)
     else:
         if job.prefetching and n <= PREFETCHED_ROW and i + 1 < job.n_rows:
             ahead = <storage*> row(&job.logits, i + 1) - x
         if next_counts and job.has_grad and n <= STRETCH:
             following = <storage*> row(&job.logits, i + 1)
     if job.by_stretches:
-        share_row(x, e, &target, &job.formula, g, n, scale, job.streaming, n_threads, rows, k)
+        share_row(x, e, &target, &job.formula, g, n, job.scale, job.streaming, n_threads, far, rows, k)
     else:
         if not top_known:
             rows.m[k] = row_max(x, n)
-        visit_row(x, e, &target, &job.formula, g, n, scale, job.streaming, ahead, following, rows, k)
+        visit_row(x, e, &target, &job.formula, g, n, job.scale, job.streaming, ahead, following, far, rows, k)
     if job.has_products:
-        find_products(&job.products, i, x, label[0], n, rows, k)
+        find_products(&job.products, i, x, label[0], n, far, rows, k)
     if job.has_grad and job.sloping:
         multiply_by_slope(g, slope, n)
     if job.has_grad and not job.grad.direct:
@@ -445,14 +501,18 @@ cdef void take_amounts_of_lanes(
             g[<Py_ssize_t> group.special[lane] * lanes_of(g) + lane] = group.value[lane]
 
 
-cdef void visit_lanes_of(
+cdef bint visit_lanes_of(
     const Job* job, Py_ssize_t i, Py_ssize_t count, int64_t* label, const storage* tag, RowNumbers* rows
 ) noexcept nogil:
-    """Visit `count` rows from i on, at most as many as there are lanes, in tiles on the stack; as visit_row_of."""
+    """Visit `count` rows from i on, at most as many as there are lanes, in tiles on the stack; as visit_row_of.
+
+    False, and no gradient is written, if one of them has numbers that only visit_row_of takes: see visit_one_by_one.
+    """
     cdef Tile[storage] tile
     cdef LaneGroup[storage] group
     cdef Py_ssize_t n = job.n_classes, size = n * lanes_of(tag), lane
     cdef double[MAX_LANES] scales
+    cdef double reach
     cdef storage* x = tile.space
     cdef storage* t = NULL
     cdef storage* slope = NULL
@@ -475,11 +535,17 @@ cdef void visit_lanes_of(
         read_tile(&job.allowed, i, count, n, slope, staging)
     group.label = label
     for lane in range(lanes_of(tag)):
-        scales[lane] = job.scale
+        scales[lane] = job.scale * job.unit
     if job.has_weights or job.has_passed_over:
         for lane in range(lanes_of(tag)):
             # Rows of weight 0 get their zeros in the end; a scale of 0 would pass for a target of next to no mass.
-            scales[lane] *= rows.weight[lane] if rows.weight[lane] != 0 else 1
+            scales[lane] = job.scale * (rows.weight[lane] if rows.weight[lane] != 0 else job.unit)
+    if job.has_grad and largest_size(scales, lanes_of(tag)) > largest_scale(tag):
+        return False
+    if job.may_leave_range:
+        row_range(x, size, &reach)
+        if leaves_range(job, x, reach):
+            return False
     if job.blending:
         blend_lanes(job, i, count, &group, slope, t)
     if job.transforming:
@@ -493,6 +559,8 @@ cdef void visit_lanes_of(
         find_amounts_of_lanes(job, i, count, &group, x, rows)
     if job.formula.smoothing != 0:
         smooth(&group, x, &job.formula, n, rows)
+    if (storage is double or job.formula.smoothing != 0) and largest_size(rows.cross, lanes_of(tag)) == INFINITY:
+        return False
     if job.prefetching and i + 2 * count <= job.n_rows:
         next_logits = look_ahead(&job.logits, i + count, count, n)
         if job.has_grad and not job.streaming:
@@ -503,7 +571,8 @@ cdef void visit_lanes_of(
     if job.has_products:
         find_products_of_lanes(&job.products, i, count, &group, logits, x, n, rows)
     if job.has_grad:
-        find_factors(&group, x, &job.formula, n, scales, t == NULL and job.kind == LABELS, rows)
+        if not find_factors(&group, x, &job.formula, n, scales, t == NULL and job.kind == LABELS, rows):
+            return False
         take_gradients(&group, x, t, job.formula.smoothing != 0, n)
         if t == NULL and job.kind == AMOUNTS:
             take_amounts_of_lanes(job, i, count, &group, x)
@@ -512,23 +581,53 @@ cdef void visit_lanes_of(
         if job.has_weights or job.has_passed_over:
             zero_lanes(x, rows.weight, n)
         write_tile(&job.grad, i, count, n, x, staging, job.streaming)
+    return True
+
+
+cdef void visit_one_by_one(
+    const Job* job, Py_ssize_t i, Py_ssize_t count, int64_t* label, const storage* tag, RowNumbers* rows
+) noexcept nogil:
+    """Visit `count` rows of the narrow kernel's by the wide one, which takes whatever numbers may stand there."""
+    cdef Tile[storage] scratch
+    cdef Py_ssize_t k
+    for k in range(count):
+        visit_row_of(job, i + k, label + k, scratch.space, 1, rows, k, False, False)
+
+
+cdef void add_far_losses(
+    const Job* job, Py_ssize_t count, const storage* tag, RowNumbers rows, Carried[double]* far_sum
+) noexcept nogil:
+    cdef double[MAX_LANES + ROWS_AT_ONCE] losses
+    cdef Py_ssize_t k
+    for k in range(count):
+        rows.weight[k] *= FAR_STEP
+    row_losses(tag, rows, count, job.formula.z_loss, losses)
+    for k in range(count):
+        far_sum.add(losses[k])
 
 
 cdef void add_losses(
     const Job* job, Py_ssize_t i, Py_ssize_t count, Py_ssize_t before, const storage* tag, const RowNumbers* rows,
-    Sum[double]* sum
+    Sum[double]* sum, Carried[double]* far_sum
 ) noexcept nogil:
-    """The losses of the rows from i on, of which as many come `before` in their block."""
+    """The losses of the rows from i on, of which as many come `before` in their block.
+
+    Where they do not fit into the sum, they go to `far_sum`, in the unit FAR_STEP.
+    """
     # Row by row in turn to the lanes of the sum, however they come in groups.
     cdef double[MAX_LANES + 2 * ROWS_AT_ONCE] losses
     cdef Py_ssize_t first = before % ROWS_AT_ONCE, k
     for k in range(first):
         losses[k] = 0
+    cdef Sum[double] sum_before = sum[0]
     row_losses(tag, rows[0], count, job.formula.z_loss, &losses[first])
     k = 0
     while k < first + count:
         sum.add(load_first(&losses[k], min(first + count - k, ROWS_AT_ONCE), 0))
         k += ROWS_AT_ONCE
+    if not has_room(sum[0]):
+        sum[0] = sum_before
+        add_far_losses(job, count, tag, rows[0], far_sum)
     if job.losses32 != NULL:
         for k in range(count):
             job.losses32[i + k] = <float> losses[first + k]
@@ -537,8 +636,14 @@ cdef void add_losses(
             job.losses64[i + k] = losses[first + k]
 
 
+cdef struct Total:
+    # The losses of a block, in two sums: see add_losses.
+    Carried[double] sum
+    Carried[double] far_sum
+
+
 cdef void visit_block(
-    const Job* job, Py_ssize_t block, storage* scratch, int n_threads, Carried[double]* total
+    const Job* job, Py_ssize_t block, storage* scratch, int n_threads, Total* total
 ) noexcept nogil:
     cdef Py_ssize_t i = block * job.rows_per_block
     cdef Py_ssize_t stop = min(i + job.rows_per_block, job.n_rows)
@@ -547,6 +652,7 @@ cdef void visit_block(
     cdef int64_t[MAX_LANES] label
     cdef RowNumbers rows
     cdef Sum[double] sum
+    total.far_sum = Carried[double](0, 0)
     while i < stop:
         count = min(stop - i, lanes_of(scratch))
         if job.by_lanes and job.streaming:
@@ -554,26 +660,29 @@ cdef void visit_block(
             k = to_line(<storage*> row(&job.grad, i))
             count = min(count, k) if k > 0 else count
         begin_rows(job, i, count, label, rows.weight)
+        for k in range(MAX_LANES):
+            rows.unit[k] = 1
         if job.by_lanes:
-            visit_lanes_of(job, i, count, label, scratch, &rows)
+            if not visit_lanes_of(job, i, count, label, scratch, &rows):
+                visit_one_by_one(job, i, count, label, scratch, &rows)
         else:
             known = False
             for k in range(count):
                 next_counts = k + 1 < count and rows.weight[k + 1] != 0
                 known = visit_row_of(job, i + k, label + k, scratch, n_threads, &rows, k, next_counts, known)
-        add_losses(job, i, count, i - block * job.rows_per_block, scratch, &rows, &sum)
+        add_losses(job, i, count, i - block * job.rows_per_block, scratch, &rows, &sum, &total.far_sum)
         i += count
-    total[0] = sum.value()
+    total.sum = sum.value()
     if job.streaming:
         fence_streams()
 
 
-cdef double visit_all(const Job* job, int n_threads, storage* scratch) noexcept nogil:
-    """All rows, shared out over the threads; returns the sum of their losses."""
+cdef double visit_all(const Job* job, int n_threads, double denominator, storage* scratch) noexcept nogil:
+    """All rows, shared out over the threads; returns the sum of their losses over the denominator, 0 if that is 0."""
     cdef Py_ssize_t n_blocks = (job.n_rows + job.rows_per_block - 1) // job.rows_per_block
     cdef Py_ssize_t block
-    cdef Carried[double] totals[MAX_BLOCKS]
-    cdef Carried[double] total = Carried[double](0, 0)
+    cdef Total totals[MAX_BLOCKS]
+    cdef Carried[double] total = Carried[double](0, 0), far_total = total
     cdef double rounded
     if n_threads == 1 or job.by_stretches:
         for block in range(n_blocks):
@@ -582,5 +691,10 @@ cdef double visit_all(const Job* job, int n_threads, storage* scratch) noexcept 
         for block in prange(n_blocks, num_threads=n_threads, schedule="static"):
             visit_block(job, block, scratch + job.scratch_per_thread * this_thread(), 1, totals + block)
     for block in range(n_blocks):
-        total = total + totals[block]
-    return total.less(0, &rounded)
+        total = total + totals[block].sum
+        far_total = far_total + totals[block].far_sum
+    if denominator == 0:
+        return 0
+    if far_total.sum != 0:
+        return (total * FAR_STEP + far_total).less(0, &rounded) / denominator / FAR_STEP
+    return total.less(0, &rounded) / denominator

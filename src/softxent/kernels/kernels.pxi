@@ -132,6 +132,7 @@ cdef bint describe_options(Job* job, cnp.ndarray x, options, int axis, int typen
         return False
     job.transforming = job.transform.temperature != 1 or job.transform.cap > 0 or job.has_allowed
     job.sloping = job.has_allowed or (job.transform.cap > 0 and job.has_grad)
+    job.may_leave_range = job.transform.temperature < 1 and job.transform.cap == 0
     # Weights that change from class to class and a share for all of those that are allowed are no matter of sums.
     job.blending = (class_weights is not None and (smoothing != 0 or job.kind == DISTRIBUTIONS)) or (
         job.has_allowed and smoothing != 0)
@@ -142,7 +143,8 @@ cdef bint describe_options(Job* job, cnp.ndarray x, options, int axis, int typen
 
 
 cdef void describe_no_options(Job* job):
-    job.has_weights = job.has_allowed = job.transforming = job.sloping = job.blending = False
+    job.unit = 1
+    job.has_weights = job.has_allowed = job.transforming = job.sloping = job.blending = job.may_leave_range = False
     job.class_weights = NULL
     job.transform.temperature = 1
 
@@ -249,6 +251,15 @@ cdef bint describe_scratch(Job* job, cnp.ndarray scratch, bint in_place, int typ
     return cnp.PyArray_DIM(scratch, 0) > 0
 
 
+cdef double divisor(const Job* job, normalizer, int typenum):
+    """What the mean divides by, counted in the unit of the job."""
+    cdef float one = 1
+    cdef double double_one = 1
+    if normalizer is not None:
+        return <double> normalizer * job.unit
+    return total_weight(job, &one) if typenum == cnp.NPY_FLOAT else total_weight(job, &double_one)
+
+
 def loss_and_grad(
     logits, targets, int axis, cnp.ndarray losses, grad, bint mean, int n_threads, cnp.ndarray scratch=None,
     options=None, products=None
@@ -270,11 +281,9 @@ def loss_and_grad(
     """
     cdef Job job
     cdef void* space = NULL
-    cdef double total, denominator
+    cdef double loss, denominator
     cdef Py_ssize_t i
     cdef int typenum
-    cdef float one = 1
-    cdef double double_one = 1
     passed_over = normalizer = None
     if not cnp.PyArray_CheckExact(logits) or not is_target(targets):
         return None
@@ -311,10 +320,10 @@ def loss_and_grad(
     job.prefetching = <double> job.n_rows * job.n_classes >= PREFETCH_FROM
     denominator = 1
     if mean:
-        if normalizer is not None:
-            denominator = normalizer
-        else:
-            denominator = total_weight(&job, &one) if typenum == cnp.NPY_FLOAT else total_weight(&job, &double_one)
+        denominator = divisor(&job, normalizer, typenum)
+        if not LEAST_DIVISOR < fabs(denominator * job.transform.temperature) < 1 / LEAST_DIVISOR:
+            job.unit = LEAST_DIVISOR if fabs(denominator * job.transform.temperature) > 1 else 1 / LEAST_DIVISOR
+            denominator = divisor(&job, normalizer, typenum)
         if denominator == 0 and not job.has_products:
             for i in range(job.n_rows if job.has_grad else 0):
                 zero_row(&job.grad, i, job.n_classes)
@@ -327,10 +336,10 @@ def loss_and_grad(
         job.rows_per_block = (job.rows_per_block + MAX_LANES - 1) // MAX_LANES * MAX_LANES
     with nogil:
         if typenum == cnp.NPY_FLOAT:
-            total = visit_all(&job, n_threads, <float*> space)
+            loss = visit_all(&job, n_threads, denominator, <float*> space)
         else:
-            total = visit_all(&job, n_threads, <double*> space)
-    return total / denominator if denominator != 0 else 0.0
+            loss = visit_all(&job, n_threads, denominator, <double*> space)
+    return loss
 
 
 cdef double exp_all(const storage* x, double m, storage* out, Py_ssize_t n) noexcept nogil:

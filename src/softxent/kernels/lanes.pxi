@@ -74,6 +74,7 @@ cdef void find_distributions(
     cdef Lanes[storage] top = Lanes[storage](-1), at_top = Lanes[storage](0), m = load_lanes(group.m)
     cdef Lanes[storage] logits, weights, here, zero = at_top
     cdef storage[MAX_LANES] weight_at_top
+    cdef double[MAX_LANES] low
     cdef Py_ssize_t i, c
     for c in range(n - 1, -1, -1):
         i = c * lanes_of(x)
@@ -84,7 +85,7 @@ cdef void find_distributions(
         at_top = select_equal(top, Lanes[storage](<double> c), weights, at_top)
     store(group.top, top)
     store(weight_at_top, at_top)
-    lane_gaps(x, t, n, group.m, group.top, rows.cross, group.rest)
+    lane_gaps(x, t, n, group.m, group.top, rows.cross, group.rest, low)
     for i in range(lanes_of(x)):
         rows.mass[i] = group.rest[i] + weight_at_top[i]
 
@@ -122,28 +123,28 @@ cdef void find_products_of_lanes(
     const storage* e, Py_ssize_t n, RowNumbers* rows
 ) noexcept nogil:
     """find_products of each lane, from logits x and their exponentials e."""
-    cdef Lanes[storage] m = load_lanes(group.m), argmax = Lanes[storage](-1)
-    cdef storage[MAX_LANES] none, top
-    cdef double[MAX_LANES] gaps, sums, logs
+    cdef Lanes[storage] m = load_lanes(group.m), argmax = Lanes[storage](-1), good = Lanes[storage](1), logits
+    cdef storage[MAX_LANES] top, has_no_nan
+    cdef double[MAX_LANES] gaps, R, R_low, logs
     cdef Py_ssize_t c, lane = 0
-    store(none, argmax)
     for c in range(n - 1, -1, -1):
-        argmax = select_equal(load_lanes(x + c * lanes_of(x)), m, Lanes[storage](<double> c), argmax)
+        logits = load_lanes(x + c * lanes_of(x))
+        argmax = select_equal(logits, m, Lanes[storage](<double> c), argmax)
+        good = select_equal(logits, logits, good, Lanes[storage](0))
     store(top, argmax)
-    lane_gaps(x, e, n, group.m, none, gaps, sums)
+    store(has_no_nan, good)
+    lane_gaps(x, e, n, group.m, top, gaps, R, R_low)
     while lane < lanes_of(x):
         store(logs + lane, log_over_top(
-            x, load(rows.R + lane), load(rows.R_low + lane), load(rows.over + lane), load(rows.n0 + lane)))
+            x, load(&R[lane]), load(&R_low[lane]), load(rows.over + lane), load(rows.n0 + lane)))
         lane += ROWS_AT_ONCE
     for lane in range(count):
         if rows.weight[lane] == 0:
             set_no_products(products, i + lane)
         else:
-            products.argmax[i + lane] = <int64_t> top[lane]
             set_products(
-                products, i + lane, logs[lane], rows.m[lane],
-                rows.m[lane] - x[group.label[lane] * lanes_of(x) + lane],
-                gaps[lane] / (rows.R[lane] + group.e_top[lane]))
+                products, i + lane, <int64_t> top[lane], has_no_nan[lane] == 0, logs[lane], rows.m[lane],
+                rows.m[lane] - x[group.label[lane] * lanes_of(x) + lane], gaps[lane] / (R[lane] + group.e_top[lane]))
 
 
 cdef void find_shares(
@@ -174,13 +175,13 @@ cdef void add_z_loss(
         i += ROWS_AT_ONCE
 
 
-cdef void find_factors(
+cdef bint find_factors(
     LaneGroup[storage]* group, storage* e, const Formula* formula, Py_ssize_t n, const double* scales, bint has_labels,
     RowNumbers* rows
 ) noexcept nogil:
-    """What makes the gradient of the exponentials, as in finish_row."""
-    cdef Vec[double] zero = Vec[double](0), none = Vec[double](-1), least = Vec[double](-INFINITY)
-    cdef Vec[double] R, e_top, mass, factor, scale
+    """What makes the gradient of the exponentials, as in finish_row; False if a scale is too large."""
+    cdef Vec[double] zero = Vec[double](0), none = Vec[double](-1), least = Vec[double](-INFINITY), most = zero
+    cdef Vec[double] R, e_top, mass, product, factor, scale
     cdef Denominator[storage, Vec[double]] whole
     cdef Lanes[storage] label = load_lanes(group.special), at_label
     cdef const double* masses = rows.mass
@@ -194,7 +195,9 @@ cdef void find_factors(
         mass = load(masses + i)
         whole = Denominator[storage, Vec[double]](R, load(rows.R_low + i), e_top)
         scale = load(scales + i)
-        factor = whole.under(scale * mass)
+        product = scale * mass
+        factor = whole.under(product)
+        most = maximum(maximum(product, zero - product), most)
         least = maximum(zero - maximum(factor, zero - factor), least)
         store_rounded(group.factor + i, factor)
         # Where R < e_top, the top has more than half of the probability.
@@ -202,6 +205,8 @@ cdef void find_factors(
         store_rounded(group.value + i, scale * (load(group.rest + i) - mass * whole.under(R)))
         store_rounded(group.minus + i, zero - scale)
         i += ROWS_AT_ONCE
+    if largest(most) > largest_scale(e):
+        return False
     if formula.smoothing != 0:
         find_shares(group, e, formula, n, scales, rows)
     if largest(least) > -smallest_normal(e):
@@ -215,6 +220,7 @@ cdef void find_factors(
         at_label = fma(load_lanes(group.amount), load_lanes(group.minus), at_label)
         store(group.value, select_equal(load_lanes(group.special), label, load_lanes(group.value), at_label))
         store(group.special, label)
+    return True
 
 
 cdef void take_units_out(

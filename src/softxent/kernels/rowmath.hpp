@@ -51,6 +51,9 @@ template <class D> struct Carried {
         return select_equal(finite, zero, result, rest);
     }
 };
+SOFTXENT_INLINE Carried<double> operator*(const Carried<double> &a, double power_of_two) {
+    return {a.sum * power_of_two, a.lost * power_of_two};
+}
 template <class D> SOFTXENT_INLINE Carried<D> operator+(const Carried<D> &a, const Carried<D> &b) {
     const D sum = a.sum + b.sum;
     return {sum, (a.lost + b.lost) + rounded_off(a.sum, b.sum, sum)};
@@ -122,6 +125,19 @@ template <> struct Sum<double> {
     }
 };
 
+SOFTXENT_INLINE bool is_finite(double x) { return x - x == 0; }
+// Whether all lanes are numbers so far below the largest that a few thousand like them can still be added up.
+SOFTXENT_INLINE bool has_room(const Sum<double> &sum) {
+    const Vec<double> zero(0), v = sum.sum.sum * Vec<double>(0x1p20);
+    return equal_bits(v - v, zero) == equal_bits(zero, zero);
+}
+
+// Where a row's gaps m - x do not fit into a double, they are counted in a unit so large that they do, whatever the
+// temperature that they are divided by. FAR_STEP times FAR_STEP is its inverse: one number would be too small to divide by.
+inline constexpr double FAR_STEP = 0x1p-512;
+// What the mean divides by is counted in another unit if its size is below this or above the inverse.
+inline constexpr double LEAST_DIVISOR = 0x1p-1000;
+
 // exp, by the textbook split exp(x) = 2^n * exp(r), n = round(x / ln 2), |r| <= ln(2) / 2.
 inline constexpr double LOG2E = 0x1.71547652b82fep0, LN2 = 0x1.62e42fefa39efp-1;
 
@@ -166,11 +182,13 @@ template <class S, class D> struct Unit {
 template <class S> using RowUnit = Unit<S, S>;
 template <class S> using LanesUnit = Unit<S, Lanes<S>>;
 
-// What the loss of a row is made of: weight * (mass * log1p((R + R_low) / e_top) + cross + z_loss * lse^2), with
-// e_top = unit_size * exp(over - n0 ln 2) and lse = m + log1p((R + R_low) / e_top).
+// What the loss of a row is made of: weight * (mass * log1p((R + R_low) / e_top) + cross + unit * z_loss * lse^2), with
+// e_top = unit_size * exp(over - n0 ln 2) and lse = m + log1p((R + R_low) / e_top). The unit is 1, but for a row whose loss
+// is too large for a double until its weight brings it back: there mass and cross are multiplied by it, and the weight is
+// divided by it.
 struct alignas(64) RowNumbers {
     static constexpr int rows = 32;
-    double R[rows], R_low[rows], m[rows], over[rows], n0[rows], mass[rows], cross[rows], weight[rows];
+    double R[rows], R_low[rows], m[rows], over[rows], n0[rows], mass[rows], cross[rows], weight[rows], unit[rows];
 };
 static_assert(RowNumbers::rows >= Lanes<float>::lanes && RowNumbers::rows >= Lanes<double>::lanes, "a row to each lane");
 
@@ -238,6 +256,9 @@ template <class S, class D = double> struct Denominator {
 
 template <class S> constexpr double unit_size(const S *) { return ExpConstants<S>::UNIT; }
 template <class S> constexpr double smallest_normal(const S *) { return std::numeric_limits<S>::min(); }
+template <class S> constexpr double largest_number(const S *) { return std::numeric_limits<S>::max(); }
+// Of a gradient: its factors, rounded to S, are far from the largest number.
+template <class S> constexpr double largest_scale(const S *) { return sizeof(S) < sizeof(double) ? 0x1p120 : 0x1p1000; }
 
 // A number as a sum of two doubles, the second within a rounding of the first.
 template <int N> struct TwoDoubles { Pack<double, N> high, low; };
@@ -326,11 +347,13 @@ template <class S, class P> SOFTXENT_INLINE P losses_at(const RowNumbers &rows, 
         low = rounded_off(product, cross, loss) + exact_fma(mass, log.high, zero - product) + mass * log.low;
     }
     if (z_loss != 0) {
-        const P z(z_loss);
+        const P z = P(z_loss) * load_pack<P>(rows.unit + k);
         const auto lse = log_sum_exp(load_pack<P>(rows.m + k), log);
         const P square = lse.high * lse.high, square_low = exact_fma(lse.high, lse.high, zero - square) + P(2) * lse.high * lse.low;
-        const P sum = loss + z * square;
-        low = low + rounded_off(loss, z * square, sum) + z * square_low;
+        // A square may be infinite where z times it is not; its last digits are then beyond the loss's.
+        const P infinite(std::numeric_limits<double>::infinity());
+        const P term = select_equal(square, infinite, z * lse.high * lse.high, z * square), sum = loss + term;
+        low = low + rounded_off(loss, term, sum) + select_equal(square, infinite, zero, z * square_low);
         loss = sum;
     }
     // An infinite sum is the answer as it is: `low` is NaN then (inf - inf). A row of weight 0 has no loss, whatever it holds.
@@ -376,6 +399,7 @@ struct Part {
     Carried<double> rest;                                      // t_j but that at `top`
     Carried<double> cross;                                     // t_j (m - x_j)
     Carried<double> gaps;                                      // m - x_j, if the target is to be smoothed
+    bool far;                                                  // both are counted in the unit of FAR_STEP
     std::ptrdiff_t top;                                        // the first class with x_j = m and t_j != 0, -1 for none
     double at_top;                                             // t_j there
 
@@ -383,6 +407,7 @@ struct Part {
     SOFTXENT_INLINE void clear() {
         R.sum = R.lost = rest.sum = rest.lost = cross.sum = cross.lost = gaps.sum = gaps.lost = at_top = 0;
         top = -1;
+        far = false;
     }
 };
 
@@ -421,9 +446,12 @@ template <class S> void lane_gap_sums(const S *x, std::ptrdiff_t n, const S *m, 
     double rounded[lanes];
     lane_sums_of([=](int lane, std::ptrdiff_t c) { return load(m + lane) - load(x + lane + c * lanes); }, n, nothing, values, rounded);
 }
-// Of distributions t: their gaps to m, and what they give to all classes but the one that each lane leaves out.
+// Of distributions t: their gaps to m, and what they give to all classes but the one that each lane leaves out, with what
+// that sum rounds off.
 template <class S>
-void lane_gaps(const S *x, const S *t, std::ptrdiff_t n, const S *m, const S *left_out, double *gaps, double *weights) {
+void lane_gaps(
+    const S *x, const S *t, std::ptrdiff_t n, const S *m, const S *left_out, double *gaps, double *weights, double *weights_low
+) {
     constexpr int step = Vec<S>::lanes, lanes = Lanes<S>::lanes;
     const int count = n < step ? static_cast<int>(n) : step;
     const S nothing[step] = {};
@@ -441,8 +469,16 @@ void lane_gaps(const S *x, const S *t, std::ptrdiff_t n, const S *m, const S *le
             weight_slots[i] = weight.sum;
         }
         Sum<S>::values_less(gap_slots, count, nothing, gaps + lane, rounded);
-        Sum<S>::values_less(weight_slots, count, nothing, weights + lane, rounded);
+        Sum<S>::values_less(weight_slots, count, nothing, weights + lane, weights_low + lane);
     }
+}
+
+// The largest absolute value of the numbers for the lanes, NaNs passed over.
+inline double largest_size(const double *v, std::ptrdiff_t n) {
+    Vec<double> size(0);
+    const Vec<double> zero(0);
+    for (std::ptrdiff_t i = 0; i < n; i += Vec<double>::lanes) size = maximum(maximum(load(v + i), zero - load(v + i)), size);
+    return largest(size);
 }
 
 // What the phases of the narrow kernel know of the rows in the lanes; see lanes.pxi.

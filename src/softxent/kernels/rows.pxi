@@ -24,6 +24,8 @@
 cdef enum:
     STRETCH = 16384             # classes
     MAX_STRETCHES = 256
+    SCALE_STEP = 1 << 30
+    MAX_SCALE_STEPS = 100       # more than any two doubles' product is worth
 
 
 cdef inline double row_max(const storage* x, Py_ssize_t n) noexcept nogil:
@@ -42,6 +44,19 @@ cdef inline double row_max(const storage* x, Py_ssize_t n) noexcept nogil:
     if i < n:
         top = maximum(load_first(x + i, n - i, -INFINITY), top)
     return largest(maximum(fold_largest(tops), top))
+
+
+cdef inline double row_range(const storage* x, Py_ssize_t n, double* size) noexcept nogil:
+    """row_max, and in `size` the largest absolute value of a finite logit; infinite if the maximum is."""
+    cdef Vec[storage] zero = Vec[storage](0), infinite = Vec[storage](-INFINITY), v, top = infinite, bottom = zero
+    cdef Py_ssize_t i = 0
+    while i < n:
+        v = load_first(x + i, min(vec_lanes(x), n - i), -INFINITY)
+        top = maximum(v, top)
+        bottom = maximum(select_equal(v, infinite, zero, zero - v), bottom)
+        i += vec_lanes(x)
+    size[0] = max(largest(top), largest(bottom))
+    return largest(top)
 
 
 cdef inline Sum[storage] exp_blocks(
@@ -173,6 +188,26 @@ cdef inline void find_distribution(
     part.cross = cross.value()
 
 
+cdef void find_far_gaps(
+    Part* part, const storage* x, const Target[storage]* target, const Formula* formula, Py_ssize_t start,
+    Py_ssize_t n, double m, double temperature
+) noexcept nogil:
+    """The sums of gaps that no double holds, of logits and a maximum that are still to be divided by `temperature`."""
+    cdef Carried[double] cross = Carried[double](0, 0), gaps = cross
+    cdef double top = m * FAR_STEP, step = temperature / FAR_STEP, amount
+    cdef Py_ssize_t i, c
+    if formula.smoothing != 0:
+        for c in range(n):
+            gaps.add((top - x[c] * FAR_STEP) / step)
+    for i in range(n if target.distribution != NULL else target.count):
+        c = i if target.distribution != NULL else target.classes[i] - start
+        if 0 <= c < n:
+            amount = target.distribution[start + c] if target.distribution != NULL else target.amount(i, start + c)
+            if amount != 0:
+                cross.add(amount * ((top - x[c] * FAR_STEP) / step))
+    part.cross, part.gaps, part.far = cross, gaps, True
+
+
 cdef inline void visit_stretch(
     Part* part, const storage* x, storage* e, const Target[storage]* target, const Formula* formula, Py_ssize_t start,
     Py_ssize_t n, double m, RowUnit[storage] unit, Py_ssize_t ahead
@@ -186,21 +221,34 @@ cdef inline void visit_stretch(
         find_amounts(part, x + start, 1, target, start, n, m)
     if formula.smoothing != 0:
         part.gaps = gap_sum(x + start, n, m)
+    if part.cross.sum == INFINITY or part.gaps.sum == INFINITY:
+        find_far_gaps(part, x + start, target, formula, start, n, m, 1)
     part.R = exp_sum(x + start, e + start if e != NULL else NULL, n, part.top, unit, ahead)
 
 
 cdef inline void add_part(Part* row, const Part* part, Py_ssize_t start, double e_top) noexcept nogil:
     """Add what a stretch that begins at the class `start` contributes; stretches come in order."""
+    cdef double row_unit = FAR_STEP * FAR_STEP if part.far and not row.far else 1
+    cdef double part_unit = FAR_STEP * FAR_STEP if row.far and not part.far else 1
     row.R = row.R + part.R
     row.rest = row.rest + part.rest
-    row.cross = row.cross + part.cross
-    row.gaps = row.gaps + part.gaps
+    row.cross = row.cross * row_unit + part.cross * part_unit
+    row.gaps = row.gaps * row_unit + part.gaps * part_unit
+    row.far = row.far or part.far
     if part.top >= 0 and row.top < 0:
         row.top = start + part.top
         row.at_top = part.at_top
     elif part.top >= 0:
         row.R = row.R + Carried[double](e_top, 0)
         row.rest = row.rest + Carried[double](part.at_top, 0)
+
+
+cdef struct FarRow:
+    # What cannot be told from logits that a temperature has made infinite, and that were put within range again.
+    Part gaps                # its sums of gaps
+    double m                 # the maximum, infinite where no double holds it
+    double far_m             # the same in the unit of FAR_STEP
+    double label_gap         # to the label
 
 
 cdef struct Scaling:
@@ -213,6 +261,7 @@ cdef struct Scaling:
     double minus
     Py_ssize_t top
     double at_top
+    int steps             # how often all of it is still to be multiplied by SCALE_STEP, too large for the type at once
 
 
 cdef inline double share_of(double share, double x) noexcept nogil:
@@ -235,38 +284,76 @@ cdef inline double log_of_row(const storage* tag, const RowNumbers* rows, int k)
         tag, Vec[double](rows.R[k]), Vec[double](rows.R_low[k]), Vec[double](rows.over[k]), Vec[double](rows.n0[k])))
 
 
+cdef void leave_far(RowNumbers* rows, int k, double cross) noexcept nogil:
+    """From a sum of gaps in the unit of FAR_STEP, the numbers of row k: in a unit of its own if they must be."""
+    cdef double back = 1 / FAR_STEP
+    rows.cross[k] = cross * back * back
+    if not is_finite(cross) or is_finite(rows.cross[k]):
+        return
+    rows.cross[k] = cross * back
+    while True:
+        rows.mass[k] *= FAR_STEP
+        rows.unit[k] *= FAR_STEP
+        rows.weight[k] *= back
+        if is_finite(rows.cross[k]):
+            return
+        rows.cross[k] = cross
+
+
+cdef double in_steps(double scale, double weight, double limit, int* steps) noexcept nogil:
+    """scale * weight, without as many factors of SCALE_STEP as make it too large."""
+    cdef double product = scale * weight
+    while steps[0] < MAX_SCALE_STEPS and fabs(product) > limit:
+        scale /= SCALE_STEP
+        product = scale * weight
+        steps[0] += 1
+    return product
+
+
 cdef inline Scaling finish_row(
     const Part* row, const storage* e, const Formula* formula, Py_ssize_t n, double m, RowUnit[storage] unit,
-    double e_top, double scale, RowNumbers* rows, int k
+    double e_top, double scale, const FarRow* far, RowNumbers* rows, int k
 ) noexcept nogil:
     """From all that its stretches contribute, the numbers of row k and, if it has exponentials e, their scaling."""
     cdef double low, rest = row.rest.less(0, &low), cross = row.cross.less(0, &low), mass = rest + row.at_top
-    cdef double extra = 0
+    cdef double extra = 0, weight = rows.weight[k], share = 0
     cdef double R = row.R.less(e_top if row.top < 0 else 0, &rows.R_low[k])
     cdef Denominator[storage, double] whole
-    cdef Scaling scaling = Scaling(0, 1, formula.smoothing != 0, 0, -scale, -1, 0)
+    cdef Scaling scaling = Scaling(0, 1, formula.smoothing != 0, 0, 0, -1, 0, 0)
     if scaling.smoothed:
-        scaling.offset = -scale * smooth_numbers(formula, n, mass, row.gaps.less(0, &low), &cross, &rest)
-        scaling.minus = -scale * (1 - formula.smoothing)
+        share = smooth_numbers(formula, n, mass, row.gaps.less(0, &low), &cross, &rest)
     rows.R[k] = R
-    rows.m[k] = m
+    rows.m[k] = m if far == NULL else far.m
     rows.over[k] = m - unit.shift
     rows.n0[k] = unit.n0
     rows.mass[k] = mass
     rows.cross[k] = cross
+    if row.far:
+        leave_far(rows, k, cross)
     if e != NULL:
         if formula.z_loss != 0:
-            extra = 2 * formula.z_loss * (m + log_of_row(e, rows, k))
+            extra = 2 * formula.z_loss * (rows.m[k] + log_of_row(e, rows, k))
+            if far != NULL and not is_finite(extra):
+                extra = 2 * formula.z_loss * far.far_m / FAR_STEP / FAR_STEP
         mass += extra
+        scale = in_steps(scale, weight, largest_scale(e), &scaling.steps)
+        scaling.minus = -scale
+        if scaling.smoothed:
+            scaling.offset = -scale * share
+            scaling.minus = -scale * (1 - formula.smoothing)
         whole = Denominator[storage, double](R, rows.R_low[k], e_top)
         scaling.factor = whole.under(scale * mass)
+        if row.top >= 0 and R < e_top:
+            scaling.top = row.top
+            scaling.at_top = scale * ((rest + extra) - mass * whole.under(R))
         if fabs(scaling.factor) < smallest_normal(e):
             # A target of next to no mass: its factor keeps its digits only if the unit is taken out first.
             scaling.unit = 1 / unit_size(e)
             scaling.factor = scale * mass / (whole.sum / unit_size(e))
-        if row.top >= 0 and R < e_top:
-            scaling.top = row.top
-            scaling.at_top = scale * ((rest + extra) - mass * whole.under(R))
+        elif not fabs(scaling.factor) <= largest_scale(e) and scale == scale and mass == mass:
+            # All but zeros become infinite: of the z-loss of logits that are as large as numbers are.
+            scaling.factor = largest_scale(e) if (scale < 0) == (mass < 0) else -largest_scale(e)
+            scaling.at_top = scaling.factor * largest_number(e)
     return scaling
 
 
@@ -310,7 +397,7 @@ cdef inline void scale_stretch(
         i += vec_lanes(e)
 
 
-cdef inline void multiply(storage* v, double factor, Py_ssize_t n) noexcept nogil:
+cdef void multiply(storage* v, double factor, Py_ssize_t n) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(n):
         v[i] *= <storage> factor
@@ -332,9 +419,12 @@ cdef inline void take_amounts(
 cdef inline void set_special(
     const Scaling* scaling, const Target[storage]* target, storage* g, Py_ssize_t n
 ) noexcept nogil:
+    cdef int step
     take_amounts(g, 1, n, target, scaling.minus)
     if scaling.top >= 0:
         g[scaling.top] = <storage> scaling.at_top
+    for step in range(scaling.steps):
+        multiply(g, SCALE_STEP, n)
 
 
 cdef inline Py_ssize_t stretch_length(Py_ssize_t n) noexcept nogil:
@@ -346,12 +436,12 @@ cdef inline Py_ssize_t stretch_length(Py_ssize_t n) noexcept nogil:
 
 cdef inline void visit_row(
     const storage* x, storage* e, const Target[storage]* target, const Formula* formula, storage* g, Py_ssize_t n,
-    double scale, bint streaming, Py_ssize_t ahead, const storage* following, RowNumbers* rows, int k
+    double scale, bint streaming, Py_ssize_t ahead, const storage* following, const FarRow* far, RowNumbers* rows, int k
 ) noexcept nogil:
-    """Visit one row, which is row k of `rows`; its gradient times `scale` is written to g unless g is NULL.
+    """Visit one row, which is row k of `rows`; its gradient, times `scale` and its weight, goes to g unless g is NULL.
 
     The exponentials are kept in e, which may be g or x. Its maximum is in rows.m[k] already; that of the row
-    `following`, unless it is NULL, is put into rows.m[k + 1].
+    `following`, unless it is NULL, is put into rows.m[k + 1]. Unless `far` is NULL, it has the gaps.
     """
     cdef double m = rows.m[k]
     cdef RowUnit[storage] unit = RowUnit[storage](<storage> m)
@@ -364,7 +454,9 @@ cdef inline void visit_row(
         if start > 0:
             add_part(parts, parts + 1, start, e_top)
         start += length
-    scaling = finish_row(parts, e, formula, n, m, unit, e_top, scale, rows, k)
+    if far != NULL:
+        parts.cross, parts.gaps, parts.far = far.gaps.cross, far.gaps.gaps, True
+    scaling = finish_row(parts, e, formula, n, m, unit, e_top, scale, far, rows, k)
     if following != NULL:
         # The factor comes late, and this need not wait for it as the scaling must.
         rows.m[k + 1] = row_max(following, n)
@@ -382,11 +474,13 @@ cdef struct Products:
 
 
 cdef inline void set_products(
-    const Products* products, Py_ssize_t i, double log, double m, double gap, double mean_gap
+    const Products* products, Py_ssize_t i, int64_t argmax, bint has_nan, double log, double m, double gap,
+    double mean_gap
 ) noexcept nogil:
     """From log(sum / e_top), the maximum, the gap to it of the label, and the mean one over the row's probabilities."""
+    products.argmax[i] = -1 if has_nan else argmax
     products.log_prob[i] = -(log + gap)
-    products.log_sum_exp[i] = m + log
+    products.log_sum_exp[i] = m if fabs(m) == INFINITY and not has_nan else m + log
     products.entropy[i] = log + mean_gap
 
 
@@ -396,22 +490,32 @@ cdef void set_no_products(const Products* products, Py_ssize_t i) noexcept nogil
 
 
 cdef void find_products(
-    const Products* products, Py_ssize_t i, const storage* x, int64_t label, Py_ssize_t n, const RowNumbers* rows, int k
+    const Products* products, Py_ssize_t i, const storage* x, int64_t label, Py_ssize_t n, const FarRow* far,
+    const RowNumbers* rows, int k
 ) noexcept nogil:
-    """Those of row i, of its logits x and the numbers k that came of them."""
-    cdef double m = rows.m[k], log = log_of_row(x, rows, k), low
+    """Those of row i, of its logits x and the numbers k that came of them; only the gap of the label depends on that."""
+    cdef double m = rows.m[k] if far == NULL else row_max(x, n), low, R_low
+    cdef double R, log, gap = m - x[label] if far == NULL else far.label_gap
     cdef RowUnit[storage] unit = RowUnit[storage](<storage> m)
-    cdef Vec[storage] top = Vec[storage](m), logits
-    cdef Sum[storage] spread
-    cdef Py_ssize_t start = 0, count
-    cdef unsigned int at_top
-    products.argmax[i] = -1
+    cdef Vec[storage] top = Vec[storage](m), zero = Vec[storage](0), logits, e
+    cdef Sum[storage] spread, rest
+    cdef Py_ssize_t start = 0, argmax = -1, count
+    cdef unsigned int at_top, all_lanes = equal_bits(zero, zero)
+    cdef bint has_nan = False
     while start < n:
         count = min(vec_lanes(x), n - start)
         logits = load_first(x + start, count, -INFINITY)
-        spread.add_gaps(exp(logits, unit), logits, top)
+        e = exp(logits, unit)
+        has_nan |= equal_bits(logits, logits) != all_lanes
         at_top = equal_bits(logits, top) & ((1 << count) - 1)
-        if at_top and products.argmax[i] < 0:
-            products.argmax[i] = start + lowest_bit(at_top)
+        if at_top and argmax < 0:
+            argmax = start + lowest_bit(at_top)
+        spread.add_gaps(e, logits, top)
+        rest.add(without_lane(e, argmax - start))
         start += vec_lanes(x)
-    set_products(products, i, log, m, m - x[label], spread.value().less(0, &low) / (rows.R[k] + first(exp(top, unit))))
+    R = rest.value().less(0, &R_low)
+    log = first(log_over_top(
+        x, Vec[double](R), Vec[double](R_low), Vec[double](m - unit.shift), Vec[double](unit.n0)))
+    set_products(
+        products, i, argmax, has_nan, log, rows.m[k], gap,
+        spread.value().less(0, &low) / (R + first(exp(top, unit))))

@@ -78,8 +78,10 @@ cdef extern from "rowmath.hpp" namespace "softxent" nogil:
         Carried()
         Carried(T sum, T lost)
         Carried operator+(Carried)
+        Carried operator*(double)
         void add(T)
         T less(T taken_off, T* rounded)
+        T sum
 
     cdef cppclass Sum[T]:
         Sum()
@@ -108,6 +110,7 @@ cdef extern from "rowmath.hpp" namespace "softxent" nogil:
         double* mass
         double* cross
         double* weight
+        double* unit
 
     cdef cppclass Denominator[T, D]:
         D sum
@@ -115,6 +118,10 @@ cdef extern from "rowmath.hpp" namespace "softxent" nogil:
         Denominator(D R, D R_low, D e_top)
         D under(D)
 
+    bint is_finite(double)
+    bint has_room(const Sum[double]&)
+    const double FAR_STEP
+    const double LEAST_DIVISOR
     Vec[T] exp[T](Vec[T], const RowUnit[T]&)
     Lanes[T] exp[T](Lanes[T], const LanesUnit[T]&)
     Block[T] exp[T](Block[T], const RowUnit[T]&)
@@ -122,8 +129,12 @@ cdef extern from "rowmath.hpp" namespace "softxent" nogil:
     void lane_sums[T](const T* v, Py_ssize_t n, const T* left_out, const T* taken_off, double* values, double* rounded)
     void lane_gap_sums[T](const T* x, Py_ssize_t n, const T* m, double* values)
     void lane_gaps[T](
-        const T* x, const T* t, Py_ssize_t n, const T* m, const T* left_out, double* gaps, double* weights)
+        const T* x, const T* t, Py_ssize_t n, const T* m, const T* left_out, double* gaps, double* weights,
+        double* weights_low)
+    double largest_size(const double*, Py_ssize_t n)
     double smallest_normal[T](const T*)
+    double largest_scale[T](const T*)
+    double largest_number[T](const T*)
     double unit_size[T](const T*)
     Vec[double] log1p(Vec[double])
     Vec[double] log_over_top[T](
@@ -149,6 +160,7 @@ cdef extern from "rowmath.hpp" namespace "softxent" nogil:
         Carried[double] rest
         Carried[double] cross
         Carried[double] gaps
+        bint far
         Py_ssize_t top
         double at_top
         void clear()

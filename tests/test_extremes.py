@@ -1,0 +1,327 @@
+"""Numbers at the ends of their range: a result is right wherever its dtype can hold it, and nothing on the way is lost.
+
+Logits whose quotient by a temperature is infinite, gaps and losses that no double holds, weights and divisors as small
+and as large as doubles are. The truth is of so many digits that neither ends anywhere.
+"""
+
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import mpmath
+import numpy as np
+import pytest
+from exact import exact
+from reference import as_distributions
+from support import FLOATS, HALVES
+
+import softxent as sx
+
+pytestmark = pytest.mark.usefixtures("level")
+
+DIGITS = 1400  # of two logits as large as doubles are, divided by the least temperature
+N_ROWS = 20  # copies of a row: the narrow kernel takes them where there are few classes
+FAR = {
+    "all lowest": [-1.0, -1.0, -1.0],
+    "lowest, not quite alike": [-1.0, -0.875, -1.0],
+    "masked by the lowest": [1e-38, -1.0, -1.0, 0.0, -1.0],
+    "largest and lowest": [1.0, -1.0, 0.0],
+    "two largest": [1.0, 0.5, 1.0, -1.0],
+    "nearly the largest": [0.75, -0.75],
+    "with minus infinity": [-np.inf, -1.0, -1.0, -np.inf],
+}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "label_smoothing": {"label_smoothing": 0.1},
+    "z_loss": {"z_loss": 1e-4},
+    "weight": {"weight": [0.5, 2.0, 0.25, 1.0, 4.0]},
+    "where": {"where": [True, True, False, True, False]},
+    "where, label_smoothing, weight": {
+        "where": [True, True, False, True, False],
+        "label_smoothing": 0.25,
+        "weight": [0.5, 2.0, 0.25, 1.0, 4.0],
+    },
+}
+TEMPERATURES = {"float32": (0.7, 2e-3, 2e-38), "float64": (0.7, 2e-3, 3e-308)}
+
+
+def far_row(name: str, dtype: str, n_classes: int) -> np.ndarray:
+    """Logits in shares of the largest number, widened by classes of 0 if there are fewer."""
+    shares = np.array(FAR[name])
+    logits = np.zeros(max(n_classes, shares.size), dtype)
+    with np.errstate(under="ignore"):
+        logits[: shares.size] = (shares * float(np.finfo(dtype).max)).astype(dtype)
+    return logits
+
+
+def options_for(name: str, n_classes: int) -> dict[str, Any]:
+    """The named options, arrays of classes repeated to as many as there are."""
+    return {
+        key: np.resize(value, n_classes) if isinstance(value, list) else value for key, value in OPTIONS[name].items()
+    }
+
+
+@cache
+def far_truth(name: str, dtype: str, n_classes: int, temperature: float, options: str, label: int) -> Any:
+    logits = far_row(name, dtype, n_classes)
+    target = np.arange(logits.size) == label
+    rounded = float(np.dtype(dtype).type(temperature))  # as the kernels divide by it
+    return exact(logits, target, temperature=rounded, digits=DIGITS, **options_for(options, logits.size))
+
+
+def in_dtype(value: mpmath.mpf, dtype: np.dtype) -> float:
+    """As the dtype would hold it: infinite where it is too large."""
+    with np.errstate(over="ignore", under="ignore"):
+        return float(np.float64(float(value)).astype(dtype))
+
+
+def assert_close(actual: Any, expected: Any, dtype: np.dtype, size: float = 0.0) -> None:
+    """To a few roundings of each number and of `size`; infinities where they are expected."""
+    eps = 8 * float(np.finfo(dtype).eps)
+    np.testing.assert_allclose(np.float64(actual), np.float64(expected), rtol=eps, atol=eps * size)
+
+
+@pytest.mark.parametrize("n_classes", [1, 300])
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("name", FAR)
+def test_no_temperature_makes_a_finite_logit_infinite(name: str, dtype: str, options: str, n_classes: int) -> None:
+    logits = far_row(name, dtype, n_classes)
+    number, given = logits.dtype, options_for(options, logits.size)
+    rows = np.stack([logits] * N_ROWS)
+    for temperature in TEMPERATURES[dtype]:
+        for label in (0, 1):
+            true = far_truth(name, dtype, n_classes, temperature, options, label)
+            weights = given.get("weight", np.ones(logits.size))
+            loss, grad = sx.value_and_grad(rows, [label] * N_ROWS, temperature=temperature, reduction="sum", **given)
+            alone, grad_alone = sx.value_and_grad(logits, label, temperature=temperature, **given)
+            np.testing.assert_array_equal(grad[0], grad[-1])
+            assert_close(loss, in_dtype(true.loss * N_ROWS, np.dtype(float)), number)
+            assert_close(alone, in_dtype(true.loss / weights[label], np.dtype(float)), number)
+            # What rounds a logit that is near the top, times what that is worth.
+            size = float(max(true.slope)) * float(sum(true.u) + abs(2 * given.get("z_loss", 0) * true.lse))
+            size = min(size, float(np.finfo(number).max) / 1e10)
+            true_grad = [in_dtype(g, number) for g in true.grad]
+            assert_close(grad[3], true_grad, number, size)
+            assert_close(grad_alone, [in_dtype(g / weights[label], number) for g in true.grad], number, size)
+
+
+@pytest.mark.parametrize("kind", ["distributions", "pair"])
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("name", FAR)
+def test_nor_with_other_targets(name: str, dtype: str, kind: str) -> None:
+    for n_classes in (1, 300):
+        logits = far_row(name, dtype, n_classes)
+        targets: Any = np.where(np.isfinite(logits), np.arange(logits.size) % 3 * 0.25, 0).astype(dtype)
+        if kind == "pair":
+            targets = np.flatnonzero(targets), targets[targets != 0]
+        true = exact(logits, as_distributions(targets, logits.shape)[1], temperature=0.5, digits=DIGITS)
+        many = tuple(np.stack([part] * N_ROWS) for part in targets) if kind == "pair" else np.stack([targets] * N_ROWS)
+        for loss, grad in (
+            sx.value_and_grad(logits, targets, temperature=0.5),
+            sx.value_and_grad(np.stack([logits] * N_ROWS), many, temperature=0.5, normalizer=1),
+        ):
+            copies = grad.size // logits.size
+            assert_close(loss, in_dtype(true.loss * copies, np.dtype(float)), logits.dtype)
+            assert_close(
+                grad.reshape(-1, logits.size)[0], [in_dtype(g, logits.dtype) for g in true.grad], logits.dtype, 1
+            )
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("in_place", [False, True])
+def test_rows_masked_by_the_lowest_half(in_place: bool, dtype: str) -> None:
+    """bfloat16 reaches as far as float32; float16 only with a temperature of next to nothing."""
+    import ml_dtypes
+
+    lowest, temperature = ml_dtypes.finfo(dtype).min, 0.5 if dtype == "bfloat16" else 2e-38
+    for n_classes in (3, 400):
+        for n_rows in (1, N_ROWS):
+            logits = np.full((n_rows, n_classes), lowest)
+            out = logits if in_place else np.empty_like(logits)
+            loss, grad = sx.value_and_grad(logits, [1] * n_rows, temperature=temperature, normalizer=1e38, out=out)
+            assert loss == pytest.approx(n_rows * np.log(n_classes) / 1e38)
+            expected = (1 / n_classes - (np.arange(n_classes) == 1)) / temperature / 1e38
+            np.testing.assert_allclose(grad.astype(float), np.stack([expected] * n_rows), rtol=2e-2, atol=1e-7)
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_a_long_row_of_the_lowest(n_threads: int) -> None:
+    logits = np.full((1, 70_001), np.finfo(np.float32).min)
+    logits[0, 5] *= np.float32(0.5)
+    loss, grad = sx.value_and_grad(logits, [5], temperature=0.7, n_threads=n_threads, out=logits)
+    assert loss == 0
+    assert not grad.any()
+    logits = np.full((1, 70_001), np.finfo(np.float64).min)
+    loss, grad = sx.value_and_grad(logits, [7], temperature=0.7, label_smoothing=0.1, n_threads=n_threads)
+    assert loss == pytest.approx(np.log(70_001))
+
+
+@pytest.mark.parametrize("n_rows", [1, N_ROWS])
+@pytest.mark.parametrize("n_classes", [8, 300, 40_000])
+def test_sums_of_gaps_to_the_lowest(n_classes: int, n_rows: int) -> None:
+    """Four classes are so far below the others that their gaps have no sum in a double."""
+    for dtype in FLOATS:
+        logits = np.zeros(n_classes, dtype)
+        logits[:3] = 1, 2, 3
+        logits[3:7] = np.finfo(dtype).min
+        true = exact(logits, np.arange(n_classes) == 1, label_smoothing=0.1).loss if n_classes < 1000 else None
+        loss, grad = sx.value_and_grad([logits] * n_rows, [1] * n_rows, label_smoothing=0.1)
+        expected = float(true) if true is not None else 0.1 / n_classes * 4 * float(np.finfo(dtype).max)
+        assert loss == pytest.approx(expected, rel=1e-6)
+        assert np.isfinite(grad).all()
+    assert n_classes > 8 or loss == pytest.approx(8.988465674311579e306)
+
+
+@pytest.mark.parametrize("n_rows", [1, N_ROWS, 3000])
+@pytest.mark.parametrize("n_classes", [2, 400])
+def test_losses_without_a_sum(n_classes: int, n_rows: int) -> None:
+    """The mean of losses that add up to more than a double holds, and a loss that only its weight brings back."""
+    largest = np.finfo(float).max
+    logits = np.zeros((n_rows, n_classes))
+    logits[:, 1] = -largest
+    labels = [1] * n_rows
+    assert sx.cross_entropy(logits, labels) == pytest.approx(largest, rel=3e-16)
+    logits[:, 0] = largest
+    losses = sx.cross_entropy(logits, labels, sample_weight=[0.25] * n_rows, reduction="none")
+    np.testing.assert_array_equal(losses, largest / 2)
+    assert sx.cross_entropy(logits, labels, normalizer=8 * n_rows) == pytest.approx(largest / 4, rel=3e-16)
+    assert sx.cross_entropy(logits, labels, weight=np.full(n_classes, 0.25), normalizer=n_rows) == pytest.approx(
+        largest / 2, rel=3e-16
+    )
+    soft = np.zeros((n_rows, n_classes))
+    soft[:, 0], soft[:, 1] = 0.9, 0.125
+    assert sx.cross_entropy(logits, soft) == pytest.approx(largest / 4, rel=1e-15)
+    assert sx.cross_entropy(logits, labels) == np.inf  # nor can it be held
+
+
+@pytest.mark.parametrize("n_classes", [3, 300])
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("weight", [2e-310, 5e-324, 1e-300, 1e300, 1e308, 1.7e308])
+def test_weights_of_any_size_give_the_result_of_their_ratios(weight: float, dtype: str, n_classes: int) -> None:
+    rng = np.random.default_rng(n_classes)
+    logits, labels = rng.normal(0, 3, (N_ROWS, n_classes)).astype(dtype), rng.integers(n_classes, size=N_ROWS)
+    ratios = 2.0 ** -(np.arange(N_ROWS) % 3) if weight > 1e-300 else np.ones(N_ROWS)
+    soft = rng.random((N_ROWS, n_classes)).astype(dtype)
+    for targets in (labels, soft):
+        for more in ({}, {"label_smoothing": 0.1, "z_loss": 0.01}, {"temperature": 0.5}):
+            loss, grad = sx.value_and_grad(logits, targets, sample_weight=ratios, **more)
+            for sample_weight, normalizer in (
+                (weight * ratios, None),
+                (weight * ratios, weight * ratios.sum() if weight < 1e307 else None),
+            ):
+                given = {"sample_weight": sample_weight, "normalizer": normalizer, **more}
+                other, other_grad = sx.value_and_grad(logits, targets, **given)
+                assert other == pytest.approx(loss, rel=1e-13)
+                assert_close(other_grad, grad, np.dtype(dtype), 1 / N_ROWS)
+
+
+@pytest.mark.parametrize("n_rows", [1, N_ROWS])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_a_divisor_of_next_to_nothing(dtype: str, n_rows: int) -> None:
+    """What can be held is right, what cannot is infinite, and what is 0 stays 0."""
+    logits = np.array([[1.0, 2.0, -np.inf]] * n_rows, dtype)
+    p = 1 / (1 + np.exp(1))
+    loss, grad = sx.value_and_grad(logits, [1] * n_rows, normalizer=1e-309)
+    assert loss == pytest.approx(float(-np.log1p(-p) * n_rows / 1e-9) * 1e300) or loss == np.inf
+    assert grad[0, 2] == 0
+    if dtype == "float32":
+        np.testing.assert_array_equal(grad[0, :2], [np.inf, -np.inf])
+    else:
+        with np.errstate(over="ignore"):
+            np.testing.assert_allclose(grad[0, :2], np.array([p, -p]) * 1e9 * 1e300, rtol=1e-12)
+    loss, grad = sx.value_and_grad(logits, [1] * n_rows, normalizer=1e-309, sample_weight=[1e-309] * n_rows)
+    assert loss == pytest.approx(-np.log1p(-p) * n_rows, rel=1e-6)
+    np.testing.assert_allclose(grad[0], [p, -p, 0], rtol=1e-6)
+    loss, grad = sx.value_and_grad(logits, [1] * n_rows, sample_weight=[1e60] * n_rows, reduction="sum")
+    assert loss == pytest.approx(-np.log1p(-p) * n_rows * 1e60, rel=1e-6)
+    expected = [in_dtype(mpmath.mpf(value), np.dtype(dtype)) for value in (1e60 * p, -1e60 * p, 0)]
+    np.testing.assert_allclose(grad[0], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("targets", ["labels", "distributions"])
+def test_zeros_of_a_target_stay_zeros_at_any_scale(targets: str, dtype: str) -> None:
+    for n_classes, n_rows in ((4, N_ROWS), (4, 1), (300, 3)):
+        logits = np.zeros((n_rows, n_classes), dtype)
+        logits[:, 2] = -1000
+        given: Any = [1] * n_rows if targets == "labels" else np.eye(n_classes, dtype=dtype)[[1] * n_rows]
+        _, grad = sx.value_and_grad(logits, given, sample_weight=[1e200] * n_rows, reduction="sum")
+        assert (grad[:, 2] == 0).all()
+        assert not np.isnan(grad).any()
+        assert (grad[:, 1] < -1e38).all()
+
+
+@pytest.mark.parametrize("n_rows", [1, N_ROWS])
+def test_the_square_of_a_large_log_sum_exp(n_rows: int) -> None:
+    logits = np.array([[1e200, 0.0, 1e200]] * n_rows)
+    loss, grad = sx.value_and_grad(logits, [0] * n_rows, z_loss=1e-300)
+    assert loss == pytest.approx(1e100)
+    np.testing.assert_allclose(grad.sum(axis=0), [-0.5, 0, 0.5], rtol=1e-13)
+
+
+def rows_for_evaluation(dtype: str) -> Iterator[np.ndarray]:
+    rng = np.random.default_rng(0)
+    for n_classes in (3, 10, 70, 300):
+        yield rng.normal(0, 3, n_classes).astype(dtype)
+        for margin in (5, 40, 90):
+            logits = (rng.normal(0, 1, n_classes) - margin).astype(dtype)
+            logits[n_classes // 2] = 0
+            yield logits
+            yield logits + np.asarray(margin, dtype)
+    yield np.array([1.5, 1.5, -3, 1.5], dtype)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_what_is_said_of_a_row_does_not_depend_on_its_target(dtype: str) -> None:
+    """To the bit, in both kernels; and it is right to the last digit."""
+    for logits in rows_for_evaluation(dtype):
+        n = logits.size
+        every = np.arange(n) if n > 8 else np.resize(np.arange(n), 16)
+        many = sx.evaluate(np.stack([logits] * every.size), every)
+        alone = [sx.evaluate(logits, label) for label in range(0, n, max(1, n // 5))]
+        truth = exact(logits, np.zeros(n))
+        for field in ("lse", "entropy", "argmax"):
+            values = [*getattr(many, field).tolist(), *(float(getattr(one, field)) for one in alone)]
+            assert len(set(values)) == 1, (field, logits)
+        assert many.argmax[0] == logits.argmax()
+        unit = np.spacing(np.asarray(max(abs(float(truth.lse)), abs(float(logits.max()))), dtype))
+        assert abs(many.lse[0] - float(truth.lse)) <= unit
+        entropy = float(mpmath.fsum(p * (truth.lse - z) for p, z in zip(truth.p, truth.z, strict=True)))
+        assert many.entropy[0] == pytest.approx(entropy, rel=8 * float(np.finfo(dtype).eps))
+
+
+@pytest.mark.parametrize("n_rows", [1, N_ROWS])
+@pytest.mark.parametrize("n_classes", [3, 300])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_rows_without_a_likeliest_class(dtype: str, n_classes: int, n_rows: int) -> None:
+    """A NaN leaves nothing to be right about; the log-sum-exp of infinities is as SciPy has it."""
+    rows = np.zeros((4, n_classes), dtype)
+    rows[0, 1] = np.nan
+    rows[1] = -np.inf
+    rows[2, 1] = np.inf
+    rows[3, :2] = np.inf, np.nan
+    for row, lse, argmax in zip(rows, (np.nan, -np.inf, np.inf, np.nan), (-1, 0, 1, -1), strict=True):
+        result = sx.evaluate(np.stack([row] * n_rows), [0 if argmax < 0 else argmax] * n_rows)
+        np.testing.assert_array_equal(result.lse, lse)
+        np.testing.assert_array_equal(result.argmax, argmax)
+        assert result.accuracy == (0 if argmax < 0 else 1)
+        assert np.isnan([*result.entropy, *result.log_prob]).all()
+    masked = sx.evaluate(rows[:1], [0], where=np.arange(n_classes) != 1)
+    assert masked.accuracy == 1
+    assert sx.evaluate(rows[:1], [0], where=np.zeros(n_classes, bool)).lse[0] == -np.inf
+
+
+@pytest.mark.parametrize("n_rows", [1, N_ROWS])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_evaluation_of_logits_that_a_temperature_takes_out_of_range(dtype: str, n_rows: int) -> None:
+    lowest = np.finfo(dtype).min
+    result = sx.evaluate(np.full((n_rows, 4), lowest), [2] * n_rows, temperature=0.5)
+    np.testing.assert_array_equal(result.lse, -np.inf)  # as far as the dtype goes
+    np.testing.assert_allclose(result.log_prob, -np.log(4), rtol=1e-6)
+    np.testing.assert_allclose(result.entropy, np.log(4), rtol=1e-6)
+    np.testing.assert_array_equal(result.argmax, 0)
+    row = np.array([0.5 * float(lowest), 0.625 * float(lowest)], dtype)
+    result = sx.evaluate([row] * n_rows, [1] * n_rows, temperature=0.55)
+    np.testing.assert_allclose(result.log_prob, 0.125 / 0.55 * float(lowest), rtol=1e-6)
+    np.testing.assert_allclose(result.lse, row[0] / 0.55, rtol=1e-6)
