@@ -595,13 +595,14 @@ cdef void visit_one_by_one(
 
 
 cdef void add_far_losses(
-    const Job* job, Py_ssize_t count, const storage* tag, RowNumbers rows, Carried[double]* far_sum
+    const Job* job, Py_ssize_t count, const storage* tag, const RowNumbers* rows, Carried[double]* far_sum
 ) noexcept nogil:
     cdef double[MAX_LANES + ROWS_AT_ONCE] losses
+    cdef RowNumbers far = rows[0]
     cdef Py_ssize_t k
     for k in range(count):
-        rows.weight[k] *= FAR_STEP
-    row_losses(tag, rows, count, job.formula.z_loss, losses)
+        far.weight[k] *= FAR_STEP
+    row_losses(tag, far, count, job.formula.z_loss, losses)
     for k in range(count):
         far_sum.add(losses[k])
 
@@ -627,7 +628,7 @@ cdef void add_losses(
         k += ROWS_AT_ONCE
     if not has_room(sum[0]):
         sum[0] = sum_before
-        add_far_losses(job, count, tag, rows[0], far_sum)
+        add_far_losses(job, count, tag, rows, far_sum)
     if job.losses32 != NULL:
         for k in range(count):
             job.losses32[i + k] = <float> losses[first + k]
