@@ -3,11 +3,10 @@
 import doctest
 import re
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-from softxent import _loss, _threads
+import softxent as sx
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -23,11 +22,12 @@ def run(test: doctest.DocTest) -> None:
     assert results.failed == 0
 
 
-@pytest.mark.parametrize("module", [_loss, _threads], ids=lambda module: module.__name__)
-def test_docstring_examples(module: ModuleType) -> None:
-    for test in doctest.DocTestFinder(exclude_empty=True).find(module):
-        if test.examples:
-            run(test)
+def test_docstring_examples() -> None:
+    tests = [test for test in doctest.DocTestFinder(exclude_empty=True).find(sx) if test.examples]
+    functions = {"cross_entropy", "evaluate", "get_num_threads", "set_num_threads", "value_and_grad"}
+    assert {test.name for test in tests} == {f"softxent.{name}" for name in functions}
+    for test in tests:
+        run(test)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
