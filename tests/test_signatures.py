@@ -119,6 +119,7 @@ import inspect, softxent as sx
 assert sx.cross_entropy.__doc__ is None
 assert "where" in inspect.signature(sx.value_and_grad).parameters
 print(sx.cross_entropy([[0.0, 0.0]], [1], temperature=2))
+print(sx.evaluate([[0.0, 1.0]], [1]))
 try:
     sx.cross_entropy([[0.0, 0.0]], [1], label_smooth=2)
 except TypeError as error:
@@ -128,5 +129,6 @@ except TypeError as error:
     assert result.stderr == ""
     assert result.stdout.splitlines() == [
         "0.6931471805599453",
+        "<Evaluation: loss=0.313262, perplexity=1.36788, accuracy=1, rows=1>",
         "got an unexpected keyword argument 'label_smooth'; did you mean 'label_smoothing'?",
     ]

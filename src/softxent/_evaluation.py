@@ -56,7 +56,7 @@ class Evaluation(NamedTuple, Generic[Loss]):
     @property
     def perplexity(self) -> float:
         """The exponential of the mean negative `log_prob` of the rows, weighted by `row_weight`; NaN if none counts."""
-        with np.errstate(over="ignore"):
+        with np.errstate(all="ignore"):
             return float(np.exp(-self._mean(self.log_prob)))
 
     @property
@@ -65,8 +65,28 @@ class Evaluation(NamedTuple, Generic[Loss]):
         return self._mean(self.correct)
 
     def _mean(self, values: np.ndarray) -> float:
-        total = float(self.row_weight.sum())
-        return float((self.row_weight * values).sum()) / total if total != 0 else float("nan")
+        with np.errstate(all="ignore"):
+            # By a power of two, which rounds nothing: weights near the largest number have no sum.
+            weights = np.ldexp(self.row_weight, -np.frexp(np.abs(self.row_weight).max(initial=0))[1])
+            total = weights.sum()
+            return float((weights * values).sum() / total) if total != 0 else float("nan")
+
+    def __repr__(self) -> str:
+        loss = f"{self.loss:.6g}" if isinstance(self.loss, float) else "one a row"
+        return (
+            f"<Evaluation: loss={loss}, perplexity={self.perplexity:.6g}, accuracy={self.accuracy:.6g}, "
+            f"rows={self.argmax.size}>"
+        )
+
+    def __eq__(self, other: object) -> bool:
+        """Whether all fields are equal, NaN to NaN."""
+        return isinstance(other, Evaluation) and all(
+            np.array_equal(np.asarray(mine), np.asarray(its), equal_nan=True)
+            for mine, its in zip(self, other, strict=True)
+        )
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
 
 
 @overload
