@@ -70,8 +70,8 @@ def _has_mask(value: object) -> bool:
 
 
 def taken_as(array: npt.ArrayLike, dtype: npt.DTypeLike) -> np.ndarray:
-    """`array` as a kernel takes it, in `dtype`; what is too large for that becomes infinite, as in a kernel."""
-    with np.errstate(over="ignore"):
+    """`array` as a kernel takes it, in `dtype`; what that cannot hold becomes infinite or 0, as in a kernel."""
+    with np.errstate(all="ignore"):
         return np.require(array, dtype, ["C", "A"])
 
 
