@@ -46,7 +46,7 @@ def test_pairs_that_are_contiguous_but_not_aligned() -> None:
 
 @pytest.mark.parametrize("shape", [(0, 2), (2, 0)])
 def test_pairs_of_nothing_have_indices_too(shape: tuple[int, int]) -> None:
-    with pytest.raises(ValueError, match="targets must be class labels"):
+    with pytest.raises(TypeError, match="targets as a pair must be a tuple"):
         sx.cross_entropy(np.zeros((shape[0], 3)), (np.zeros(shape), np.zeros(shape)))
 
 
