@@ -10,6 +10,7 @@ import numpy as np
 import softxent as sx
 from softxent import _dispatch
 from softxent._cpu import supported_levels
+from softxent.call._call import openmp
 
 SHAPES = ((32, 10), (128, 1000), (1024, 1000), (64, 50257))
 # Largest error allowed: of the loss relative to it, of the gradient relative to its largest entry.
@@ -85,7 +86,7 @@ def check(shape: tuple[int, int], dtype: str) -> Row:
 
 
 def main() -> int:
-    threads = "OpenMP" if _dispatch.active.openmp() else "built without OpenMP"
+    threads = "OpenMP" if openmp() else "built without OpenMP"
     print(f"softxent {sx.__version__}, NumPy {np.__version__}")
     print(f"  built           {', '.join(_dispatch.built_levels())}")
     print(f"  this CPU runs   {', '.join(supported_levels())}")

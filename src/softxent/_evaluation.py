@@ -166,7 +166,7 @@ def evaluate(
         n_threads,
         vars(given),
         with_grad=False,
-        products=(numbers, argmax),
+        diagnostics=(numbers, argmax),
     )
     row_weight = np.ones(leading)
     if given.sample_weight is not None:

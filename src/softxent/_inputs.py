@@ -11,7 +11,7 @@ from typing import Any, SupportsIndex, TypeGuard
 import numpy as np
 import numpy.typing as npt
 
-from softxent._dispatch import active as kernels
+from softxent.call._call import may_overlap_itself
 
 FLOATS = "float16, bfloat16, float32 or float64"
 
@@ -271,6 +271,6 @@ def read_out(out: object, shape: tuple[int, ...]) -> np.ndarray:
         raise ValueError(f"out must have the shape of the logits, {shape}, got {plain.shape}")
     if not plain.flags.writeable:
         raise ValueError("out must be writeable, got a read-only array")
-    if plain.size and kernels.may_overlap_itself(plain):
+    if plain.size and may_overlap_itself(plain):
         raise ValueError(f"out must not overlap itself, got strides {plain.strides} for shape {shape}")
     return plain

@@ -15,6 +15,7 @@ from softxent import _threads
 from softxent._dispatch import active as _kernels
 from softxent._inputs import Pair, read_logits, read_out, read_targets, result_dtypes, shape_without
 from softxent._options import Given, MeanCall, Options, RowsCall, SumCall, read_number, read_options, with_options
+from softxent.call._call import OVERLAPS, team_size
 
 NATIVE_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))  # in the byte order of the machine
 # Whether each divides by the weight of the rows, and whether it returns the loss of each row.
@@ -218,7 +219,7 @@ def visit(
     options: Any,
     with_grad: bool,
     out: Any = None,
-    products: tuple[np.ndarray, np.ndarray] | None = None,
+    diagnostics: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> tuple[Any, Any]:
     """Loss and gradient (None without) of arrays as they came, if a kernel takes them so; of others with care."""
     try:
@@ -243,11 +244,11 @@ def visit(
     ):
         losses = np.empty(shape_without(logits.shape, axis % logits.ndim), logits.dtype) if per_row else None
         grad = np.empty(logits.shape, logits.dtype) if with_grad and out is None else out
-        total = _kernels.loss_and_grad(logits, targets, axis, losses, grad, mean, threads, None, given, products)
-        if total is not None:
-            return (losses if per_row else total), grad
+        loss = _kernels.run(logits, targets, axis, losses, grad, mean, threads, given, diagnostics)
+        if type(loss) is float:
+            return (losses if per_row else loss), grad
         del losses, grad  # before their like is allocated again
-    return _visit_with_care(logits, targets, axis, given, mean, per_row, threads, with_grad, out, products)
+    return _visit_with_care(logits, targets, axis, given, mean, per_row, threads, with_grad, out, diagnostics)
 
 
 def _visit_with_care(
@@ -260,7 +261,7 @@ def _visit_with_care(
     threads: int,
     with_grad: bool,
     out: Any,
-    products: tuple[np.ndarray, np.ndarray] | None,
+    diagnostics: tuple[np.ndarray, np.ndarray] | None,
 ) -> tuple[Any, Any]:
     """The same of any arguments: refused with a reason, or converted on the way, a row at a time."""
     x, class_axis = read_logits(logits, axis)
@@ -275,28 +276,19 @@ def _visit_with_care(
         grad = np.empty(x.shape, grad_dtype)
     n_classes = x.shape[class_axis]
     n_rows = x.size // n_classes
-    n_threads = _kernels.team_size(n_rows, n_classes, threads)
+    n_threads = team_size(n_rows, n_classes, threads)
     elsewhere = _threads.in_forked_child and n_threads > 1
 
-    def compute(into: np.ndarray | None) -> float | None:
-        """First without scratch, then with a row of logits or gradient, and of all else, for each thread."""
-        total = _kernels.loss_and_grad(x, t, class_axis, losses, into, mean, n_threads, None, given, products)
-        if total is None:
-            n_scratch = 3 if given is not None else 1 if isinstance(t, tuple) else 1 + (t.ndim == x.ndim)
-            scratch = np.empty((min(n_threads, n_rows), n_scratch, n_classes), dtype)
-            total = _kernels.loss_and_grad(x, t, class_axis, losses, into, mean, n_threads, scratch, given, products)
-        return total
+    def run(into: np.ndarray | None) -> float | int:
+        arguments = (x, t, class_axis, losses, into, mean, n_threads, given, diagnostics)
+        return _threads.on_new_thread(_kernels.run, *arguments) if elsewhere else _kernels.run(*arguments)
 
-    def run(into: np.ndarray | None) -> float | None:
-        return _threads.on_new_thread(compute, into) if elsewhere else compute(into)
-
-    total = run(grad)
-    if total is None and grad is not None:
-        # All else is in order, so `out` may overlap an input otherwise than by being the logits.
+    loss = run(grad)
+    if loss == OVERLAPS and grad is not None:
         apart = np.empty_like(grad)
-        total = run(apart)
-        if total is not None:
+        loss = run(apart)
+        if type(loss) is float:
             np.copyto(grad, apart)
-    if total is None:
+    if type(loss) is not float:
         raise RuntimeError("the arguments were changed by another thread during the call")
-    return (losses if per_row else total), (grad if out is None else out)
+    return (losses if per_row else loss), (grad if out is None else out)
