@@ -16,6 +16,7 @@ if sys.version_info < (3, 11):  # noqa: UP036
 
 import os
 import platform
+import re
 import subprocess
 import tempfile
 import threading
@@ -46,6 +47,9 @@ DIRECTIVES = {
     "wraparound": False,
     "freethreading_compatible": True,
 }
+
+# The repository's address, which .github/workflows/wheels.yml knows.
+ADDRESS = os.environ.get("SOFTXENT_ADDRESS", "")
 
 # For .ci/sanitize: what the compiler builds in to find wrong accesses and undefined arithmetic, "address,undefined".
 SANITIZE = os.environ.get("SOFTXENT_SANITIZE", "")
@@ -216,5 +220,29 @@ if wanted := os.environ.get("SOFTXENT_LEVELS", "").split():
     extensions = [each for each in extensions if each.name.rpartition(".")[2] in ["_cpu", *wanted]]
 
 
+def links() -> dict[str, str]:
+    """Addresses for the page of a package index, if this is a release."""
+    if not ADDRESS:
+        return {}
+    return {
+        "Source": ADDRESS,
+        "Documentation": f"{ADDRESS}/tree/HEAD/docs",
+        "Changelog": f"{ADDRESS}/blob/HEAD/CHANGELOG.md",
+        "Issues": f"{ADDRESS}/issues",
+    }
+
+
+def description() -> str:
+    """README.md without links to files beside it: outside the repository they lead nowhere."""
+    absolute = rf"[\1]({ADDRESS}/blob/HEAD/\2)" if ADDRESS else r"\1 (`\2`)"
+    return re.sub(r"\[([^]]+)\]\((?!https?:)([^)]+)\)", absolute, Path("README.md").read_text("utf-8"))
+
+
 if __name__ == "__main__":
-    setup(cmdclass={"build_ext": BuildWithFlags}, ext_modules=extensions)
+    setup(
+        cmdclass={"build_ext": BuildWithFlags},
+        ext_modules=extensions,
+        long_description=description(),
+        long_description_content_type="text/markdown",
+        project_urls=links(),
+    )

@@ -19,6 +19,7 @@ import runpy, sys
 sys.version_info = {version}
 runpy.run_path({setup!r}, run_name="__main__")
 """
+ADDRESS = "https://example.org/softxent"
 
 
 @pytest.fixture
@@ -88,3 +89,14 @@ def test_what_is_missing_is_named(
         f"softxent is compiled when it is installed, and {missing} is missing: "
         "on Debian or Ubuntu, run apt install g++ python3-dev"
     )
+
+
+def test_the_description_has_no_relative_link(setup: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "[LICENSE](LICENSE)" not in setup.description()
+    assert "BSD 3-Clause licence (`LICENSE`)" in setup.description()
+    assert setup.links() == {}
+    monkeypatch.setattr(setup, "ADDRESS", ADDRESS)
+    assert f"[BSD 3-Clause licence]({ADDRESS}/blob/HEAD/LICENSE)" in setup.description()
+    assert not re.findall(r"\]\((?!https?:)", setup.description())
+    assert set(setup.links()) == {"Source", "Documentation", "Changelog", "Issues"}
+    assert all(link.startswith(ADDRESS) for link in setup.links().values())
