@@ -1,7 +1,7 @@
 """The extension modules and their flags; everything else is in pyproject.toml.
 
-Each level in `softxent.kernels` is one two-line .pyx compiled with its own instruction set. All else is compiled for
-the baseline of the architecture, since it runs before the CPU has been looked at.
+Each level in `softxent.kernels.levels` is one two-line .pyx compiled with its own instruction set. All else is compiled
+for the baseline of the architecture, since it runs before the CPU has been looked at.
 """
 
 import sys
@@ -21,7 +21,6 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Sequence
-from glob import glob
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
@@ -30,7 +29,9 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-KERNELS = Path("src/softxent/kernels")
+PACKAGE = Path("src/softxent")
+KERNELS = PACKAGE / "kernels"
+LEVELS_PACKAGE = "softxent.kernels.levels"
 
 # How to get a compiler and Python's headers, by sys.platform.
 TOOLS = {
@@ -98,7 +99,7 @@ class BuildWithFlags(build_ext):
         built = {Path(path).resolve() for path in [*self.get_outputs(), *in_place.values()]}
         remove_other_modules(Path(self.build_lib, "softxent"), built)
         if in_place:
-            remove_other_modules(KERNELS.parent, built)
+            remove_other_modules(PACKAGE, built)
 
     def build_extension(self, extension: Extension) -> None:
         # Cython translates one module at a time. Meanwhile the compiler works on the others.
@@ -113,7 +114,7 @@ class BuildWithFlags(build_ext):
         openmp_compile, openmp_link = self.openmp_flags(msvc)
         for extension in self.extensions:
             package, _, level = extension.name.rpartition(".")
-            is_kernel = package == "softxent.kernels"
+            is_kernel = package == LEVELS_PACKAGE
             _, gnu_flags, msvc_flags = levels.get(level, ("", [], []))
             if msvc:
                 # From Visual Studio 2022 on, /fp:precise does not contract.
@@ -142,9 +143,8 @@ class BuildWithFlags(build_ext):
                 flags = [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"]
                 extension.extra_compile_args += [*flags, "-O1", "-g"]
                 extension.extra_link_args += flags
-            if is_kernel:
-                extension.extra_compile_args += openmp_compile
-                extension.extra_link_args += openmp_link
+            extension.extra_compile_args += openmp_compile
+            extension.extra_link_args += openmp_link
         super().build_extensions()
 
     def is_gcc(self) -> bool:
@@ -193,23 +193,21 @@ class BuildWithFlags(build_ext):
         return ""
 
 
-def extension(name: str, folder: Path, macros: list[str]) -> Extension:
+def extension(name: str, macros: Sequence[str] = ()) -> Extension:
+    headers = [path for pattern in ("*.hpp", "*.pxi") for path in PACKAGE.rglob(pattern)]
     return Extension(
         name,
-        [str(folder / f"{name.rpartition('.')[2]}.pyx")],
+        [f"src/{name.replace('.', '/')}.pyx"],
         language="c++",
-        include_dirs=[str(folder), np.get_include()],
-        depends=sorted(glob(str(folder / "*.hpp")) + glob(str(folder / "*.pxi"))),
+        include_dirs=[str(KERNELS), np.get_include()],
+        depends=sorted(map(str, headers)),
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION"), *((macro, "1") for macro in macros)],
     )
 
 
-extensions = [
-    extension("softxent._cpu", KERNELS.parent, []),
-    extension("softxent.kernels.baseline", KERNELS, []),
-]
+extensions = [extension("softxent._cpu"), extension("softxent.call._call"), extension(f"{LEVELS_PACKAGE}.baseline")]
 levels = LEVELS.get(platform.machine().lower(), {})
-extensions += [extension(f"softxent.kernels.{level}", KERNELS, [macro]) for level, (macro, _, _) in levels.items()]
+extensions += [extension(f"{LEVELS_PACKAGE}.{level}", [macro]) for level, (macro, _, _) in levels.items()]
 
 # For quick cycles while developing: SOFTXENT_LEVELS="x86_64_v3 baseline" builds those levels alone.
 if wanted := os.environ.get("SOFTXENT_LEVELS", "").split():
@@ -217,7 +215,8 @@ if wanted := os.environ.get("SOFTXENT_LEVELS", "").split():
         raise SystemExit(
             f"SOFTXENT_LEVELS: expected some of {', '.join([*levels, 'baseline'])}; got {', '.join(unknown)}"
         )
-    extensions = [each for each in extensions if each.name.rpartition(".")[2] in ["_cpu", *wanted]]
+    unwanted = {f"{LEVELS_PACKAGE}.{level}" for level in {"baseline", *levels} - set(wanted)}
+    extensions = [each for each in extensions if each.name not in unwanted]
 
 
 def links() -> dict[str, str]:

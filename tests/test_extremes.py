@@ -216,6 +216,27 @@ def test_weights_of_any_size_give_the_result_of_their_ratios(weight: float, dtyp
                 assert_close(other_grad, grad, np.dtype(dtype), 1 / N_ROWS)
 
 
+@pytest.mark.parametrize("n_classes", [3, 300])
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("weight", [2e-310, 5e-324, 1e-50, 1e307, 1.7e308])
+def test_so_do_weights_of_classes(weight: float, dtype: str, n_classes: int) -> None:
+    rng = np.random.default_rng(n_classes)
+    logits, labels = rng.normal(0, 3, (N_ROWS, n_classes)).astype(dtype), rng.integers(n_classes, size=N_ROWS)
+    if weight > 1e300 and dtype == "float32":
+        weight = 1e38
+    ratios = 2.0 ** -(np.arange(n_classes) % 3) if weight > 1e-300 else np.ones(n_classes)
+    for targets in (labels, rng.random((N_ROWS, n_classes)).astype(dtype)):
+        for more in ({}, {"label_smoothing": 0.1}, {"temperature": 0.5}):
+            expected = sx.value_and_grad(logits, targets, weight=ratios, **more)
+            for given in (weight * ratios, (weight * ratios).tolist()):
+                loss, grad = sx.value_and_grad(logits, targets, weight=given, **more)
+                assert loss == pytest.approx(expected[0], rel=1e-7 if dtype == "float32" else 1e-13)
+                assert_close(grad, expected[1], np.dtype(dtype), 1 / N_ROWS)
+    with_normalizer = sx.cross_entropy(logits, labels, weight=weight * ratios, normalizer=weight, z_loss=weight)
+    expected = sx.cross_entropy(logits, labels, weight=ratios, reduction="sum", z_loss=1)
+    assert with_normalizer == pytest.approx(expected, rel=1e-6)
+
+
 @pytest.mark.parametrize("n_rows", [1, N_ROWS])
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_a_divisor_of_next_to_nothing(dtype: str, n_rows: int) -> None:

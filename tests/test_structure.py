@@ -45,12 +45,40 @@ def test_there_is_no_import_circle() -> None:
     TopologicalSorter(imports).prepare()  # raises CycleError
 
 
-@pytest.mark.parametrize("pattern", ["*.pyx", "*.pxi", "*.hpp", "*.py", "*.pyi"])
-def test_kernels_know_nothing_of_the_python_face(pattern: str) -> None:
-    sources = list((PACKAGE / "kernels").glob(pattern))
-    assert sources
-    for source in sources:
-        assert not re.search(r"\b(from|c?import)\s+softxent\b(?!\.kernels)", source.read_text()), source
+def sources_of(folder: str) -> list[Path]:
+    """What is written in it, translations to C++ left out."""
+    found = [path for path in (PACKAGE / folder).rglob("*.*") if path.suffix in (".pyx", ".pxi", ".hpp", ".py", ".pyi")]
+    assert found
+    return found
+
+
+def included_by(source: Path) -> set[str]:
+    text = source.read_text("utf-8")
+    return set(re.findall(r'^ *(?:cdef extern from|include|#include) ["<]([^">]+)[">]', text, re.MULTILINE))
+
+
+def test_kernels_know_no_numpy_and_no_python_face() -> None:
+    for source in sources_of("kernels"):
+        text = source.read_text("utf-8")
+        assert not re.search(r"\b(from|c?import)\s+(softxent|numpy)\b", text), source
+        assert "numpy/" not in text, source
+
+
+def test_call_knows_no_lanes() -> None:
+    """Of the kernels it sees what a job is, and how many threads there are."""
+    included = set().union(*map(included_by, sources_of("call")))
+    assert included == {"job.pxi", "threads.hpp", "operands.pxi", "plan.pxi"}
+    assert included_by(PACKAGE / "kernels" / "job.pxi") == {"job.hpp"}
+    assert included_by(PACKAGE / "kernels" / "job.hpp") == {"cstddef", "cstdint"}
+
+
+def test_headers_include_only_what_stands_below_them() -> None:
+    """isa, vec, math, row: each knows those before it. An instruction set is included where its types are needed."""
+    order = ["isa", "vec", "math", "row"]
+    for source in (PACKAGE / "kernels").glob("*/*.hpp"):
+        for name in included_by(source):
+            folder = Path(name).parts[-2] if ".." in name and "/" in name.removeprefix("../") else source.parent.name
+            assert order.index(folder) <= order.index(source.parent.name), (source, name)
 
 
 def test_import_brings_in_nothing_but_numpy() -> None:

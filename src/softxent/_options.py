@@ -151,7 +151,21 @@ def _fit_weight(name: str, value: np.ndarray, logits: np.ndarray, class_axis: in
         raise ValueError(
             f"{name} must have one number for each {units[name]}, shape {shapes[name]}, got shape {value.shape}{advice}"
         )
-    return taken_as(value, dtype) if name == "weight" else value
+    return value
+
+
+def _in_unit(weights: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, float]:
+    """Weights of classes in `dtype`, in a unit, a power of two, in which they neither vanish nor have no sum."""
+    wide, info, exponent = taken_as(weights, np.float64), np.finfo(dtype), 0
+    largest = float(np.max(np.abs(wide), where=np.isfinite(wide), initial=0))
+    if 0 < largest < float(info.smallest_normal) * 2**26:
+        exponent = math.frexp(largest)[1]
+    elif largest > float(info.max) * 2.0**-28:
+        exponent = 64
+    if exponent:
+        with np.errstate(all="ignore"):
+            weights = np.ldexp(wide, -exponent)
+    return taken_as(weights, dtype), math.ldexp(1, exponent)
 
 
 def _fit_where(name: str, value: np.ndarray, logits: np.ndarray, class_axis: int, dtype: np.dtype) -> np.ndarray:
@@ -197,6 +211,7 @@ class Given:
     ignore_index: int | None
     sample_weight: np.ndarray | None
     normalizer: float | None = None
+    weight_unit: float | None = None  # the weights of classes were divided by it
 
     def __init__(self, values: dict[str, Any]) -> None:
         self.__dict__ = values
@@ -207,6 +222,8 @@ class Given:
         for name, value in values.items():
             if name in FITTERS and value is not None:
                 values[name] = FITTERS[name](name, value, logits, class_axis, dtype)
+        if values.get("weight") is not None:
+            values["weight"], values["weight_unit"] = _in_unit(values["weight"], dtype)
         return Given(values)
 
 

@@ -8,6 +8,7 @@ from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.float cimport DBL_MAX, DBL_MIN, FLT_MAX, FLT_MIN
 from libc.stddef cimport size_t
+from libc.stdint cimport SIZE_MAX
 cimport numpy as cnp
 
 cnp.import_array()
@@ -94,6 +95,8 @@ cdef bint describe_options(Job* job, cnp.ndarray x, options, int axis, int compu
         if cnp.PyArray_TYPE(class_weight) != computed_in or not cnp.PyArray_ISCARRAY_RO(class_weight):
             return False
         job.class_weight = cnp.PyArray_DATA(class_weight)
+        if options.weight_unit is not None:
+            job.class_unit = options.weight_unit
     job.has_allowed = allowed is not None
     if job.has_allowed:
         if cnp.PyArray_TYPE(allowed) != cnp.NPY_BOOL or not same_shape(x, allowed):
@@ -193,8 +196,8 @@ cdef class Kernels:
         without the class axis, C-contiguous, float32 or float64; grad like logits. Computes in float32 for float16,
         bfloat16 and float32 logits, and in float64 for all others.
 
-        options have scalars that are good; sample_weight of any real dtype, weight C-contiguous and of the type
-        computed in, where of the shape of the logits.
+        options have scalars that are good; sample_weight of any real dtype, weight C-contiguous, of the type computed in
+        and divided by weight_unit, if that is known, where of the shape of the logits.
         """
         cdef Job job
         cdef void* memory = NULL
@@ -236,14 +239,16 @@ cdef class Kernels:
             return OVERLAPS
         make_plan(&job, in_place, n_threads)
         if job.scratch_rows > 0:
-            size = (1 if job.by_stretches else job.n_threads) * job.scratch_rows * job.n_classes
-            memory = PyMem_RawMalloc(size * (sizeof(double) if job.in_double else sizeof(float)) + CACHE_LINE)
+            size = (1 if job.by_stretches else job.n_threads) * job.scratch_rows
+            size *= sizeof(double) if job.in_double else sizeof(float)
+            if <size_t> job.n_classes < SIZE_MAX // 2 // size:        # else the product would not fit
+                memory = PyMem_RawMalloc(size * job.n_classes + CACHE_LINE)
             if memory == NULL:
-                raise MemoryError
+                raise MemoryError(f"no memory for {job.scratch_rows * job.n_threads} rows of {job.n_classes} classes")
         with nogil:
             loss = self.table.run(&job, <void*> ((<size_t> memory + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE))
         PyMem_RawFree(memory)
-        return loss
+        return NOT_AS_IT_IS if job.needs_class_unit else loss
 
     def exp_of(self, cnp.ndarray x, double m, cnp.ndarray out):
         """The exponentials of x <= m, counted in the unit of a row with the maximum m, and that of m itself, returned.

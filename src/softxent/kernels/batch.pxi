@@ -111,7 +111,9 @@ cdef double visit_all(const Job* job, double divisor, real* scratch) noexcept no
 
 cdef double divide_by(Job* job, double unit, const real* one) noexcept nogil:
     """What the sum of the losses is divided by, counted in a unit, and the weights of the rows with it."""
-    job.unit = unit if job.mean and not job.has_normalizer else unit * job.class_unit
+    job.unit = unit
+    if job.class_unit != 0 and not (job.mean and not job.has_normalizer):
+        job.unit *= job.class_unit
     if not job.mean:
         return unit
     return job.normalizer * unit if job.has_normalizer else total_weight(job, one)
@@ -122,6 +124,9 @@ cdef double run_in(Job* job, real* scratch) noexcept nogil:
     cdef real one = 1
     cdef double divisor = divide_by(job, 1, &one), size = fabs(divisor * job.transform.temperature)
     cdef Py_ssize_t i
+    if job.class_weight != NULL and job.class_unit == 0 and not 1 / largest_scale(&one) < size < largest_scale(&one):
+        job.needs_class_unit = True
+        return 0
     if not LEAST_DIVISOR < size < 1 / LEAST_DIVISOR:
         divisor = divide_by(job, LEAST_DIVISOR if size > 1 else 1 / LEAST_DIVISOR, &one)
     if divisor == 0 and job.diagnostics.argmax == NULL:
@@ -129,7 +134,8 @@ cdef double run_in(Job* job, real* scratch) noexcept nogil:
             zero_row(&job.grad, i, job.n_classes)
         return 0
     job.scale = 1 / (divisor * job.transform.temperature)
-    job.formula.z_loss /= job.class_unit
+    if job.class_unit != 0:
+        job.formula.z_loss /= job.class_unit
     return visit_all(job, divisor, scratch)
 
 

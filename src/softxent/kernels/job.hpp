@@ -86,7 +86,7 @@ struct Job {
     double built_smoothing = 0;                                // of its own, with this smoothing; formula's is 0 then
     bool mean = false, has_normalizer = false;
     double normalizer = 1;
-    double class_unit = 1;                                     // class weights were divided by it
+    double class_unit = 0;                                     // class weights were divided by it; 0: never looked at
     float *losses32 = nullptr;                                 // of the rows; at most one of the two is given
     double *losses64 = nullptr;
     Diagnostics diagnostics;
@@ -103,6 +103,7 @@ struct Job {
     // Found by the kernels from the weights of the rows.
     double unit = 1;                                           // rows' weights are multiplied by it: their sums are numbers
     double scale = 1;                                          // of the gradient, before the weight of the row
+    bool needs_class_unit = false;                             // nothing was done, since class weights need one
 };
 
 // What a level offers. Only ever added to, at the end.

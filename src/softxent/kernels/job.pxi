@@ -66,6 +66,7 @@ cdef extern from "job.hpp" namespace "softxent" nogil:
         int n_threads
         Py_ssize_t rows_per_block, scratch_rows
         double unit, scale
+        bint needs_class_unit
 
     cdef cppclass KernelTable:
         uint32_t version, size
