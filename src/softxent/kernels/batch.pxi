@@ -4,6 +4,11 @@
 # on the number of threads. Where there are few long rows, and not as many for each thread, the threads share each row.
 
 
+cdef enum:
+    FAR_EXPONENT = 512          # of 1 / FAR_STEP
+    MAX_UNIT_EXPONENT = 1000
+
+
 cdef struct Total:
     # The losses of a block, in two sums: see add_losses.
     Carried[double] sum
@@ -11,16 +16,18 @@ cdef struct Total:
 
 
 cdef void add_far_losses(
-    const Job* job, Py_ssize_t count, const real* tag, const RowNumbers* numbers, Carried[double]* far_sum
+    const Job* job, Py_ssize_t count, const real* tag, const RowNumbers* numbers, const double* losses,
+    Carried[double]* far_sum
 ) noexcept nogil:
-    cdef double[MAX_LANES + ROWS_AT_ONCE] losses
+    """Add losses, or what they would be in the unit if they are too large."""
+    cdef double[MAX_LANES + ROWS_AT_ONCE] far_losses
     cdef RowNumbers far = numbers[0]
     cdef Py_ssize_t k
     for k in range(count):
         far.weight[k] *= FAR_STEP
-    row_losses(tag, far, count, job.formula.z_loss, losses)
+    row_losses(tag, far, count, job.formula.z_loss, far_losses)
     for k in range(count):
-        far_sum.add(losses[k])
+        far_sum.add(losses[k] * FAR_STEP if is_finite(losses[k]) or far.weight[k] == 0 else far_losses[k])
 
 
 cdef void add_losses(
@@ -44,7 +51,7 @@ cdef void add_losses(
         k += ROWS_AT_ONCE
     if not has_room(sum[0]):
         sum[0] = sum_before
-        add_far_losses(job, count, tag, numbers, far_sum)
+        add_far_losses(job, count, tag, numbers, &losses[offset], far_sum)
     if job.losses32 != NULL:
         for k in range(count):
             job.losses32[i + k] = <float> losses[offset + k]
@@ -86,7 +93,7 @@ cdef void visit_block(const Job* job, Py_ssize_t block, real* scratch, int n_thr
         fence_streams()
 
 
-cdef double visit_all(const Job* job, double divisor, real* scratch) noexcept nogil:
+cdef double visit_all(const Job* job, const Scale* divisor, real* scratch) noexcept nogil:
     """All rows, shared out over the threads; returns the sum of their losses over the divisor, 0 if that is 0."""
     cdef Py_ssize_t n_blocks = (job.n_rows + job.rows_per_block - 1) // job.rows_per_block
     cdef Py_ssize_t scratch_per_thread = job.scratch_rows * job.n_classes, block
@@ -102,41 +109,72 @@ cdef double visit_all(const Job* job, double divisor, real* scratch) noexcept no
     for block in range(n_blocks):
         total = total + totals[block].sum
         far_total = far_total + totals[block].far_sum
-    if divisor == 0:
+    if divisor.mantissa == 0:
         return 0
-    if far_total.sum != 0:
-        return (total * FAR_STEP + far_total).minus(0, &rounded) / divisor / FAR_STEP
-    return total.minus(0, &rounded) / divisor
+    if far_total.sum == 0:
+        return ldexp(total.minus(0, &rounded) / divisor.mantissa, -divisor.exponent)
+    total = total * FAR_STEP + far_total
+    return ldexp(total.minus(0, &rounded) / divisor.mantissa, FAR_EXPONENT - divisor.exponent)
 
 
-cdef double divide_by(Job* job, double unit, const real* one) noexcept nogil:
-    """What the sum of the losses is divided by, counted in a unit, and the weights of the rows with it."""
-    job.unit = unit
-    if job.class_unit != 0 and not (job.mean and not job.has_normalizer):
-        job.unit *= job.class_unit
-    if not job.mean:
-        return unit
-    return job.normalizer * unit if job.has_normalizer else total_weight(job, one)
+cdef Scale find_divisor(const Job* job, const real* one) noexcept nogil:
+    """What the sum of the losses is divided by, where the weights of rows are counted in the unit of the job."""
+    cdef Scale divisor
+    if job.mean:
+        divisor.mantissa = job.normalizer if job.has_normalizer else total_weight(job, one)
+    if job.unit != 1 and (job.has_normalizer or not job.mean):
+        frexp(job.unit, &divisor.exponent)
+        divisor.exponent -= 1
+    return divisor
+
+
+cdef Scale inverse(const Scale* divisor, double temperature) noexcept nogil:
+    """1 / (divisor * temperature)"""
+    cdef double product = divisor.mantissa * temperature
+    cdef Scale scale
+    cdef int exponent
+    if divisor.exponent == 0 and LEAST_DIVISOR < fabs(product) < 1 / LEAST_DIVISOR:
+        scale.mantissa = 1 / product
+    else:
+        product = divisor.mantissa * frexp(temperature, &exponent)
+        scale.exponent = -divisor.exponent - exponent
+        product = frexp(product, &exponent)
+        scale.mantissa = 1 / product
+        scale.exponent -= exponent
+    return scale
 
 
 cdef double run_in(Job* job, real* scratch) noexcept nogil:
     """The loss of a job that is computed in a type."""
     cdef real one = 1
-    cdef double divisor = divide_by(job, 1, &one), size = fabs(divisor * job.transform.temperature)
+    cdef Scale divisor = find_divisor(job, &one)
+    cdef double size = fabs(divisor.mantissa), weight
+    cdef int exponent
     cdef Py_ssize_t i
-    if job.class_weight != NULL and job.class_unit == 0 and not 1 / largest_scale(&one) < size < largest_scale(&one):
-        job.needs_class_unit = True
-        return 0
-    if not LEAST_DIVISOR < size < 1 / LEAST_DIVISOR:
-        divisor = divide_by(job, LEAST_DIVISOR if size > 1 else 1 / LEAST_DIVISOR, &one)
-    if divisor == 0 and job.diagnostics.argmax == NULL:
+    if size == 0 and job.diagnostics.argmax == NULL:
         for i in range(job.n_rows if job.has_grad else 0):
             zero_row(&job.grad, i, job.n_classes)
         return 0
-    job.scale = 1 / (divisor * job.transform.temperature)
+    if job.class_weight != NULL and job.class_unit == 0 and not 1 / largest_scale(&one) < size < largest_scale(&one):
+        job.needs_class_unit = size != 0
+        if job.needs_class_unit:
+            return 0
+    weight = largest_weight(job) if size != 0 and not LEAST_DIVISOR < size < 1 / LEAST_DIVISOR else 1
+    if weight != 1 and 0 < weight < INFINITY:
+        # The weights of rows, or their sum, leave the range of a double: they are counted in the largest of them.
+        frexp(weight, &exponent)
+        job.unit = ldexp(1, -max(exponent, -MAX_UNIT_EXPONENT))
+        divisor = find_divisor(job, &one)
     if job.class_unit != 0:
         job.formula.z_loss /= job.class_unit
-    return visit_all(job, divisor, scratch)
+        if job.has_normalizer or not job.mean:
+            frexp(job.class_unit, &exponent)
+            divisor.exponent -= exponent - 1
+    if divisor.exponent != 0 or not LEAST_DIVISOR < size < 1 / LEAST_DIVISOR:
+        divisor.mantissa = frexp(divisor.mantissa, &exponent)
+        divisor.exponent += exponent
+    job.scale = inverse(&divisor, job.transform.temperature)
+    return visit_all(job, &divisor, scratch)
 
 
 cdef double run(Job* job, void* scratch) noexcept nogil:

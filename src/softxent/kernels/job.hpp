@@ -60,6 +60,12 @@ inline constexpr std::ptrdiff_t MAX_BLOCKS = 512;              // that rows are 
 inline constexpr std::ptrdiff_t STRETCH = 16384;               // classes that are added up by themselves
 inline constexpr std::ptrdiff_t LOGITS_PER_THREAD = 16384;     // less is not worth waking a thread for (measured)
 
+// A number as mantissa * 2^exponent, for one that no double holds.
+struct Scale {
+    double mantissa = 1;
+    int exponent = 0;
+};
+
 struct Job {
     std::ptrdiff_t n_rows = 0, n_classes = 0;
     bool in_double = false;                                    // what is computed in, else float
@@ -101,8 +107,8 @@ struct Job {
     std::ptrdiff_t scratch_rows = 0;                           // rows of n_classes numbers that each thread needs
 
     // Found by the kernels from the weights of the rows.
-    double unit = 1;                                           // rows' weights are multiplied by it: their sums are numbers
-    double scale = 1;                                          // of the gradient, before the weight of the row
+    double unit = 1;                                           // a power of two that they are multiplied by
+    Scale scale;                                               // of the gradient, before the weight of the row
     bool needs_class_unit = false;                             // nothing was done, since class weights need one
 };
 

@@ -37,6 +37,11 @@ cdef extern from "job.hpp" namespace "softxent" nogil:
     cdef enum:
         MAX_BLOCKS "static_cast<int>(softxent::MAX_BLOCKS)"
 
+    cdef cppclass Scale:
+        Scale()
+        double mantissa
+        int exponent
+
     cdef cppclass Job:
         Job()
         Py_ssize_t n_rows, n_classes
@@ -65,7 +70,8 @@ cdef extern from "job.hpp" namespace "softxent" nogil:
         bint by_lanes, by_stretches, streaming, prefetching
         int n_threads
         Py_ssize_t rows_per_block, scratch_rows
-        double unit, scale
+        double unit
+        Scale scale
         bint needs_class_unit
 
     cdef cppclass KernelTable:

@@ -189,7 +189,7 @@ cdef bint finish_lanes(
 ) noexcept nogil:
     """What makes the gradient of the exponentials; False if finish_row does more than find_factors for one of them."""
     cdef Vec[double] zero = Vec[double](0), none = Vec[double](-1), least = Vec[double](-INFINITY), most = zero
-    cdef Vec[double] R, e_m, mass, pull = zero, size
+    cdef Vec[double] R, e_m, mass, scale, pull = zero, size
     cdef Denominator[real, Vec[double]] whole
     cdef Factors[Vec[double]] factors
     cdef Py_ssize_t i = 0
@@ -197,15 +197,17 @@ cdef bint finish_lanes(
         R = load(numbers.R + i)
         e_m = load_as_double(group.e_m + i)
         mass = load(numbers.mass + i)
+        scale = load(scales + i)
         if formula.z_loss != 0:
             pull = Vec[double](2 * formula.z_loss) * (load(numbers.m + i) + log1p_rest(
                 e, R, load(numbers.R_low + i), load(numbers.m_shifted + i), load(numbers.n0 + i)))
         whole = Denominator[real, Vec[double]](R, load(numbers.R_low + i), e_m)
         factors = find_factors(
             e, formula[0], whole, R, mass, load(group.rest + i), pull, load(share + i) if formula.smoothing != 0 else zero,
-            load(scales + i))
+            scale)
+        size = scale * (mass + pull)
+        most = maximum(maximum(size, zero - size), most)
         size = maximum(factors.factor, zero - factors.factor)
-        most = maximum(size, most)
         least = maximum(select_equal(mass + pull, zero, least, zero - size), least)
         store_rounded(group.factor + i, factors.factor)
         store_rounded(group.offset + i, factors.offset)
@@ -261,12 +263,12 @@ cdef bint find_scales(const Job* job, const double* weight, double* scales, cons
     """The scale of each lane's gradient; False if one is too large for the type."""
     cdef Py_ssize_t lane
     for lane in range(lanes_of(tag)):
-        scales[lane] = job.scale * job.unit
+        scales[lane] = job.scale.mantissa * job.unit
     if job.has_sample_weight or job.has_ignored:
         for lane in range(lanes_of(tag)):
             # Rows of weight 0 get their zeros in the end; a scale of 0 would pass for a target of next to no mass.
-            scales[lane] = job.scale * (weight[lane] if weight[lane] != 0 else job.unit)
-    return largest_size(scales, lanes_of(tag)) <= largest_scale(tag)
+            scales[lane] = job.scale.mantissa * (weight[lane] if weight[lane] != 0 else job.unit)
+    return job.scale.exponent == 0 and largest_size(scales, lanes_of(tag)) <= largest_scale(tag)
 
 
 cdef bint visit_lanes(

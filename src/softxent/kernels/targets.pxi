@@ -3,6 +3,8 @@
 cdef enum:
     MASSES = 8                  # sums of a target's amounts side by side, since each waits long for its last
 
+cdef double SMALLEST = 5e-324
+
 
 cdef inline LabelRange label_range(const Job* job) noexcept nogil:
     cdef LabelRange labels
@@ -28,7 +30,10 @@ cdef bint labels_are_good(const Job* job) noexcept nogil:
 cdef inline void begin_rows(
     const Job* job, Py_ssize_t i, Py_ssize_t count, int64_t* label, double* weight
 ) noexcept nogil:
-    """Labels and weights of `count` rows from i on: 0 for rows that do not count; job.unit after the last row."""
+    """Labels and weights of `count` rows from i on: 0 for rows that do not count; job.unit after the last row.
+
+    A weight that vanishes in the unit is the smallest number, since its row counts all the same.
+    """
     cdef LabelRange labels = label_range(job)
     cdef Py_ssize_t k
     for k in range(MAX_LANES):
@@ -37,7 +42,9 @@ cdef inline void begin_rows(
         read_numbers(&job.sample_weight, i, count, weight)
         if job.unit != 1:
             for k in range(count):
-                weight[k] *= job.unit
+                if weight[k] != 0:
+                    weight[k] *= job.unit
+                    weight[k] = SMALLEST if weight[k] == 0 else weight[k]
     if job.kind == LABELS:
         # Checked before, but another thread may have changed it since: then the result is wrong, not the memory.
         read_labels(&job.targets, i, count, &labels, label)
@@ -111,6 +118,19 @@ cdef double total_weight(const Job* job, const real* one) noexcept nogil:
             k += ROWS_AT_ONCE
         i += count
     return total.value().minus(0, &rounded)
+
+
+cdef double largest_weight(const Job* job) noexcept nogil:
+    """The largest absolute value of the weights of rows."""
+    cdef double[MAX_LANES] weight
+    cdef int64_t[MAX_LANES] label
+    cdef double largest = 0
+    cdef Py_ssize_t i = 0
+    while i < job.n_rows:
+        begin_rows(job, i, min(job.n_rows - i, <Py_ssize_t> MAX_LANES), label, weight)
+        largest = max(largest, largest_size(weight, min(job.n_rows - i, <Py_ssize_t> MAX_LANES)))
+        i += MAX_LANES
+    return largest
 
 
 cdef inline void build_target(

@@ -39,24 +39,25 @@ cdef void multiply_by_slope(real* g, const real* slope, Py_ssize_t n) noexcept n
 
 
 cdef inline double row_range(const real* x, Py_ssize_t n, double* size) noexcept nogil:
-    """The largest element, and in `size` the largest absolute value of a finite one; infinite if the largest is.
+    """The largest element, and in `size` the largest absolute value of a finite one.
 
     NaNs are passed over; the largest element is -inf if there is nothing else.
     """
-    cdef Vec[real] zero = Vec[real](0), infinite = Vec[real](-INFINITY), v, top = infinite, bottom = zero
+    cdef Vec[real] zero = Vec[real](0), infinite = Vec[real](INFINITY), v, a, most = zero - infinite, most_finite = zero
     cdef Py_ssize_t i = 0
     while i < n:
         v = load_first(x + i, min(vec_lanes(x), n - i), -INFINITY)
-        top = maximum(v, top)
-        bottom = maximum(select_equal(v, infinite, zero, zero - v), bottom)
+        most = maximum(v, most)
+        a = maximum(v, zero - v)
+        most_finite = maximum(select_equal(a, infinite, zero, a), most_finite)
         i += vec_lanes(x)
-    size[0] = max(largest(top), largest(bottom))
-    return largest(top)
+    size[0] = largest(most_finite)
+    return largest(most)
 
 
 cdef bint leaves_range(const Job* job, const real* x, double size) noexcept nogil:
     """Whether a finite logit, of which `size` is the largest absolute value, becomes infinite."""
-    return is_finite(size) and not size / job.transform.temperature <= largest_number(x)
+    return size / job.transform.temperature > largest_number(x)
 
 
 cdef struct FarRow:

@@ -1,6 +1,6 @@
 # The C++ headers, as the kernels see them. Cython deduces the template arguments from the operands.
 
-from libc.math cimport INFINITY, fabs
+from libc.math cimport INFINITY, fabs, frexp, ldexp
 from libc.string cimport memcpy, memset
 
 cdef extern from "vec/vec.hpp" namespace "softxent" nogil:
@@ -134,6 +134,7 @@ cdef extern from "row/numbers.hpp" namespace "softxent" nogil:
     double smallest_normal[T](const T*)
     double largest_number[T](const T*)
     double largest_scale[T](const T*)
+    int largest_scale_exponent[T](const T*)
     double log1p_rest[T](const T*, double R, double R_low, double m_shifted, double n0)
     Vec[double] log1p_rest[T](
         const T*, const Vec[double]& R, const Vec[double]& R_low, const Vec[double]& m_shifted, const Vec[double]& n0)

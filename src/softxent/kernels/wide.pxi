@@ -17,8 +17,8 @@
 
 cdef enum:
     MAX_STRETCHES = 256
-    SCALE_STEP = 1 << 30
-    MAX_SCALE_STEPS = 100       # more than any two doubles' product is worth
+    SCALE_STEP_EXPONENT = 30
+    SCALE_STEP = 1 << SCALE_STEP_EXPONENT
     PREFETCHED_ROW = 65536      # classes: a row of more would drive out the one that is worked on
 
 
@@ -168,24 +168,28 @@ cdef struct RowScaling:
     int steps             # how often all is multiplied by SCALE_STEP in the end, too large for the type at once
 
 
-cdef double in_steps(double scale, double weight, double limit, int* steps) noexcept nogil:
-    """scale * weight, without as many factors of SCALE_STEP as make it too large."""
-    cdef double product = scale * weight
-    while steps[0] < MAX_SCALE_STEPS and fabs(product) > limit:
-        scale /= SCALE_STEP
-        product = scale * weight
-        steps[0] += 1
-    return product
+cdef double in_steps(const Scale* scale, double weight, double mass, const real* tag, int* steps) noexcept nogil:
+    """scale * weight, without as many factors of SCALE_STEP as make it, or a gradient with it, too large."""
+    cdef double product = scale.mantissa * weight, limit = largest_scale(tag)
+    cdef int exponent, exponent_of_weight, exponent_of_mass, excess
+    if scale.exponent == 0 and fabs(product) <= limit and fabs(product * mass) <= limit:
+        return product
+    frexp(mass, &exponent_of_mass)
+    product = frexp(scale.mantissa, &exponent) * frexp(weight, &exponent_of_weight)
+    exponent += scale.exponent + exponent_of_weight
+    excess = exponent + max(exponent_of_mass, 0) - largest_scale_exponent(tag)
+    steps[0] = (excess + SCALE_STEP_EXPONENT - 1) // SCALE_STEP_EXPONENT if excess > 0 else 0
+    return ldexp(product, exponent - SCALE_STEP_EXPONENT * steps[0])
 
 
 cdef inline RowScaling finish_row(
     const RowSums* sums, const RowArrays[real]* row, const Formula* formula, double m, RowUnit[real] unit, double e_m,
-    double scale, const FarRow* far, Gradient[double]* gradient, RowNumbers* numbers, int k
+    const Scale* job_scale, const FarRow* far, Gradient[double]* gradient, RowNumbers* numbers, int k
 ) noexcept nogil:
     """From all that was added up, the numbers of row k, and what makes its gradient, unless it has no exponentials."""
     cdef double low, rest = sums.rest.minus(0, &low), cross = sums.cross.minus(0, &low), mass = rest + sums.t_at_argmax
     cdef double R = sums.R.minus(e_m if sums.argmax < 0 else 0, &numbers.R_low[k])
-    cdef double pull = 0, share = 0, weight = numbers.weight[k]
+    cdef double pull = 0, share = 0, weight = numbers.weight[k], scale
     cdef const real* x = row.x
     cdef Denominator[real, double] whole
     cdef Factors[double] factors
@@ -202,7 +206,7 @@ cdef inline RowScaling finish_row(
         leave_far(numbers, k, cross)
     if row.e == NULL:
         return scaling
-    scale = in_steps(scale, weight, largest_scale(x), &scaling.steps)
+    scale = in_steps(job_scale, weight, mass, x, &scaling.steps)
     if formula.z_loss != 0:
         pull = 2 * formula.z_loss * (
             numbers.m[k] + log1p_rest(x, R, numbers.R_low[k], numbers.m_shifted[k], numbers.n0[k]))
@@ -301,7 +305,7 @@ cdef inline Py_ssize_t stretch_length(Py_ssize_t n) noexcept nogil:
 
 
 cdef inline void visit_row(
-    const RowArrays[real]* row, const Formula* formula, double scale, bint streaming, Py_ssize_t prefetch_distance,
+    const RowArrays[real]* row, const Formula* formula, const Scale* scale, bint streaming, Py_ssize_t prefetch_distance,
     const real* next_row, const FarRow* far, RowNumbers* numbers, int k
 ) noexcept nogil:
     """Visit one row, which is row k of `numbers`, where its maximum is already; that of the next row is put there.
@@ -333,7 +337,7 @@ cdef inline void visit_row(
 
 
 cdef void share_row(
-    const RowArrays[real]* row, const Formula* formula, double scale, bint streaming, int n_threads, const FarRow* far,
+    const RowArrays[real]* row, const Formula* formula, const Scale* scale, bint streaming, int n_threads, const FarRow* far,
     RowNumbers* numbers, int k
 ) noexcept nogil:
     """visit_row, its stretches shared out over the threads."""
@@ -522,11 +526,11 @@ cdef inline bint visit_row_of(
         if next_counts and job.has_grad and n <= STRETCH:
             next_row = <real*> row_address(&job.logits, i + 1)
     if job.by_stretches:
-        share_row(&row, &job.formula, job.scale, job.streaming, n_threads, far, numbers, k)
+        share_row(&row, &job.formula, &job.scale, job.streaming, n_threads, far, numbers, k)
     else:
         if not m_is_known:
             numbers.m[k] = row_max(row.x, n)
-        visit_row(&row, &job.formula, job.scale, job.streaming, prefetch_distance, next_row, far, numbers, k)
+        visit_row(&row, &job.formula, &job.scale, job.streaming, prefetch_distance, next_row, far, numbers, k)
     if job.diagnostics.argmax != NULL:
         find_diagnostics(&job.diagnostics, i, row.x, label[0], n, far, numbers, k)
     if job.has_grad and job.has_slope:

@@ -69,11 +69,15 @@ void lane_gaps(
     }
 }
 
-// The largest absolute value of the numbers for the lanes, NaNs passed over.
+// The largest absolute value of n numbers, NaNs passed over.
 inline double largest_size(const double *v, std::ptrdiff_t n) {
-    Vec<double> size(0);
+    constexpr std::ptrdiff_t step = Vec<double>::lanes;
     const Vec<double> zero(0);
-    for (std::ptrdiff_t i = 0; i < n; i += Vec<double>::lanes) size = maximum(maximum(load(v + i), zero - load(v + i)), size);
+    Vec<double> size = zero;
+    for (std::ptrdiff_t i = 0; i < n; i += step) {
+        const Vec<double> x = load_first(v + i, n - i < step ? n - i : step, 0);
+        size = maximum(maximum(x, zero - x), size);
+    }
     return largest(size);
 }
 

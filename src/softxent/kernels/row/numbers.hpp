@@ -43,6 +43,7 @@ template <class S, class D = double> struct Denominator {
 template <class S> constexpr double smallest_normal(const S *) { return std::numeric_limits<S>::min(); }
 template <class S> constexpr double largest_number(const S *) { return std::numeric_limits<S>::max(); }
 // Of a gradient: its factors, rounded to S, are far from the largest number.
+template <class S> constexpr int largest_scale_exponent(const S *) { return sizeof(S) < sizeof(double) ? 120 : 1000; }
 template <class S> constexpr double largest_scale(const S *) { return sizeof(S) < sizeof(double) ? 0x1p120 : 0x1p1000; }
 
 // log1p((R + R_low) / e_m), for exponentials that are S.
@@ -85,10 +86,12 @@ template <int N> SOFTXENT_INLINE TwoDoubles<N> log_sum_exp(const Pack<double, N>
 
 // The losses of the rows from k on, as many as P has lanes.
 template <class S, class P> SOFTXENT_INLINE P losses_at(const RowNumbers &rows, int k, double z_loss) {
-    const P zero(0), mass = load_pack<P>(rows.mass + k), cross = load_pack<P>(rows.cross + k);
+    const P zero(0), mass = load_pack<P>(rows.mass + k), cross = load_pack<P>(rows.cross + k), weight = load_pack<P>(rows.weight + k);
     const auto log = log1p_rest<S>(
         load_pack<P>(rows.R + k), load_pack<P>(rows.R_low + k), load_pack<P>(rows.m_shifted + k), load_pack<P>(rows.n0 + k));
-    P loss, low = zero;
+    // An infinite sum is the answer as it is: `low` is NaN then (inf - inf).
+    const auto weighted = [&](const P &loss, const P &low) { return weight * select_equal(loss - loss, zero, loss + low, loss); };
+    P loss, low = zero, result;
     if constexpr (sizeof(S) < sizeof(double)) {
         loss = mass * (log.high + log.low) + cross;
     } else {
@@ -96,19 +99,20 @@ template <class S, class P> SOFTXENT_INLINE P losses_at(const RowNumbers &rows, 
         loss = product + cross;
         low = rounded_off(product, cross, loss) + exact_fma(mass, log.high, zero - product) + mass * log.low;
     }
-    if (z_loss != 0) {
-        const P z = P(z_loss) * load_pack<P>(rows.unit + k);
+    if (z_loss == 0) {
+        result = weighted(loss, low);
+    } else {
+        const P z = P(z_loss) * load_pack<P>(rows.unit + k), infinite(std::numeric_limits<double>::infinity());
         const auto lse = log_sum_exp(load_pack<P>(rows.m + k), log);
         const P square = lse.high * lse.high, square_low = exact_fma(lse.high, lse.high, zero - square) + P(2) * lse.high * lse.low;
-        // A square may be infinite where z times it is not; its last digits are then beyond the loss's.
-        const P infinite(std::numeric_limits<double>::infinity());
-        const P term = select_equal(square, infinite, z * lse.high * lse.high, z * square), sum = loss + term;
-        low = low + rounded_off(loss, term, sum) + select_equal(square, infinite, zero, z * square_low);
-        loss = sum;
+        const P sum = loss + z * square;
+        // Where the square has no number, the weights may bring it back; its last digits are then beyond the loss's.
+        const P factor_by_factor = weight * z * lse.high * lse.high + weighted(loss, low);
+        result = select_equal(
+            sum, infinite, factor_by_factor, weighted(sum, low + rounded_off(loss, z * square, sum) + z * square_low));
     }
-    // An infinite sum is the answer as it is: `low` is NaN then (inf - inf). A row of weight 0 has no loss, whatever it holds.
-    const P weight = load_pack<P>(rows.weight + k);
-    return select_equal(weight, zero, zero, weight * select_equal(loss - loss, zero, loss + low, loss));
+    // A row of weight 0 has no loss, whatever it holds.
+    return select_equal(weight, zero, zero, result);
 }
 
 // The losses of the first `count` rows; what stands in `losses` beyond them is overwritten too.
