@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -15,6 +16,8 @@ from hypothesis.extra import numpy as hnp
 from reference import as_distributions, reference, transformed
 
 import softxent as sx
+
+ROOT = Path(__file__).resolve().parents[1]  # of the checkout
 
 FLOATS = ("float32", "float64")
 HALVES = ("float16", "bfloat16")  # the second is known to np.dtype by its name once ml_dtypes is imported

@@ -1,7 +1,7 @@
 """The bits of the results are those in this file, on every level with fused multiply-add, whatever the architecture.
 
 The problems are made of integers and powers of two, so they are the same wherever they are made. Where a change of the
-kernels is meant to change the last digits, `python tests/test_hashes.py` prints the table anew.
+kernels is meant to change the last digits, `python tests/bits/test_hashes.py` prints the table anew.
 """
 
 import hashlib

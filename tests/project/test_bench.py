@@ -3,11 +3,10 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from support import ROOT
 
-ROOT = Path(__file__).parents[1]
 BENCH = ROOT / "bench"
 PAGE = ROOT / "docs" / "performance.md"
 

@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
+from support import ROOT
 
 import softxent
 
-ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SOURCES = sorted(Path(softxent.__file__).parent.glob("*.py"))
 MODULES = [source.stem for source in SOURCES if ">>> " in source.read_text("utf-8")]

@@ -6,17 +6,17 @@ its formula. That the examples print what the page says is tested with the other
 
 import doctest
 import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from support import ROOT
 
 import softxent as sx
 
 pytestmark = pytest.mark.usefixtures("level")
 
-PAGE = Path(__file__).parents[1] / "docs" / "migrating.md"
+PAGE = ROOT / "docs" / "migrating.md"
 
 
 def section(heading: str = "") -> dict[str, Any]:

@@ -5,16 +5,15 @@ The tests further down compare what a recipe computes with the library that it s
 
 import doctest
 import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from support import central_differences
+from support import ROOT, central_differences
 
 pytestmark = pytest.mark.usefixtures("level")
 
-PAGE = Path(__file__).parents[1] / "docs" / "recipes.md"
+PAGE = ROOT / "docs" / "recipes.md"
 START, *SECTIONS = PAGE.read_text("utf-8").split("\n## ")
 RECIPES = {section.split("\n")[0]: section for section in SECTIONS}
 

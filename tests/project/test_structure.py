@@ -8,9 +8,9 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
-from support import run_python
+from support import ROOT, run_python
 
-PACKAGE = Path(__file__).parents[1] / "src" / "softxent"
+PACKAGE = ROOT / "src" / "softxent"
 MODULES = {source.stem for source in PACKAGE.glob("*.py")}
 
 IMPORT = """
