@@ -1,31 +1,32 @@
 """How exact are softxent and its peers? Writes the tables and the plot of docs/numerics.md.
 
-Logits are rounded to the dtype first. Every loss and gradient is compared with the exact one of the rounded logits, in
-50 digits. An error is counted in ulp: the distance between neighbouring numbers of the dtype at the true value. All
-rows of a case are computed one by one, without a reduction. `--check` measures softxent alone, at every level, and
-changes nothing. The exit status is 1 if softxent breaks its contract.
+The rows and their true losses and gradients are those of the tests: tests/contract.py, tests/exact.py. An error is
+counted in ulp: the distance between neighbouring numbers of the dtype at the true value. All rows of a case are
+computed one by one, without a reduction. The exit status is 1 if softxent breaks its contract.
 """
 
-import argparse
 import functools
 import importlib.metadata
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from unittest import mock
 
-import mpmath
 import numpy as np
-from mpmath import mpf
 from page import best_in_bold, markdown
 from peers import PEERS, SOFTXENT, Array
 
 import softxent as sx
 from softxent import _dispatch, _loss
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+
+from contract import DTYPES, GRAD_ULP, LARGEST_MARGIN, LOSS_ULP, Case, Row, cases
+from exact import Truth, solve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,144 +35,8 @@ PAGE = Path(__file__).parents[1] / "docs" / "numerics.md"
 PLOT = PAGE.with_name("numerics-margin.png")
 BEGIN, END = "<!-- begin: written by bench/numerics.py -->", "<!-- end: written by bench/numerics.py -->"
 
-DIGITS = 50
-DTYPES = ("float32", "float64")
 QUANTITIES = ("loss", "gradient at the label", "gradient elsewhere")
-CONTRACT = dict(zip(QUANTITIES, (2.0, 4.0, 4.0), strict=True))  # in ulp
-
-CLASSES = (2, 3, 10, 1000, 100_000)
-MARGINS = {
-    "float32": (5, 10, 17.3, 20, 50, 90, 95),
-    "float64": (5, 10, 17.3, 20, 30, 36, 40, 50, 90, 95, 200, 500, 700, 730),
-}
-LARGEST_MARGIN = {"float32": 103.0, "float64": 744.0}  # beyond, the truth is below the smallest subnormal
-RANDOM_ROWS = 5000
-# The worst rows that longer searches found; all other cases are as they were thought of.
-FOUND: dict[str, Sequence[tuple[list[float], int]]] = {
-    "float32": [([-16.963396072387695, -47.47047805786133], 0), ([-28.066509246826172, -36.38438415527344], 0)],
-    "float64": [
-        ([28.778695803102586, -7.958795038433109], 0),
-        ([22.573473911323745, 0.3804088138834061], 0),
-        ([11.959682518769242, 11.57264539456979], 1),
-        ([-2.0768503477185227, -7.620071886366305], 0),
-        ([25.00571741971507, 3.8267965341360792, 13.175105697143174], 1),
-    ],
-}
-# Truths are kept this many times as large, so that what lies below a subnormal is not lost. A power of two: exact.
-ENLARGED = 500
-
-
-class Row(NamedTuple):
-    logits: Array  # in float64 until they are rounded to the dtype
-    label: int
-
-
-@dataclass(frozen=True)
-class Case:
-    name: str
-    rows: Sequence[Row]
-
-
-def cases(dtype: str) -> Iterator[Case]:
-    rng = np.random.default_rng(0)
-    eps = float(np.finfo(dtype).eps)
-
-    def behind(n_classes: int) -> Array:
-        """Logits of which the largest is 0."""
-        x = rng.uniform(-3, 0, n_classes)
-        x[-1] = 0
-        return x
-
-    def first_at(gap: float) -> list[Row]:
-        """The label's logit is 0, the best of the others lies `gap` below; at a place in the middle of the row."""
-        labels = {n: n // 3 for n in CLASSES}
-        return [Row(np.insert(behind(n - 1) - gap, label, 0), label) for n, label in labels.items()]
-
-    def top_and_other(x: Array) -> list[Row]:
-        return [Row(x, int(np.argmax(x))), Row(x, int(np.argmin(x))), Row(x, len(x) // 2)]
-
-    yield Case("one class", [Row(np.array([3.0]), 0)])
-    for margin in MARGINS[dtype]:
-        yield Case(f"right by {margin:g}", first_at(margin))
-    for gap in (20, 90):
-        yield Case(f"wrong by {gap}", first_at(-gap))
-    yield Case("all equal", [Row(np.full(n, 1.7), n - 1) for n in CLASSES])
-    yield Case("N(0, 1) + 1e4", top_and_other(rng.normal(size=1000) + 1e4))
-    yield Case("N(0, 10) - 1e4", top_and_other(10 * rng.normal(size=1000) - 1e4))
-    yield Case("all 1e30", [Row(np.full(n, 1e30), 0) for n in CLASSES])
-    spread = 1e30 * np.array([1, 1, -1, 0, 1e-25, 1 - eps])
-    yield Case("of size 1e30", [Row(spread, label) for label in range(len(spread))])
-    yield Case("+50 and -50", [Row(np.resize([50, -50], n), label) for n in CLASSES for label in (0, 1)])
-    for size in (1, 30):
-        alternating = [np.resize([size, -size], n) for n in CLASSES]
-        yield Case(f"alternating +-{size}", [Row(x, label) for x in alternating for label in (0, 1)])
-    for scale in (1, 10):
-        for n in (1000, 32768):
-            yield Case(f"N(0, {scale}), C = {n}", top_and_other(scale * rng.normal(size=n)))
-    ties = [1 + eps * rng.integers(8, size=n) for n in (2, 3, 10, 1000) for _ in range(3)]
-    yield Case("near ties", [row for x in ties for row in top_and_other(x)])
-    yield Case(f"{RANDOM_ROWS} random rows", list(random_rows(rng, LARGEST_MARGIN[dtype])))
-    yield Case("found by search", [Row(np.array(x), label) for x, label in FOUND[dtype]])
-
-
-def random_rows(rng: np.random.Generator, largest_margin: float) -> Iterator[Row]:
-    """Of many widths, spreads, offsets and margins: they meet by chance what the other cases do not look for."""
-    for _ in range(RANDOM_ROWS):
-        n = int(rng.choice([2, 3, 10, 64, 130]))
-        x = 10 ** rng.uniform(-6, np.log10(largest_margin / 5)) * rng.normal(size=n)
-        x += rng.choice([0, 1]) * rng.normal(scale=1000)
-        if rng.integers(2):
-            x[rng.integers(n)] = x.max() + rng.uniform(0, largest_margin / 2)
-        yield Row(x, int(rng.choice([np.argmax(x), rng.integers(n)])))
-
-
-@dataclass(frozen=True)
-class Truth:
-    """Numbers 2^ENLARGED times as large, each as the sum of two doubles."""
-
-    high: Array
-    low: Array
-
-    @classmethod
-    def of(cls, values: Iterable[Any]) -> "Truth":
-        large = [mpmath.ldexp(value, ENLARGED) for value in values]
-        high = [float(value) for value in large]
-        return cls(np.array(high), np.array([float(a - b) for a, b in zip(large, high, strict=True)]))
-
-    @classmethod
-    def joined(cls, parts: Iterable["Truth"]) -> "Truth":
-        parts = list(parts)
-        return cls(np.concatenate([part.high for part in parts]), np.concatenate([part.low for part in parts]))
-
-    def __getitem__(self, index: Any) -> "Truth":
-        return Truth(self.high[index], self.low[index])
-
-    @property
-    def nearest(self) -> Array:
-        return np.ldexp(self.high, -ENLARGED)
-
-    def distance(self, got: Array) -> Array:
-        """|got - truth|, 2^ENLARGED times as large."""
-        distance: Array = np.abs(np.ldexp(got, ENLARGED) - self.high - self.low)
-        return distance
-
-
-def solve(logits: Array, label: int) -> tuple[Truth, Truth]:
-    """Loss and gradient of one row. Equal logits have equal exponentials, computed once."""
-    unique, place, counts = np.unique(logits, return_inverse=True, return_counts=True)
-    x = [mpf(float(value)) for value in unique]
-    e = [mpmath.exp(value - x[-1]) for value in x]
-    # Without the 1 of the first class at the maximum: in 50 digits, too, 1 + 1e-300 is 1.
-    rest = mpmath.fsum(int(count) * value for count, value in zip(counts, e, strict=True) if value < 1)
-    rest += int(counts[-1]) - 1
-    at = int(place[label])
-    probabilities = [value / (1 + rest) for value in e]
-    at_label = -rest / (1 + rest) if unique[at] == unique[-1] else probabilities[at] - 1
-    # One more place at the end, for the label.
-    place[label] = len(probabilities)
-    gradient = Truth.of([*probabilities, at_label])[place]
-    loss = mpmath.log1p(rest) + (x[-1] - x[at])
-    return Truth.of([loss]), gradient
+CONTRACT = dict(zip(QUANTITIES, (LOSS_ULP, GRAD_ULP, GRAD_ULP), strict=True))
 
 
 def power_of_ten(number: float, decimals: int) -> str:
@@ -189,15 +54,12 @@ class Error:
     lost: bool = False  # anywhere, a 0 where the truth is not below the smallest subnormal
 
     @classmethod
-    def between(cls, got: Array, truth: Truth, dtype: str) -> "Error":
+    def between(cls, got: Array, truth: Truth) -> "Error":
         if got.size == 0:
             return cls()
-        true = truth.nearest
-        spacing = np.abs(np.spacing(true.astype(dtype))).astype(np.float64)
-        off = truth.distance(got) / np.ldexp(spacing, ENLARGED)
-        off[~np.isfinite(got)] = np.inf
+        off, true = truth.error_in_ulp(got), truth.nearest
         worst = int(np.argmax(off))
-        lost = (got == 0) & (np.abs(true) >= np.finfo(dtype).smallest_subnormal)
+        lost = (got == 0) & (np.abs(true) >= np.finfo(got.dtype).smallest_subnormal)
         return cls(float(off[worst]), float(got[worst]), float(true[worst]), bool(lost.any()))
 
     def or_worse(self, other: "Error") -> "Error":
@@ -292,10 +154,8 @@ COMPUTE: dict[str, Compute] = {
 Solved = tuple[Row, Truth, Truth]
 
 
-def solve_all(case: Case, dtype: str) -> list[Solved]:
-    """With the logits rounded."""
-    rounded = [Row(x.astype(dtype), label) for x, label in case.rows]
-    return [(row, *solve(*row)) for row in rounded]
+def solve_all(case: Case) -> list[Solved]:
+    return [(row, *solve(*row)) for row in case.rows]
 
 
 def measure(compute: Compute, rows: Sequence[Solved], dtype: str) -> dict[str, Error] | None:
@@ -306,12 +166,12 @@ def measure(compute: Compute, rows: Sequence[Solved], dtype: str) -> dict[str, E
             losses, gradients = compute(x[None], np.array([label]))
         except ValueError:
             return None
-        loss, gradient = np.asarray(losses, np.float64), np.asarray(gradients, np.float64)[0]
+        loss, gradient = np.asarray(losses, dtype), np.asarray(gradients, dtype)[0]
         others = np.arange(len(x)) != label
         found = (
-            Error.between(loss, true_loss, dtype),
-            Error.between(gradient[[label]], true_gradient[[label]], dtype),
-            Error.between(gradient[others], true_gradient[others], dtype),
+            Error.between(loss, true_loss),
+            Error.between(gradient[[label]], true_gradient[[label]]),
+            Error.between(gradient[others], true_gradient[others]),
         )
         worst = {name: worst[name].or_worse(error) for name, error in zip(QUANTITIES, found, strict=True)}
     return worst
@@ -523,12 +383,7 @@ def generate(names: Sequence[str], levels: dict[str, Table], peers: dict[str, Ta
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="measure softxent alone, and leave the page as it is")
-    check = parser.parse_args().check
-
     os.environ.update(JAX_PLATFORMS="cpu", JAX_ENABLE_X64="1")
-    mpmath.mp.dps = DIGITS
     installed = {peer.name for peer in PEERS if peer.installed}
     names = [name for name in COMPUTE if name == SOFTXENT.name or name in installed]
 
@@ -536,17 +391,15 @@ def main() -> int:
     peers: dict[str, Table] = {}
     missed = []
     for dtype in DTYPES:
-        rows_of = {case.name: solve_all(case, dtype) for case in cases(dtype)}
+        rows_of = {case.name: solve_all(case) for case in cases(dtype)}
         levels[dtype] = measure_levels(dtype, rows_of)
         missed += misses(dtype, levels[dtype])
-        if not check:
-            peers[dtype] = {
-                case: {name: measure(COMPUTE[name], rows, dtype) for name in names} for case, rows in rows_of.items()
-            }
+        peers[dtype] = {
+            case: {name: measure(COMPUTE[name], rows, dtype) for name in names} for case, rows in rows_of.items()
+        }
     print(table_of_levels(levels))
-    if not check:
-        write_page(generate(names, levels, peers, missed))
-        draw(names)
+    write_page(generate(names, levels, peers, missed))
+    draw(names)
     print("\n".join(["missed:", *missed]) if missed else "The contract holds.")
     return 1 if missed else 0
 

@@ -77,9 +77,8 @@ def exact(
         mass = mpmath.fsum(n[c] * u[c] for c in classes) + 2 * mpf(z_loss) * lse
         loss = mpmath.fsum(n[c] * u[c] * (rise + gap[c]) for c in classes if u[c]) + z_loss * lse**2
         grad = [slope[c] * (mass * p[c] - u[c]) if allowed[c] else mpf(0) for c in classes]
-        return Exact(
-            loss, *([values[c] for c in places] for values in (grad, z, slope, p)), lse, [u[c] for c in places]
-        )
+        grad, z, slope, p, u = ([values[c] for c in places] for values in (grad, z, slope, p, u))
+        return Exact(loss, grad, z, slope, p, lse, u)
 
 
 def distinct(columns: Array) -> tuple[Array, Array, Array]:
