@@ -6,54 +6,33 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import FLOATS, KINDS, SHAPES, assert_same_bits, assert_same_results, layouts, problem, to_axis
+from support import FLOATS, GRADIENTS, HALVES, assert_same_results, each_array, optioned, problem, to_axis
 
 import softxent as sx
 
 pytestmark = pytest.mark.usefixtures("level")
 
-
-@pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("shape", [(7,), (9, 1), (40, 10), (2, 3, 65), (4, 1001), (0, 3)], ids=str)
-def test_in_place(shape: tuple[int, ...], kind: str, dtype: str) -> None:
-    logits, targets = problem(shape, kind, dtype)
-    expected = sx.value_and_grad(logits, targets)
-    loss, grad = sx.value_and_grad(logits, targets, out=logits)
-    assert grad is logits
-    assert_same_results((loss, logits), expected)
+DTYPES = FLOATS + HALVES
 
 
-@given(st.data(), SHAPES, st.sampled_from(KINDS), st.sampled_from(FLOATS), st.sampled_from(FLOATS))
-def test_any_layout_and_nothing_beside_it(
-    data: st.DataObject, shape: tuple[int, ...], kind: str, dtype: str, out_dtype: str
-) -> None:
-    axis = data.draw(st.integers(-len(shape), len(shape) - 1))
-    logits, targets = to_axis(axis, *problem(shape, kind, dtype))
-    loss, expected = sx.value_and_grad(logits, targets, axis=axis)
-    blank = np.full(logits.shape, 7, out_dtype)
-    out, memory = data.draw(layouts(len(shape))).place(blank)
-    before = memory.copy()
-    same_loss, grad = sx.value_and_grad(logits, targets, axis=axis, out=out)
-    assert same_loss == loss
-    assert grad is out
-    assert_same_bits(out.astype(out_dtype), expected.astype(out_dtype))
-    out[...] = blank
-    assert_same_bits(memory, before)
-
-
-@given(st.data(), SHAPES, st.sampled_from(KINDS), st.sampled_from(FLOATS))
-def test_in_place_in_any_layout(data: st.DataObject, shape: tuple[int, ...], kind: str, dtype: str) -> None:
-    axis = data.draw(st.integers(-len(shape), len(shape) - 1))
-    values, targets = to_axis(axis, *problem(shape, kind, dtype))
-    expected = sx.value_and_grad(values, targets, axis=axis)
-    logits, memory = data.draw(layouts(len(shape))).place(values)
-    before = memory.copy()
-    loss, grad = sx.value_and_grad(logits, targets, axis=axis, out=logits)
-    assert grad is logits
-    assert_same_results((loss, logits.astype(dtype)), expected)
-    logits[...] = values
-    assert_same_bits(memory, before)
+@pytest.mark.parametrize(
+    ("shape", "axis"),
+    [((7,), 0), ((9, 1), -1), ((70, 10), -1), ((70, 10), 0), ((2, 3, 65), -1), ((6, 6, 6, 6), 2), ((5, 40, 9), 1),
+     ((4, 1001), -1), ((3, 700), 0), ((3, 40, 600), 1), ((0, 3), -1)],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_in_place(name: str, shape: tuple[int, ...], axis: int) -> None:
+    """test_layouts.py has the same in any layout, and `out` apart from the logits."""
+    for dtype in DTYPES:
+        arguments = GRADIENTS[name].arguments(shape, dtype, axis)
+        expected = GRADIENTS[name](**arguments)
+        before = each_array(arguments, np.copy)
+        loss, grad = GRADIENTS[name](**arguments, out=arguments["logits"])
+        assert grad is arguments.pop("logits")
+        assert_same_results((loss, grad), expected)
+        for key, value in arguments.items():
+            np.testing.assert_equal(value, before[key])
 
 
 @given(
@@ -120,6 +99,39 @@ def test_out_may_lie_over_the_labels(first: int, dtype: str) -> None:
     overlapping = out.reshape(-1).view(f"i{out.itemsize}")[first : first + 6]
     overlapping[...] = labels
     assert_same_results(sx.value_and_grad(logits, overlapping, out=out), expected)
+
+
+@pytest.mark.parametrize("name", ["weight", "where", "where by row", "sample_weight", "indices", "probs"])
+@pytest.mark.parametrize("shape", [(6, 20), (3, 300)], ids=str)
+@pytest.mark.parametrize("first", [0, 50])
+@pytest.mark.parametrize("in_place", [False, True])
+def test_out_may_lie_over_an_option(in_place: bool, first: int, shape: tuple[int, int], name: str) -> None:
+    kind = "pair" if name in ("indices", "probs") else "labels"
+    logits, targets, options = optioned(shape, kind, (name, "label_smoothing"))
+    memory = np.zeros(2 * logits.size)
+
+    def over(values: np.ndarray) -> np.ndarray:
+        inside = memory[first:].view(values.dtype)[: values.size].reshape(values.shape)
+        inside[...] = values
+        return inside
+
+    expected = sx.value_and_grad(logits, targets, **options)
+    if kind == "pair":
+        indices, probs = targets
+        targets = (over(indices), probs) if name == "indices" else (indices, over(probs))
+    else:
+        name = name.removesuffix(" by row")
+        options[name] = over(options[name].astype(bool if name == "where" else float))
+        expected = sx.value_and_grad(logits, targets, **{**options, name: options[name].copy()})
+    out = memory[: logits.size].reshape(shape)
+    if in_place:
+        # What the option lies over are logits then, finite as it happens.
+        logits, kept = out, out.copy()
+        expected = sx.value_and_grad(
+            kept, tuple(map(np.copy, targets)) if kind == "pair" else targets,
+            **{key: np.copy(value) if np.ndim(value) else value for key, value in options.items()},
+        )  # fmt: skip
+    assert_same_results(sx.value_and_grad(logits, targets, out=out, **options), expected)
 
 
 def test_logits_and_targets_and_out_may_be_one_array() -> None:

@@ -79,22 +79,6 @@ def test_ignored_rows_change_nothing(ignored: int, dtype: str, shape: tuple[int,
     assert_same_results((results[0][0][~chosen], np.moveaxis(results[0][1], axis, -1)[~chosen]), kept)
 
 
-@pytest.mark.parametrize("shape", [(70, 10), (9, 700)], ids=str)
-@pytest.mark.parametrize("dtype", FLOATS)
-def test_a_batch_in_parts(dtype: str, shape: tuple[int, int]) -> None:
-    logits, labels = problem(shape, dtype=dtype)
-    labels[::3] = -7
-    weights = np.random.default_rng(4).random(len(labels))
-    options: dict[str, Any] = {"ignore_index": -7, "normalizer": 4321.5}
-    _, whole = sx.value_and_grad(logits, labels, sample_weight=weights, **options)
-    for cut in (1, 5, len(labels) - 1):
-        parts = [
-            sx.value_and_grad(logits[part], labels[part], sample_weight=weights[part], **options)[1]
-            for part in (slice(cut), slice(cut, None))
-        ]
-        assert_same_bits(np.concatenate(parts), whole)
-
-
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_weights_of_one_are_no_weights(dtype: str, reduction: str) -> None:
@@ -142,11 +126,3 @@ def test_an_unsigned_label_is_no_negative_one() -> None:
     labels = np.array([0, 2**64 - 1], np.uint64)
     with pytest.raises(ValueError, match=r"targets\[1\] = 18446744073709551615 is not a class"):
         sx.cross_entropy(np.zeros((2, 3)), labels, ignore_index=-1)
-
-
-def test_out_may_be_the_weights() -> None:
-    logits, labels = problem((8, 1))
-    weights = np.arange(8.0)
-    plain = sx.value_and_grad(logits, labels, sample_weight=weights)
-    shared = sx.value_and_grad(logits, labels, sample_weight=weights, out=weights[:, np.newaxis])
-    assert_same_results(shared, plain)

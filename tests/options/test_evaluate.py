@@ -1,12 +1,9 @@
 """What `evaluate` says of each row besides the loss, and what it makes of the whole."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from reference import reference, transformed
 from support import (
     FLOATS,
@@ -16,7 +13,6 @@ from support import (
     assert_same_bits,
     assert_same_results,
     computed_in,
-    layouts,
     one_hot,
     optioned,
     problem,
@@ -282,26 +278,6 @@ def test_a_mean_of_nothing_leaves_the_rows_as_they_are(dtype: str, n_classes: in
         assert_same_results(result[1:], plain[1:])
 
 
-@pytest.mark.parametrize("shape", [(0, 3), (2, 0, 300)], ids=str)
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_no_rows(dtype: str, shape: tuple[int, ...]) -> None:
-    logits, labels, options = optioned(shape, "labels", OPTIONS, dtype)
-    result = sx.evaluate(logits, labels, **options)
-    assert result.loss == 0.0
-    assert all(getattr(result, name).shape == shape[:-1] for name in OF_ROWS)
-    assert np.isnan([result.perplexity, result.accuracy]).all()
-
-
-@pytest.mark.parametrize("dtype", ["int8", ">i4", "uint64"])
-@pytest.mark.parametrize("logits_dtype", ["int16", "bool", ">f4", ">f8"])
-def test_labels_and_logits_of_every_dtype(logits_dtype: str, dtype: str) -> None:
-    logits, labels = problem((20, 12))
-    logits = np.abs(logits * 3).astype(logits_dtype)
-    native = np.float32 if logits_dtype == ">f4" else np.float64
-    expected = sx.evaluate(logits.astype(native), labels)
-    assert_same_results(sx.evaluate(logits, labels.astype(dtype)), expected)
-
-
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "longdouble", "bool", "int8"])
 def test_weights_of_every_dtype(dtype: str) -> None:
     logits, labels = problem((20, 12))
@@ -320,50 +296,6 @@ def test_numbers_too_large_for_the_dtype_are_infinite() -> None:
     assert not np.isfinite(sx.cross_entropy(logits, (np.zeros((2, 1), int), np.full((2, 1), 1e300))))
     weights = np.array([np.finfo(np.longdouble).max, 1])
     assert sx.evaluate(logits, [0, 1], sample_weight=weights).row_weight.tolist() == [float(weights[0]), 1]
-
-
-def test_lists() -> None:
-    logits, labels = problem((20, 12))
-    assert_same_results(sx.evaluate(logits.tolist(), labels.tolist()), sx.evaluate(logits, labels))
-
-
-@given(st.data())
-@settings(max_examples=40)
-def test_any_layout(data: st.DataObject) -> None:
-    shape = data.draw(st.sampled_from([(4, 10), (9, 70), (3, 2, 20), (2, 300), (9,)]))
-    axis = data.draw(st.integers(-len(shape), len(shape) - 1))
-    logits, labels, options = optioned(shape, "labels", OPTIONS, data.draw(st.sampled_from(DTYPES)), axis)
-    expected = sx.evaluate(logits, labels, **options)
-    before = [np.copy(value) for value in (logits, labels, *options.values())]
-
-    def placed() -> Iterator[np.ndarray]:
-        for array in (logits, labels, options["where"], options["weight"], options["sample_weight"]):
-            yield data.draw(layouts(array.ndim)).place(array)[0]
-
-    x, y, where, weight, sample_weight = placed()
-    options_placed = {**options, "where": where, "weight": weight, "sample_weight": sample_weight}
-    assert_same_results(sx.evaluate(x, y, **options_placed), expected)
-    assert_same_results((logits, labels, *options.values()), before)
-
-
-@pytest.mark.usefixtures("several_threads")
-@pytest.mark.parametrize(("shape", "axis"), [((2000, 100), -1), ((300, 513), 0), ((3, 60_000), -1)], ids=str)
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_any_number_of_threads(dtype: str, shape: tuple[int, ...], axis: int) -> None:
-    logits, labels, options = optioned(shape, "labels", OPTIONS, dtype, axis)
-    alone, *teams = (sx.evaluate(logits, labels, **options, n_threads=n_threads) for n_threads in (1, 2, 7))
-    for team in teams:
-        assert_same_results(team, alone)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("n_classes", [10, 300])
-def test_a_row_does_not_depend_on_the_others(n_classes: int, dtype: str) -> None:
-    logits, labels, options = optioned((45, n_classes), "labels", ("where", "softcap", "weight"), dtype)
-    whole = sx.evaluate(logits, labels, **options)
-    for row in (0, 7, 44):
-        alone = sx.evaluate(logits[row], labels[row], **options)
-        assert_same_results(alone[1:], [getattr(whole, name)[row] for name in OF_ROWS])
 
 
 @pytest.mark.parametrize("kind", ["one-hot", "soft", "pair"])

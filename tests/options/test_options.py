@@ -3,7 +3,6 @@
 Which rows count, and how much, has tests of its own in test_counting.py.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,6 @@ from support import (
     assert_matches,
     assert_same_bits,
     assert_same_results,
-    layouts,
     on_allowed,
     one_hot,
     optioned,
@@ -92,77 +90,6 @@ def test_halves(dtype: str, kind: str, shape: tuple[int, ...], axis: int) -> Non
 def test_rows_in_stretches(dtype: str, kind: str) -> None:
     for names in (("label_smoothing", "z_loss"), EVERY, OPTIONS):
         check(*optioned((3, 20_000), kind, names, dtype))
-
-
-@pytest.mark.parametrize("dtype", ["int8", "uint16", "bool"])
-@pytest.mark.parametrize("kind", ["labels", "soft", "pair"])
-def test_integer_logits_are_computed_in_float64(kind: str, dtype: str) -> None:
-    logits, targets, options = optioned((20, 12), kind)
-    logits = np.abs(logits * 5).astype(dtype)
-    expected = sx.value_and_grad(logits.astype(np.float64), targets, **options)
-    assert_same_results(sx.value_and_grad(logits, targets, **options), expected)
-
-
-@pytest.mark.usefixtures("several_threads")
-@pytest.mark.parametrize(("shape", "axis"), [((2000, 100), -1), ((300, 513), 0), ((2, 60_000), -1)], ids=str)
-@pytest.mark.parametrize("kind", ALL_KINDS)
-@pytest.mark.parametrize("dtype", ["float16", *FLOATS])
-def test_any_number_of_threads(dtype: str, kind: str, shape: tuple[int, ...], axis: int) -> None:
-    logits, targets, options = optioned(shape, kind, EVERY, dtype, axis)
-    for reduction in REDUCTIONS:
-        options["reduction"] = reduction
-        alone, *teams = (sx.value_and_grad(logits, targets, **options, n_threads=n) for n in (1, 2, 7))
-        for team in teams:
-            assert_same_results(team, alone)
-        assert_same_bits(sx.cross_entropy(logits, targets, **options, n_threads=3), alone[0])
-
-
-@pytest.mark.usefixtures("several_threads")
-@pytest.mark.parametrize("kind", ALL_KINDS)
-@pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("name", WITHIN_A_ROW)
-def test_threads_that_share_a_row(name: str, dtype: str, kind: str) -> None:
-    logits, targets, options = optioned((1, 70_001), kind, (name,), dtype)
-    alone = sx.value_and_grad(logits, targets, **options, n_threads=1)
-    assert_matches(*alone, logits, targets, **options)
-    assert_same_results(sx.value_and_grad(logits, targets, **options, n_threads=3), alone)
-
-
-@pytest.mark.parametrize("shape", [(45, 10), (20, 129), (12, 700)], ids=str)
-@pytest.mark.parametrize("kind", ALL_KINDS)
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_a_row_depends_neither_on_the_others_nor_on_the_axis(dtype: str, kind: str, shape: tuple[int, int]) -> None:
-    logits, targets, options = optioned(shape, kind, WITHIN_A_ROW, dtype)
-    options["reduction"] = "none"
-    losses, grad = sx.value_and_grad(logits, targets, **options)
-    x, t = to_axis(0, logits, targets)
-    moved_losses, moved_grad = sx.value_and_grad(x, t, **{**options, "axis": 0})
-    assert_same_results((moved_losses, moved_grad.T), (losses, grad))
-    for row in range(0, shape[0], 7):
-        part = sx.value_and_grad(logits[row], at(targets, row), **options)
-        assert_same_results(part, (losses[row], grad[row]))
-
-
-def at(targets: Any, rows: Any) -> Any:
-    return tuple(part[rows] for part in targets) if isinstance(targets, tuple) else targets[rows]
-
-
-@pytest.mark.parametrize("shape", [(45, 10), (12, 700)], ids=str)
-@pytest.mark.parametrize("kind", ALL_KINDS)
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_a_batch_in_parts(dtype: str, kind: str, shape: tuple[int, int]) -> None:
-    logits, targets, options = optioned(shape, kind, OPTIONS, dtype)
-    options["normalizer"] = 4321.5
-    by_row = {name: options.pop(name) for name in ("where", "sample_weight")}
-    _, whole = sx.value_and_grad(logits, targets, **options, **by_row)
-    for cut in (1, 5, shape[0] - 1):
-        parts = [
-            sx.value_and_grad(
-                logits[part], at(targets, part), **options, **{name: value[part] for name, value in by_row.items()}
-            )[1]
-            for part in (slice(cut), slice(cut, None))
-        ]
-        assert_same_bits(np.concatenate(parts), whole)
 
 
 # The same target in several ways
@@ -583,18 +510,6 @@ def test_nothing_counts(dtype: str, kind: str, n_classes: int) -> None:
         assert sx.cross_entropy(logits, targets, **options, **nothing) == 0.0
 
 
-@pytest.mark.parametrize("shape", [(0, 3), (2, 0, 300)], ids=str)
-@pytest.mark.parametrize("kind", ALL_KINDS)
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_no_rows(dtype: str, kind: str, shape: tuple[int, ...]) -> None:
-    logits, targets, options = optioned(shape, kind, OPTIONS, dtype)
-    for reduction in ("mean", "sum"):
-        loss, grad = sx.value_and_grad(logits, targets, reduction=reduction, **options)
-        assert loss == 0.0
-        assert grad.shape == shape
-    assert sx.cross_entropy(logits, targets, reduction="none", **options).shape == shape[:-1]
-
-
 @pytest.mark.parametrize("kind", ALL_KINDS)
 @pytest.mark.parametrize("n_rows", [1, 20])
 def test_an_only_class(n_rows: int, kind: str) -> None:
@@ -607,30 +522,15 @@ def test_an_only_class(n_rows: int, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ALL_KINDS)
 @pytest.mark.parametrize("n_classes", [10, 400])
-def test_whatever_becomes_an_array_or_a_number(n_classes: int, kind: str) -> None:
+def test_whatever_becomes_a_number(n_classes: int, kind: str) -> None:
+    """Whatever becomes an array is in test_layouts.py."""
     logits, targets, options = optioned((20, n_classes), kind, EVERY, "float32")
     expected = sx.value_and_grad(logits, targets, **options)
-    scalars = {name: value for name, value in options.items() if np.ndim(value) == 0}
-    arrays = {name: value for name, value in options.items() if np.ndim(value)}
-    ways: list[Callable[[np.ndarray], Any]] = [np.ndarray.tolist, read_only, lambda a: a.view(Tagged)]
-    for wrap in ways:
-        wrapped = {name: wrap(value) for name, value in arrays.items()}
-        assert_same_results(sx.value_and_grad(logits, targets, **scalars, **wrapped), expected)
-    as_numpy = {name: value if name == "axis" else np.float64(value) for name, value in scalars.items()}
-    as_numpy["ignore_index"] = np.int16(-100) if kind == "labels" else None
-    assert_same_results(sx.value_and_grad(logits, targets, **arrays, **as_numpy), expected)
-    as_arrays = {**as_numpy, **{name: np.array(value) for name, value in scalars.items() if name in WITHIN_A_ROW}}
-    assert_same_results(sx.value_and_grad(logits, targets, **arrays, **as_arrays), expected)
-
-
-class Tagged(np.ndarray):
-    """A subclass that a caller may bring."""
-
-
-def read_only(array: np.ndarray) -> np.ndarray:
-    array = array.copy()
-    array.flags.writeable = False
-    return array
+    scalars = {name: value for name, value in options.items() if np.ndim(value) == 0 and name != "axis"}
+    for become in (np.float64, np.array):
+        same = {name: become(value) for name, value in scalars.items() if name != "ignore_index"}
+        same["ignore_index"] = np.int16(-100) if kind == "labels" else None
+        assert_same_results(sx.value_and_grad(logits, targets, **{**options, **same}), expected)
 
 
 @pytest.mark.parametrize("dtype", ["bool", "int8", ">i4", "uint64", "float16", "bfloat16", ">f4", "float64"])
@@ -652,113 +552,6 @@ def test_pairs_of_every_dtype(floats: str, probs_dtype: str, dtype: str) -> None
     probs = (probs * 2).astype("int8").astype(probs_dtype)
     expected = sx.value_and_grad(logits, (indices, probs.astype(floats)))
     assert_same_results(sx.value_and_grad(logits, (indices.astype(dtype), probs)), expected)
-
-
-@given(st.data())
-@settings(max_examples=60)
-def test_any_layout(data: st.DataObject) -> None:
-    """Where the arrays lie and in which byte order, the options' own among them, changes no bit."""
-    shape = data.draw(st.sampled_from([(4, 10), (9, 70), (3, 2, 20), (2, 300), (3, 700), (9,)]))
-    axis = data.draw(st.integers(-len(shape), len(shape) - 1))
-    kind, dtype = data.draw(st.sampled_from(ALL_KINDS)), data.draw(st.sampled_from(DTYPES))
-    names = data.draw(st.sampled_from([EVERY, OPTIONS]))
-    logits, targets, options = optioned(shape, kind, names, dtype, axis)
-    options["reduction"] = "none"
-    expected = sx.value_and_grad(logits, targets, **options)
-
-    def place(array: np.ndarray) -> np.ndarray:
-        return data.draw(layouts(array.ndim)).place(array)[0]
-
-    for name in ("weight", "where", "sample_weight"):
-        options[name] = place(options[name])
-    targets = tuple(map(place, targets)) if isinstance(targets, tuple) else place(targets)
-    out = place(np.full(logits.shape, 7, dtype))
-    losses, grad = sx.value_and_grad(place(logits), targets, out=out, **options)
-    assert grad is out
-    assert_same_results((losses, out.astype(dtype)), expected)
-    x = place(logits)
-    losses, grad = sx.value_and_grad(x, targets, out=x, **options)
-    assert grad is x
-    assert_same_results((losses, x.astype(dtype)), expected)
-
-
-@pytest.mark.parametrize(("shape", "axis"), [((45, 10), -1), ((5, 9, 30), 0), ((9, 700), -1)], ids=str)
-@pytest.mark.parametrize("kind", ALL_KINDS)
-@pytest.mark.parametrize("dtype", FLOATS)
-def test_one_for_all(dtype: str, kind: str, shape: tuple[int, ...], axis: int) -> None:
-    """Inputs whose elements stand for several, as broadcasting makes them."""
-    logits, targets, options = optioned(shape, kind, EVERY, dtype, axis)
-    options["weight"] = np.broadcast_to(np.float32(0.75), shape[-1:])
-    options["sample_weight"] = np.broadcast_to(options["sample_weight"][:1], shape[:-1])
-    full = options["where"].reshape([-1 if a == axis % len(shape) else 1 for a in range(len(shape))])
-    contiguous = {name: np.array(value) for name, value in options.items() if np.ndim(value)}
-    expected = sx.value_and_grad(logits, targets, **{**options, **contiguous})
-    assert_same_results(sx.value_and_grad(logits, targets, **options), expected)
-    options["where"] = np.broadcast_to(full, logits.shape)
-    assert_same_results(sx.value_and_grad(logits, targets, **options), expected)
-
-
-@pytest.mark.parametrize(("shape", "axis"), SHAPES, ids=str)
-@pytest.mark.parametrize("kind", ALL_KINDS)
-def test_in_place(kind: str, shape: tuple[int, ...], axis: int) -> None:
-    for dtype in DTYPES:
-        for names in (("softcap",), ("weight", "label_smoothing"), OPTIONS):
-            logits, targets, options = optioned(shape, kind, names, dtype, axis)
-            expected = sx.value_and_grad(logits, targets, **options)
-            before = [np.copy(value) for value in [*as_tuple(targets), *options.values()]]
-            loss, grad = sx.value_and_grad(logits, targets, out=logits, **options)
-            assert grad is logits
-            assert_same_results((loss, logits), expected)
-            assert_same_results([*as_tuple(targets), *options.values()], before)
-
-
-def as_tuple(targets: Any) -> tuple[np.ndarray, ...]:
-    return targets if isinstance(targets, tuple) else (targets,)
-
-
-@pytest.mark.parametrize("out_dtype", DTYPES)
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("shape", "axis"), TWO_SHAPES, ids=str)
-def test_out_of_another_dtype(shape: tuple[int, ...], axis: int, dtype: str, out_dtype: str) -> None:
-    for kind in ("labels", "pair"):
-        logits, targets, options = optioned(shape, kind, EVERY, dtype, axis)
-        out = np.full(logits.shape, 7, out_dtype)
-        loss, grad = sx.value_and_grad(logits, targets, out=out, **options)
-        assert grad is out
-        assert_matches(loss, grad, logits, targets, **options)
-
-
-@pytest.mark.parametrize("name", ["weight", "where", "where by row", "sample_weight", "indices", "probs"])
-@pytest.mark.parametrize("shape", [(6, 20), (3, 300)], ids=str)
-@pytest.mark.parametrize("first", [0, 50])
-@pytest.mark.parametrize("in_place", [False, True])
-def test_out_may_lie_over_an_option(in_place: bool, first: int, shape: tuple[int, int], name: str) -> None:
-    kind = "pair" if name in ("indices", "probs") else "labels"
-    logits, targets, options = optioned(shape, kind, (name, "label_smoothing"))
-    memory = np.zeros(2 * logits.size)
-
-    def over(values: np.ndarray) -> np.ndarray:
-        inside = memory[first:].view(values.dtype)[: values.size].reshape(values.shape)
-        inside[...] = values
-        return inside
-
-    expected = sx.value_and_grad(logits, targets, **options)
-    if kind == "pair":
-        indices, probs = targets
-        targets = (over(indices), probs) if name == "indices" else (indices, over(probs))
-    else:
-        name = name.removesuffix(" by row")
-        options[name] = over(options[name].astype(bool if name == "where" else float))
-        expected = sx.value_and_grad(logits, targets, **{**options, name: options[name].copy()})
-    out = memory[: logits.size].reshape(shape)
-    if in_place:
-        # What the option lies over are logits then, finite as it happens.
-        logits, kept = out, out.copy()
-        expected = sx.value_and_grad(
-            kept, tuple(map(np.copy, targets)) if kind == "pair" else targets,
-            **{key: np.copy(value) if np.ndim(value) else value for key, value in options.items()},
-        )  # fmt: skip
-    assert_same_results(sx.value_and_grad(logits, targets, out=out, **options), expected)
 
 
 # All of it together
@@ -817,19 +610,9 @@ def check_any_combination(data: st.DataObject) -> None:
     logits, targets = to_axis(axis, logits, targets)
     if "where by row" in names:
         arrays["where"] = to_axis(axis, arrays["where"], np.int8(0))[0]
-
-    seeds = iter(data.draw(st.lists(layouts(4), min_size=7, max_size=7)))
-
-    def place(array: np.ndarray) -> np.ndarray:
-        """In a layout of as many axes as it has."""
-        layout, n_axes = next(seeds), array.ndim
-        order = tuple(a for a in layout.order if a < n_axes)
-        return type(layout)(order, layout.steps[:n_axes], layout.swapped, layout.offset).place(array)[0]
-
-    options |= {"axis": axis, **{name: place(value) for name, value in arrays.items()}}
-    targets = tuple(map(place, targets)) if isinstance(targets, tuple) else place(targets)
-    x = place(logits)
-    out = x if data.draw(st.booleans()) else place(np.zeros(logits.shape, out_dtype))
+    options |= {"axis": axis, **arrays}
+    x = logits.copy()
+    out = x if data.draw(st.booleans()) else np.zeros(logits.shape, out_dtype)
     loss, grad = sx.value_and_grad(x, targets, reduction=reduction, out=out, **options)
     assert grad is out
     assert_matches(loss, grad, logits, targets, reduction, **options)
