@@ -134,6 +134,7 @@ def digest(arrays: Iterator[np.ndarray]) -> str:
     return sha.hexdigest()[:16]
 
 
+@pytest.mark.smoke
 @pytest.mark.usefixtures("level")
 @pytest.mark.parametrize("level", FUSED, indirect=True)
 @pytest.mark.parametrize("dtype", DTYPES)
