@@ -4,12 +4,25 @@ Each level in `softxent.kernels` is one two-line .pyx compiled with its own inst
 the baseline of the architecture, since it runs before the CPU has been looked at.
 """
 
+import sys
+
+# pip asks setup.py first. Without this check an old pip looks for minutes for packages that fit an old Python.
+if sys.version_info < (3, 11):  # noqa: UP036
+    found = ".".join(map(str, sys.version_info[:3]))
+    raise SystemExit(
+        f"softxent needs Python 3.11 or later, but this is Python {found}: "
+        "make a new virtual environment with a later one (python3.11 -m venv --clear .venv)"
+    )
+
 import os
 import platform
+import re
 import subprocess
-import sys
 import tempfile
+import threading
+from collections.abc import Sequence
 from glob import glob
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +31,25 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 KERNELS = Path("src/softxent/kernels")
+
+# How to get a compiler and Python's headers, by sys.platform.
+TOOLS = {
+    "linux": "on Debian or Ubuntu, run apt install g++ python3-dev",
+    "darwin": "run xcode-select --install",
+    "win32": "install the Visual Studio Build Tools with 'Desktop development with C++'",
+}
+
+DIRECTIVES = {
+    "language_level": 3,
+    "autotestdict": False,
+    "cdivision": True,
+    "boundscheck": False,
+    "wraparound": False,
+    "freethreading_compatible": True,
+}
+
+# The repository's address, which .github/workflows/wheels.yml knows.
+ADDRESS = os.environ.get("SOFTXENT_ADDRESS", "")
 
 # For .ci/sanitize: what the compiler builds in to find wrong accesses and undefined arithmetic, "address,undefined".
 SANITIZE = os.environ.get("SOFTXENT_SANITIZE", "")
@@ -42,11 +74,42 @@ if sys.platform == "darwin":
     os.environ.setdefault("ARCHFLAGS", f"-arch {platform.machine()}")
 
 
+def remove_other_modules(package: Path, built: set[Path]) -> None:
+    """Remove extension modules of this Python from a package's folder, except those that were built."""
+    for path in package.rglob("*.*"):
+        suffix = "." + path.name.partition(".")[2]  # .cpython-311-x86_64-linux-gnu.so: other Pythons keep theirs
+        if suffix in EXTENSION_SUFFIXES and path.resolve() not in built:
+            path.unlink()
+
+
 class BuildWithFlags(build_ext):
-    """Adds the flags that depend on which compiler was found."""
+    """Build all modules at the same time, with the flags of the compiler that was found, and leave no others behind."""
+
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        self.translating = threading.Lock()
+        if self.parallel is None and os.cpu_count() != 1:
+            self.parallel = len(self.extensions)  # not the number of CPUs: on two, one would wait for the last module
+
+    def run(self) -> None:
+        super().run()
+        # An earlier build may have left levels here that this one was not asked for.
+        in_place = self.get_output_mapping()
+        built = {Path(path).resolve() for path in [*self.get_outputs(), *in_place.values()]}
+        remove_other_modules(Path(self.build_lib, "softxent"), built)
+        if in_place:
+            remove_other_modules(KERNELS.parent, built)
+
+    def build_extension(self, extension: Extension) -> None:
+        # Cython translates one module at a time. Meanwhile the compiler works on the others.
+        with self.translating:
+            [translated] = cythonize([extension], include_path=[str(KERNELS)], compiler_directives=DIRECTIVES)
+        extension.sources, extension.depends = translated.sources, translated.depends
+        super().build_extension(extension)
 
     def build_extensions(self) -> None:
         msvc = self.compiler.compiler_type == "msvc"
+        self.check_tools()
         openmp_compile, openmp_link = self.openmp_flags(msvc)
         for extension in self.extensions:
             package, _, level = extension.name.rpartition(".")
@@ -91,6 +154,13 @@ class BuildWithFlags(build_ext):
         )  # fmt: skip
         return "__GNUC__" in macros.stdout and "__clang__" not in macros.stdout
 
+    def check_tools(self) -> None:
+        """End with one sentence if the compiler or Python's headers are missing."""
+        if self.trouble("#include <Python.h>"):
+            missing = "a working C++ compiler" if self.trouble("#include <vector>") else "Python.h"
+            tools = TOOLS.get(sys.platform, "install both a C++ compiler and Python's headers")
+            raise SystemExit(f"softxent is compiled when it is installed, and {missing} is missing: {tools}")
+
     def openmp_flags(self, msvc: bool) -> tuple[list[str], list[str]]:
         """Flags to compile and to link with OpenMP; none where a small program does not build with them."""
         if os.environ.get("SOFTXENT_OPENMP", "1") == "0":
@@ -99,22 +169,28 @@ class BuildWithFlags(build_ext):
         candidates = [(["/openmp"], [])] if msvc else [(["-fopenmp"], ["-fopenmp"])]
         if sys.platform == "darwin":
             candidates.append((["-Xpreprocessor", "-fopenmp"], ["-lomp"]))
-        reason = ""
+        reasons = []
         for compile_flags, link_flags in candidates:
-            with tempfile.TemporaryDirectory() as folder:
-                source = Path(folder, "try_openmp.cpp")
-                source.write_text("#include <omp.h>\nint main() { return omp_get_max_threads() < 1; }\n")
-                try:
-                    objects = self.compiler.compile([str(source)], output_dir=folder, extra_postargs=compile_flags)
-                    # As the extensions are linked, and with LDFLAGS, which an executable would not be.
-                    library = str(Path(folder, "try_openmp.so"))
-                    self.compiler.link_shared_object(objects, library, extra_postargs=link_flags, target_lang="c++")
-                except Exception as error:  # setuptools has no common class for what a compiler may raise
-                    reason = reason or str(error)
-                else:
-                    return compile_flags, link_flags
-        print(f"softxent: building without OpenMP, on one thread ({reason})", file=sys.stderr)
+            reason = self.trouble("#include <omp.h>", "omp_get_max_threads() < 1", compile_flags, link_flags)
+            if not reason:
+                return compile_flags, link_flags
+            reasons.append(reason)
+        print(f"softxent: building without OpenMP, on one thread ({reasons[0]})", file=sys.stderr)
         return [], []
+
+    def trouble(self, include: str, result: str = "0", compile_flags: Sequence = (), link_flags: Sequence = ()) -> str:
+        """Why a small program does not build; empty if it does."""
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder, "small.cpp")
+            source.write_text(f"{include}\nint main() {{ return {result}; }}\n")
+            try:
+                objects = self.compiler.compile([str(source)], output_dir=folder, extra_postargs=[*compile_flags])
+                # As the extensions are linked, and with LDFLAGS, which an executable would not be.
+                library = str(Path(folder, "small.so"))
+                self.compiler.link_shared_object(objects, library, extra_postargs=[*link_flags], target_lang="c++")
+            except Exception as error:  # setuptools has no common class for what a compiler may raise
+                return str(error) or type(error).__name__
+        return ""
 
 
 def extension(name: str, folder: Path, macros: list[str]) -> Extension:
@@ -143,18 +219,30 @@ if wanted := os.environ.get("SOFTXENT_LEVELS", "").split():
         )
     extensions = [each for each in extensions if each.name.rpartition(".")[2] in ["_cpu", *wanted]]
 
-setup(
-    cmdclass={"build_ext": BuildWithFlags},
-    ext_modules=cythonize(
-        extensions,
-        include_path=[str(KERNELS)],
-        compiler_directives={
-            "language_level": 3,
-            "autotestdict": False,
-            "cdivision": True,
-            "boundscheck": False,
-            "wraparound": False,
-            "freethreading_compatible": True,
-        },
-    ),
-)
+
+def links() -> dict[str, str]:
+    """Addresses for the page of a package index, if this is a release."""
+    if not ADDRESS:
+        return {}
+    return {
+        "Source": ADDRESS,
+        "Documentation": f"{ADDRESS}/tree/HEAD/docs",
+        "Changelog": f"{ADDRESS}/blob/HEAD/CHANGELOG.md",
+        "Issues": f"{ADDRESS}/issues",
+    }
+
+
+def description() -> str:
+    """README.md without links to files beside it: outside the repository they lead nowhere."""
+    absolute = rf"[\1]({ADDRESS}/blob/HEAD/\2)" if ADDRESS else r"\1 (`\2`)"
+    return re.sub(r"\[([^]]+)\]\((?!https?:)([^)]+)\)", absolute, Path("README.md").read_text("utf-8"))
+
+
+if __name__ == "__main__":
+    setup(
+        cmdclass={"build_ext": BuildWithFlags},
+        ext_modules=extensions,
+        long_description=description(),
+        long_description_content_type="text/markdown",
+        project_urls=links(),
+    )

@@ -179,7 +179,7 @@ def enter_softxent_float32(problem: Problem) -> Entry:
 
 def enter_softxent_kernel(problem: Problem) -> Entry:
     """The bare compiled call: all that a call costs besides is Python's."""
-    kernel, x, labels, n_threads = _dispatch.active.loss_and_grad, problem.logits, problem.labels, problem.n_threads
+    kernel, x, labels, n_threads = _dispatch.active.run, problem.logits, problem.labels, problem.n_threads
     out = problem.out if problem.task == "grad" else None
 
     def call() -> Sequence[Any]:

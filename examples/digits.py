@@ -4,25 +4,29 @@
     dlogits = (softmax(logits) - onehot(label)) / N,    dW = x^T dlogits,    db = sum_n dlogits_n
 
 It prints losses and accuracies, saves a picture, and compares the loss step with plain NumPy's on one batch. To run it:
-`python examples/digits.py`. An ImportError means that the extra packages are missing: `pip install softxent[examples]`.
+`pip install ".[examples]"` in the checkout, then `python examples/digits.py`.
 """
 
-import argparse
+import sys
 from collections.abc import Callable
-from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
-from tqdm import tqdm
 
-import softxent as sx
+try:
+    from command_line import loss_text, parser, whole_number
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullLocator
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+    from tqdm import tqdm
+
+    import softxent as sx
+except ModuleNotFoundError as error:
+    raise SystemExit(f'{error.name} is missing. To install it: {sys.executable} -m pip install ".[examples]"') from None
 
 Floats = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
@@ -86,9 +90,9 @@ def train(
 
             on_train, on_test = evaluate(head, train_data), evaluate(head, test_data)
             history.append((on_train, on_test))
-            bar.set_postfix(loss=f"{on_train.loss:.4f}", test_accuracy=f"{on_test.accuracy:.1%}", refresh=False)
+            bar.set_postfix(loss=loss_text(on_train.loss), test_accuracy=f"{on_test.accuracy:.1%}", refresh=False)
             if epoch == 1 or epoch % max(1, epochs // 10) == 0:
-                row = f"{epoch:5}{on_train.loss:13.4f}{on_test.loss:12.4f}"
+                row = f"{epoch:5}{loss_text(on_train.loss):>13}{loss_text(on_test.loss):>12}"
                 bar.write(f"{row}{on_train.accuracy:17.1%}{on_test.accuracy:16.1%}")
     return head, history
 
@@ -161,13 +165,10 @@ def compare(logits: Floats, labels: Labels, repeats: int = 2000) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Softmax regression on handwritten digits, with softxent.")
-    parser.add_argument("--epochs", type=int, default=200)
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--learning-rate", type=float, default=0.5)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("digits.png"), help="where to save the picture")
-    args = parser.parse_args()
+    options = parser("Softmax regression on handwritten digits, with softxent.", "digits.png")
+    options.add_argument("--epochs", type=whole_number(1), default=200)
+    options.add_argument("--batch-size", type=whole_number(1), default=64)
+    args = options.parse_args()
 
     train_data, test_data = load(args.seed)
     head, history = train(

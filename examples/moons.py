@@ -4,23 +4,27 @@
     dlogits = (softmax(logits) - onehot(label)) / N,    dW2 = h^T dlogits,    db2 = sum_n dlogits_n
     da = (dlogits W2^T) (1 - h^2),    dW1 = x^T da,    db1 = sum_n da_n        (a = x W1 + b1, so h = tanh(a))
 
-It prints losses and accuracies and saves a picture of the decision boundary. To run it: `python examples/moons.py`.
-An ImportError means that the extra packages are missing: `pip install softxent[examples]`.
+It prints losses and accuracies and saves a picture of the decision boundary. To run it: `pip install ".[examples]"` in
+the checkout, then `python examples/moons.py`.
 """
 
-import argparse
-from pathlib import Path
+import sys
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.colors import LinearSegmentedColormap
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
-from sklearn.datasets import make_moons
-from tqdm import tqdm
 
-import softxent as sx
+try:
+    from command_line import loss_text, parser, whole_number
+    from matplotlib.colors import LinearSegmentedColormap
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullLocator
+    from sklearn.datasets import make_moons
+    from tqdm import tqdm
+
+    import softxent as sx
+except ModuleNotFoundError as error:
+    raise SystemExit(f'{error.name} is missing. To install it: {sys.executable} -m pip install ".[examples]"') from None
 
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
@@ -67,7 +71,7 @@ def train(net: Network, x: Floats, labels: Labels, steps: int, learning_rate: fl
     """Gradient descent on the whole data set, in place; the loss before each step."""
     losses = []
     with tqdm(range(1, steps + 1), desc="training", unit="step") as bar:
-        bar.write(" step     loss   accuracy")
+        bar.write(" step   train loss   train accuracy")
         for step in bar:
             loss, gradient = value_and_grad(net, x, labels)
             for parameter, partial in zip(net, gradient, strict=True):
@@ -75,8 +79,8 @@ def train(net: Network, x: Floats, labels: Labels, steps: int, learning_rate: fl
             losses.append(loss)
             if step == 1 or step % max(1, steps // 10) == 0:
                 correct = f"{accuracy(net, x, labels):.1%}"
-                bar.set_postfix(loss=f"{loss:.4f}", accuracy=correct, refresh=False)
-                bar.write(f"{step:5}{loss:9.4f}{correct:>11}")
+                bar.set_postfix(loss=loss_text(loss), train_accuracy=correct, refresh=False)
+                bar.write(f"{step:5}{loss_text(loss):>13}{correct:>17}")
     return losses
 
 
@@ -106,7 +110,7 @@ def draw(net: Network, x: Floats, labels: Labels, losses: list[float]) -> Figure
         left.scatter(
             *points.T, s=22, c=color, marker=marker, edgecolors="white", linewidths=0.5, label=f"class {label}"
         )
-    left.set(xlabel="$x_1$", ylabel="$x_2$", title=f"Decision boundary (accuracy {accuracy(net, x, labels):.1%})")
+    left.set(xlabel="$x_1$", ylabel="$x_2$", title=f"Decision boundary (train accuracy {accuracy(net, x, labels):.1%})")
     left.legend(loc="lower right")
     figure.colorbar(shading, ax=left, label="probability of class 1")
 
@@ -118,19 +122,16 @@ def draw(net: Network, x: Floats, labels: Labels, losses: list[float]) -> Figure
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="A two-layer network on two moons, with softxent.")
-    parser.add_argument("--hidden", type=int, default=16, help="number of hidden units")
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--learning-rate", type=float, default=0.5)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("moons.png"), help="where to save the picture")
-    args = parser.parse_args()
+    options = parser("A two-layer network on two moons, with softxent.", "moons.png")
+    options.add_argument("--hidden", type=whole_number(1), default=16, help="number of hidden units")
+    options.add_argument("--steps", type=whole_number(1), default=2000)
+    args = options.parse_args()
 
     x, labels = make_moons(n_samples=500, noise=0.15, random_state=args.seed)
     net = initial(args.hidden, np.random.default_rng(args.seed))
     losses = train(net, x, labels, args.steps, args.learning_rate)
     fresh_x, fresh_labels = make_moons(n_samples=500, noise=0.15, random_state=args.seed + 1)
-    print(f"\naccuracy on as many fresh points: {accuracy(net, fresh_x, fresh_labels):.1%}")
+    print(f"\ntest accuracy, on as many fresh points: {accuracy(net, fresh_x, fresh_labels):.1%}")
     draw(net, x, labels, losses).savefig(args.out)
     print(f"picture saved to {args.out}")
 

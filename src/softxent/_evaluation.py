@@ -1,24 +1,27 @@
 """What an evaluation wants besides the loss, from the same visit to each row."""
 
-from typing import NamedTuple, SupportsFloat, SupportsIndex
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, SupportsFloat, SupportsIndex, Unpack, overload
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import ArrayLike
 
 from softxent import _loss
-from softxent._inputs import (
-    ONE,
-    ZERO,
-    read_ignore_index,
-    read_labels,
-    read_logits,
-    result_dtypes,
-    shape_without,
-    taken_as,
-)
+from softxent._inputs import read_labels, read_logits, result_dtypes, shape_without, taken_as
+from softxent._options import MeanCall, Options, RowsCall, SumCall, read_options, with_options
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    Loss = TypeVar("Loss", bound=float | np.ndarray, covariant=True, default=float | np.ndarray)
+else:
+    from typing import TypeVar
+
+    Loss = TypeVar("Loss", covariant=True)  # its default comes with Python 3.13
 
 
-class Evaluation(NamedTuple):
+class Evaluation(NamedTuple, Generic[Loss]):
     """The loss of a batch, and what is known of each row.
 
     In rows that do not count, since they are ignored or have no weight, `log_prob`, `lse`, `entropy` and `row_weight`
@@ -42,7 +45,7 @@ class Evaluation(NamedTuple):
         How much each row counts: its sample weight, or 1.
     """
 
-    loss: float | np.ndarray
+    loss: Loss
     log_prob: np.ndarray
     lse: np.ndarray
     argmax: np.ndarray
@@ -53,7 +56,7 @@ class Evaluation(NamedTuple):
     @property
     def perplexity(self) -> float:
         """The exponential of the mean negative `log_prob` of the rows, weighted by `row_weight`; NaN if none counts."""
-        with np.errstate(over="ignore"):
+        with np.errstate(all="ignore"):
             return float(np.exp(-self._mean(self.log_prob)))
 
     @property
@@ -62,56 +65,56 @@ class Evaluation(NamedTuple):
         return self._mean(self.correct)
 
     def _mean(self, values: np.ndarray) -> float:
-        total = float(self.row_weight.sum())
-        return float((self.row_weight * values).sum()) / total if total != 0 else float("nan")
+        with np.errstate(all="ignore"):
+            # By a power of two, which rounds nothing: weights near the largest number have no sum.
+            weights = np.ldexp(self.row_weight, -np.frexp(np.abs(self.row_weight).max(initial=0))[1])
+            total = weights.sum()
+            return float((weights * values).sum() / total) if total != 0 else float("nan")
+
+    def __repr__(self) -> str:
+        loss = f"{self.loss:.6g}" if isinstance(self.loss, float) else "one a row"
+        return (
+            f"<Evaluation: loss={loss}, perplexity={self.perplexity:.6g}, accuracy={self.accuracy:.6g}, "
+            f"rows={self.argmax.size}>"
+        )
+
+    def __eq__(self, other: object) -> bool:
+        """Whether all fields are equal, NaN to NaN."""
+        return isinstance(other, Evaluation) and all(
+            np.array_equal(np.asarray(mine), np.asarray(its), equal_nan=True)
+            for mine, its in zip(self, other, strict=True)
+        )
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
 
 
+@overload
+def evaluate(logits: ArrayLike, targets: ArrayLike, **call: Unpack[MeanCall]) -> Evaluation[float]: ...
+@overload
+def evaluate(logits: ArrayLike, targets: ArrayLike, **call: Unpack[SumCall]) -> Evaluation[float]: ...
+@overload
+def evaluate(logits: ArrayLike, targets: ArrayLike, **call: Unpack[RowsCall]) -> Evaluation[np.ndarray]: ...
+@with_options
 def evaluate(
-    logits: npt.ArrayLike,
-    targets: npt.ArrayLike,
+    logits: ArrayLike,
+    targets: ArrayLike,
     *,
     axis: SupportsIndex = -1,
-    weight: npt.ArrayLike | None = None,
-    sample_weight: npt.ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: SupportsFloat = ZERO,
-    temperature: SupportsFloat = ONE,
-    softcap: SupportsFloat | None = None,
-    z_loss: SupportsFloat = ZERO,
-    where: npt.ArrayLike | None = None,
-    reduction: str = "mean",
+    reduction: Literal["mean", "sum", "none"] = "mean",
     normalizer: SupportsFloat | None = None,
     n_threads: SupportsIndex | None = None,
+    **options: Unpack[Options],
 ) -> Evaluation:
     r"""Softmax cross-entropy loss with what perplexity, accuracy and calibration need, in one pass.
 
     Parameters
     ----------
-    logits : array_like, shape (..., C)
-        Unnormalised log-probabilities, the classes along `axis`, as `cross_entropy` takes them.
+    logits
+        As in `cross_entropy`.
     targets : array_like, shape (...)
         Class labels, of any integer dtype, in ``[0, C)``.
-    axis : int, default -1
-        The axis of the classes. Shapes are given here with C last.
-    weight : array_like, shape (C,), optional
-        A weight for each class, that its part of the loss is multiplied by.
-    sample_weight : array_like, shape (...), optional
-        A weight for each row, of any real or bool dtype, that its loss and its gradient are multiplied by. A row of
-        weight 0 is passed over like one that `ignore_index` stands for.
-    ignore_index : int, optional
-        The label of rows that do not count: whatever their logits hold is not used, and their loss and gradient are
-        exactly 0. It may be a class, negative or beyond all classes. Only with class labels.
-    label_smoothing : float, default 0.0
-        The share of each target, in ``[0, 1]``, that is taken from it and given to all allowed classes alike.
-    temperature : float, default 1.0
-        What the logits are divided by.
-    softcap : float, optional
-        Logits :math:`x`, divided by the temperature, become ``softcap * tanh(x / softcap)``.
-    z_loss : float, default 0.0
-        Adds ``z_loss`` times the square of the logarithm of the sum of the exponentials to the loss of each row.
-    where : array_like of bool, shape (C,) or (..., C), optional
-        Which classes are allowed. Others have no probability, whatever their logits hold, and a gradient of 0.
-    reduction, normalizer, n_threads
+    axis, reduction, normalizer, n_threads, **options
         As in `cross_entropy`.
 
     Returns
@@ -148,33 +151,28 @@ def evaluate(
     >>> round(result.perplexity, 4), result.accuracy
     (4.0825, 0.5)
     """
+    given = read_options(options)
     x, class_axis = read_logits(logits, axis)
-    ignored = None if ignore_index is None else read_ignore_index(ignore_index)
     dtype = result_dtypes(x)[1]
-    labels = read_labels(targets, x, class_axis, ignored, dtype)
+    labels = read_labels(targets, x, class_axis, given.ignore_index, dtype)
     leading = shape_without(x.shape, class_axis)
     numbers, argmax = np.empty((3, *leading)), np.empty(leading, np.int64)
-    loss = _loss.visit(
+    loss, _ = _loss.visit(
         x,
         labels,
         class_axis,
-        weight,
-        sample_weight,
-        ignored,
-        label_smoothing,
-        temperature,
-        softcap,
-        z_loss,
-        where,
         reduction,
         normalizer,
         n_threads,
+        vars(given),
         with_grad=False,
-        products=(numbers, argmax),
-    )[0]
-    counts = np.ones(leading, bool) if ignored is None else labels != ignored
-    given = 1.0 if sample_weight is None else taken_as(np.asarray(sample_weight), np.float64)
-    row_weight = np.where(counts, given, 0.0)
+        diagnostics=(numbers, argmax),
+    )
+    row_weight = np.ones(leading)
+    if given.sample_weight is not None:
+        row_weight[...] = taken_as(given.sample_weight, np.float64)
+    if given.ignore_index is not None:
+        row_weight[labels == given.ignore_index] = 0
     log_prob, lse, entropy = (np.asarray(each) for each in taken_as(numbers, dtype))
     correct = np.asarray((argmax == labels) & (row_weight != 0))
-    return Evaluation(loss, log_prob, lse, argmax, correct, entropy, np.asarray(row_weight))
+    return Evaluation(loss, log_prob, lse, argmax, correct, entropy, row_weight)

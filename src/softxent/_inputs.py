@@ -4,58 +4,74 @@ Nothing here writes to an array of the caller's. What comes out is plain ndarray
 any strides, alignment and byte order, of the dtypes below.
 """
 
-import math
 import operator
-from typing import Any, NamedTuple, SupportsFloat, SupportsIndex, TypeGuard
+from contextlib import suppress
+from typing import Any, SupportsIndex, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 
-from softxent._dispatch import active as kernels
+from softxent.call._call import may_overlap_itself
 
 FLOATS = "float16, bfloat16, float32 or float64"
-INT64 = range(-(2**63), 2**63)
-
-# Whether each divides by the weight of the rows, and whether it returns the loss of each row.
-REDUCTIONS = {"mean": (True, False), "sum": (False, False), "none": (False, True)}
 
 Pair = tuple[np.ndarray, np.ndarray]  # classes, and what the target gives to each
 
-# Defaults of the public functions, known by identity: an equal number of the caller's is read like any other.
-ZERO, ONE = 0.0, 1.0
 
-
-class Options(NamedTuple):
-    """What can make a call more than the loss of plain rows; no option without a value."""
-
-    weight: Any
-    sample_weight: Any
-    ignore_index: Any
-    label_smoothing: Any
-    temperature: Any
-    softcap: Any
-    z_loss: Any
-    where: Any
-    normalizer: Any
-
-
-def _is_float(dtype: np.dtype) -> bool:
+def is_float(dtype: np.dtype) -> bool:
     # bfloat16 is known by the name that ml_dtypes gives it, so that ml_dtypes need not be there.
     return (dtype.kind == "f" and dtype.itemsize in (2, 4, 8)) or dtype.name == "bfloat16"
 
 
-def _array(value: npt.ArrayLike, name: str) -> np.ndarray:
-    if isinstance(value, np.ma.MaskedArray):
+def is_real(dtype: np.dtype) -> bool:
+    return dtype.kind in "iub" or is_float(dtype) or dtype.type is np.longdouble
+
+
+def read_array(value: Any, name: str) -> np.ndarray:
+    """`value` as an ndarray, unless the conversion would lose something or load what is not in memory."""
+    if type(value) is np.ndarray:
+        return value
+    if _has_mask(value):
         raise TypeError(f"{name} must not be a masked array: the mask would be ignored; fill it, or leave rows out")
+    libraries = {str(base.__module__).partition(".")[0] for base in type(value).__mro__}
+    if "dask" in libraries:
+        raise TypeError(
+            f"{name} must be in memory, got a Dask {type(value).__name__}, which would be loaded whole; "
+            f"compute one block at a time, or pass {name}.compute()"
+        )
+    if "scipy" in libraries and hasattr(value, "toarray"):
+        raise TypeError(f"{name} must be dense, got a SciPy {type(value).__name__}; pass {name}.toarray()")
+    if "torch" in libraries and getattr(value, "requires_grad", False):
+        raise TypeError(
+            f"{name} must not require grad: softxent takes no part in autograd, and no gradient would reach it; "
+            f"pass {name}.detach()"
+        )
     try:
-        return np.asarray(value)
+        array = np.asarray(value)
     except ValueError as error:
         raise ValueError(f"{name} cannot be read as an array: {error}") from None
+    except (RuntimeError, TypeError) as error:
+        raise TypeError(f"{name} cannot be read as an array: {error}") from None
+    if array.dtype == object and array.ndim == 0:
+        raise TypeError(f"{name} must be an array of numbers, got {type(value).__name__}")
+    return array
+
+
+def _has_mask(value: object) -> bool:
+    """Whether it is a masked array, or a list that holds one, a masked element included."""
+    if isinstance(value, list | tuple):
+        # A list of numbers is passed over at the speed of its types.
+        return any(
+            issubclass(kind, np.ma.MaskedArray)
+            or (issubclass(kind, list | tuple) and any(_has_mask(part) for part in value if type(part) is kind))
+            for kind in set(map(type, value))
+        )
+    return isinstance(value, np.ma.MaskedArray)
 
 
 def taken_as(array: npt.ArrayLike, dtype: npt.DTypeLike) -> np.ndarray:
-    """`array` as a kernel takes it, in `dtype`; what is too large for that becomes infinite, as in a kernel."""
-    with np.errstate(over="ignore"):
+    """`array` as a kernel takes it, in `dtype`; what that cannot hold becomes infinite or 0, as in a kernel."""
+    with np.errstate(all="ignore"):
         return np.require(array, dtype, ["C", "A"])
 
 
@@ -75,11 +91,17 @@ def shape_without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
     return shape[:axis] + shape[axis + 1 :]
 
 
+def _axes_to_remove(shape: tuple[int, ...], rest: tuple[int, ...]) -> list[int]:
+    """The axes without which `shape` is `rest`."""
+    return [axis for axis in range(len(shape)) if shape_without(shape, axis) == rest]
+
+
 def read_logits(logits: npt.ArrayLike, axis: SupportsIndex) -> tuple[np.ndarray, int]:
     """`logits` as an array with at least one class, and their axis, counted from the first."""
-    x = _array(logits, "logits")
-    if not (_is_float(x.dtype) or x.dtype.kind in "iub"):
-        raise TypeError(f"logits must be {FLOATS}, integers or bool, got dtype {x.dtype}")
+    x = read_array(logits, "logits")
+    if not (is_float(x.dtype) or x.dtype.kind in "iub"):
+        advice = "; convert them by .astype(np.float64)" if x.dtype.kind in "OSTUf" else ""
+        raise TypeError(f"logits must be {FLOATS}, integers or bool, got dtype {x.dtype}{advice}")
     if x.ndim == 0:
         raise ValueError(f"logits must have a class axis: expected shape (..., C), got a scalar, {x}")
     try:
@@ -100,14 +122,10 @@ def read_logits(logits: npt.ArrayLike, axis: SupportsIndex) -> tuple[np.ndarray,
 
 def result_dtypes(logits: np.ndarray) -> tuple[np.dtype, np.dtype]:
     """The dtype of the gradient, and the one that rows are computed and their losses returned in."""
-    if not _is_float(logits.dtype):
+    if not is_float(logits.dtype):
         return np.dtype(np.float64), np.dtype(np.float64)
     native = logits.dtype.newbyteorder("=")
     return native, np.dtype(np.float32) if native.itemsize == 2 else native
-
-
-def _is_real(dtype: np.dtype) -> bool:
-    return dtype.kind in "iub" or _is_float(dtype) or dtype.type is np.longdouble
 
 
 def _is_pair(targets: Any, logits: np.ndarray) -> TypeGuard[Pair]:
@@ -117,7 +135,7 @@ def _is_pair(targets: Any, logits: np.ndarray) -> TypeGuard[Pair]:
         and len(targets) == 2
         and all(isinstance(part, np.ndarray) and part.ndim == logits.ndim for part in targets)
         and targets[0].dtype.kind in "iu"
-        and _is_real(targets[1].dtype)
+        and is_real(targets[1].dtype)
     )
 
 
@@ -129,26 +147,67 @@ def read_targets(
     if _is_pair(targets, logits):
         _refuse_ignore_index(ignore_index, leading, "a pair of indices and probs")
         return _read_pair(targets, leading, n_classes, dtype)
-    t = _array(targets, "targets")
+    if isinstance(targets, list | tuple) and len(targets) == 2:
+        _refuse_pair_of_others(targets, leading)
+    t = read_array(targets, "targets")
     if t.shape == leading:
         if t.size == 0 and not isinstance(targets, np.ndarray):
             t = t.astype(np.intp)  # an empty list becomes float64, whatever was meant
         if t.dtype.kind not in "iu":
             raise TypeError(
                 f"targets of shape {t.shape} are class labels and must be integers, got dtype {t.dtype}; "
-                f"convert them to integers, or pass distributions of shape {logits.shape}"
+                f"{_how_to_make_labels(t)}, or pass distributions of shape {logits.shape}"
             )
         _check_labels(t, "targets", n_classes, ignore_index)
         return t
     if t.shape == logits.shape:
         _refuse_ignore_index(ignore_index, leading, f"distributions of shape {t.shape}")
-        if not _is_real(t.dtype):
+        if not is_real(t.dtype):
             raise TypeError(f"targets must be real numbers, got dtype {t.dtype}")
         return t
     raise ValueError(
         f"targets must be class labels of shape {leading} or distributions of shape {logits.shape} "
-        f"for logits of shape {logits.shape}, got shape {t.shape}"
+        f"for logits of shape {logits.shape}, got shape {t.shape}{_advice_on_shape(t.shape, logits.shape, leading)}"
     )
+
+
+def _advice_on_shape(shape: tuple[int, ...], logits_shape: tuple[int, ...], leading: tuple[int, ...]) -> str:
+    """What to do with targets of a shape that fits neither labels nor distributions, if that can be guessed."""
+    if shape == (*leading, 1):
+        return "; for a column of labels, pass targets[..., 0]"
+    if axes := _axes_to_remove(logits_shape, shape):
+        return f"; they are class labels with {' or '.join(f'axis={axis}' for axis in axes)}"
+    if _axes_to_remove(shape, logits_shape):
+        return "; logits come first, then targets: these look swapped"
+    if shape == (2, *leading):
+        return "; in a pair (indices, probs) both arrays have one axis more, at the end"
+    return ""
+
+
+def _refuse_pair_of_others(targets: Any, leading: tuple[int, ...]) -> None:
+    """Refuse two things that have the shapes of a pair: they are too deep for anything else."""
+    indices, probs = (read_array(part, f"targets[{i}]") for i, part in enumerate(targets))
+    if not all(part.ndim == len(leading) + 1 and part.shape[:-1] == leading for part in (indices, probs)):
+        return
+    kinds = (f"{type(part).__name__} of {array.dtype}" for part, array in zip(targets, (indices, probs), strict=True))
+    advice = "pass (np.asarray(indices), np.asarray(probs))"
+    if indices.dtype.kind not in "iu":
+        advice = "swap the two" if probs.dtype.kind in "iu" else "convert the indices by .astype(int)"
+    raise TypeError(
+        "targets as a pair must be a tuple (indices, probs) of two NumPy arrays, integers and real numbers, "
+        f"got {type(targets).__name__} of {' and '.join(kinds)}; {advice}"
+    )
+
+
+def _how_to_make_labels(t: np.ndarray) -> str:
+    """What to do with labels that are not integers."""
+    if t.dtype.kind in "SUT":
+        return "number the classes by np.unique(targets, return_inverse=True)[1]"
+    if is_real(t.dtype) or t.dtype == object:
+        with np.errstate(all="ignore"), suppress(TypeError, ValueError, OverflowError):
+            if (t == t.astype(np.int64)).all():
+                return "they are whole numbers: convert them by .astype(int)"
+    return "convert them to integers"
 
 
 def read_labels(
@@ -165,7 +224,7 @@ def read_labels(
 
 
 def _read_pair(pair: Pair, leading: tuple[int, ...], n_classes: int, dtype: np.dtype) -> Pair:
-    classes, amounts = _array(pair[0], "targets[0]"), _array(pair[1], "targets[1]")
+    classes, amounts = read_array(pair[0], "targets[0]"), read_array(pair[1], "targets[1]")
     if classes.shape != amounts.shape or classes.shape[:-1] != leading:
         raise ValueError(
             f"targets as a pair (indices, probs) must both have the shape {leading} and one axis more at the end, "
@@ -194,96 +253,11 @@ def _check_labels(labels: np.ndarray, name: str, n_classes: int, ignore_index: i
         return
     index = tuple(int(i) for i in np.unravel_index(int(np.argmax(wrong)), labels.shape))
     besides = "" if ignore_index is None else f" or the ignore_index {ignore_index}"
+    if ignore_index is None and labels[index] < 0 and name == "targets":
+        besides = f"; if such rows do not count, pass ignore_index={labels[index]}"
     raise ValueError(
         f"{_place(name, index)} = {labels[index]} is not a class: expected 0 <= label < {n_classes}{besides}"
     )
-
-
-def can_be_taken_as_they_came(options: Options) -> bool:
-    """Whether a kernel can look at the arrays."""
-    arrays = (options.weight, options.sample_weight, options.where)
-    return all(array is None or type(array) is np.ndarray for array in arrays)
-
-
-def read_scalars(options: Options, reduction: str) -> Options:
-    """The same with numbers that were looked at; arrays as they are."""
-    weight, sample_weight, ignore_index, label_smoothing, temperature, softcap, z_loss, where, normalizer = options
-    if ignore_index is not None:
-        ignore_index = read_ignore_index(ignore_index)
-    smoothing = _number(label_smoothing, "label_smoothing")
-    if smoothing > 1:
-        raise ValueError(f"label_smoothing must be a share, 0 <= label_smoothing <= 1, got {label_smoothing}")
-    temperature = _number(temperature, "temperature", positive=True)
-    if softcap is not None:
-        softcap = _number(softcap, "softcap", " or None", positive=True)
-    z_loss = _number(z_loss, "z_loss")
-    if normalizer is not None:
-        normalizer = _number(normalizer, "normalizer", " or None")
-        if reduction != "mean":
-            raise ValueError(f"normalizer is what reduction='mean' divides by, got it with reduction={reduction!r}")
-    return Options(weight, sample_weight, ignore_index, smoothing, temperature, softcap, z_loss, where, normalizer)
-
-
-def _is_number(value: object) -> bool:
-    if isinstance(value, np.generic | np.ndarray):
-        return value.ndim == 0 and _is_real(value.dtype) and not isinstance(value, np.ma.MaskedArray)
-    return isinstance(value, SupportsFloat)
-
-
-def _number(value: Any, name: str, otherwise: str = "", *, positive: bool = False) -> float:
-    if type(value) is not float and not _is_number(value):
-        raise TypeError(f"{name} must be a number{otherwise}, got {type(value).__name__}")
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not 0 <= number < math.inf or (positive and number == 0):
-        raise ValueError(f"{name} must be finite and {'positive' if positive else 'not negative'}, got {shown(value)}")
-    return number
-
-
-def read_ignore_index(ignore_index: SupportsIndex) -> int:
-    try:
-        label = operator.index(ignore_index)
-    except TypeError:
-        raise TypeError(f"ignore_index must be an integer or None, got {type(ignore_index).__name__}") from None
-    if label not in INT64:
-        raise ValueError(f"ignore_index must fit into 64 bits, got {shown(label)}")
-    return label
-
-
-def read_arrays(options: Options, logits: np.ndarray, class_axis: int, dtype: np.dtype) -> Options:
-    """The same with arrays as the kernels take them; weights of classes are of `dtype`."""
-    for name, number in (("temperature", options.temperature), ("softcap", options.softcap)):
-        if number is not None and not float(np.finfo(dtype).smallest_normal) <= number <= float(np.finfo(dtype).max):
-            raise ValueError(f"{name} must be in the range of {dtype}, which the logits are computed in, got {number}")
-    leading, n_classes = shape_without(logits.shape, class_axis), logits.shape[class_axis]
-    weight, sample_weight, where = options.weight, options.sample_weight, options.where
-    if weight is not None:
-        weight = taken_as(_read_weights(weight, "weight", "class", (n_classes,)), dtype)
-    if sample_weight is not None:
-        sample_weight = _read_weights(sample_weight, "sample_weight", "row", leading)
-    if where is not None:
-        where = _array(where, "where")
-        if where.dtype != np.bool_:
-            raise TypeError(f"where must be bool, True for the classes that are allowed, got dtype {where.dtype}")
-        if where.shape == (n_classes,):
-            where = where.reshape(n_classes, *(1 for _ in logits.shape[class_axis + 1 :]))
-        elif where.shape != logits.shape:
-            raise ValueError(
-                f"where must be of shape {(n_classes,)}, or {logits.shape} as the logits, got shape {where.shape}"
-            )
-        where = np.broadcast_to(where, logits.shape)
-    return options._replace(weight=weight, sample_weight=sample_weight, where=where)
-
-
-def _read_weights(weights: npt.ArrayLike, name: str, of: str, shape: tuple[int, ...]) -> np.ndarray:
-    w = _array(weights, name)
-    if not _is_real(w.dtype):
-        raise TypeError(f"{name} must be real numbers, got dtype {w.dtype}")
-    if w.shape != shape:
-        raise ValueError(f"{name} must have one number for each {of}, shape {shape}, got shape {w.shape}")
-    return w
 
 
 def read_out(out: object, shape: tuple[int, ...]) -> np.ndarray:
@@ -291,12 +265,12 @@ def read_out(out: object, shape: tuple[int, ...]) -> np.ndarray:
     if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
         raise TypeError(f"out must be a plain NumPy array, got {type(out).__name__}")
     plain = np.asarray(out)  # a subclass may say anything of itself
-    if not _is_float(plain.dtype):
+    if not is_float(plain.dtype):
         raise TypeError(f"out must be {FLOATS}, got dtype {plain.dtype}")
     if plain.shape != shape:
         raise ValueError(f"out must have the shape of the logits, {shape}, got {plain.shape}")
     if not plain.flags.writeable:
         raise ValueError("out must be writeable, got a read-only array")
-    if plain.size and kernels.may_overlap_itself(plain):
+    if plain.size and may_overlap_itself(plain):
         raise ValueError(f"out must not overlap itself, got strides {plain.strides} for shape {shape}")
     return plain

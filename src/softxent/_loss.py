@@ -4,102 +4,40 @@ Each call makes one attempt with the arrays as they came. A kernel takes them or
 cannot; only then are the arguments read with care, refused with a reason, or prepared.
 """
 
-from typing import Any, Literal, SupportsFloat, SupportsIndex, overload
+from __future__ import annotations
+
+from typing import Any, Literal, SupportsFloat, SupportsIndex, Unpack, overload
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import ArrayLike
 
 from softxent import _threads
 from softxent._dispatch import active as _kernels
-from softxent._inputs import (
-    ONE,
-    REDUCTIONS,
-    ZERO,
-    Options,
-    Pair,
-    can_be_taken_as_they_came,
-    read_arrays,
-    read_logits,
-    read_out,
-    read_scalars,
-    read_targets,
-    result_dtypes,
-    shape_without,
-)
+from softxent._inputs import Pair, read_logits, read_out, read_targets, result_dtypes, shape_without
+from softxent._options import Given, MeanCall, Options, RowsCall, SumCall, read_number, read_options, with_options
+from softxent.call._call import OVERLAPS, team_size
 
 NATIVE_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))  # in the byte order of the machine
+# Whether each divides by the weight of the rows, and whether it returns the loss of each row.
+REDUCTIONS = {"mean": (True, False), "sum": (False, False), "none": (False, True)}
 
 
 @overload
-def cross_entropy(
-    logits: npt.ArrayLike,
-    targets: npt.ArrayLike | Pair,
-    *,
-    axis: SupportsIndex = -1,
-    weight: npt.ArrayLike | None = None,
-    sample_weight: npt.ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: SupportsFloat = ZERO,
-    temperature: SupportsFloat = ONE,
-    softcap: SupportsFloat | None = None,
-    z_loss: SupportsFloat = ZERO,
-    where: npt.ArrayLike | None = None,
-    reduction: Literal["mean", "sum"] = "mean",
-    normalizer: SupportsFloat | None = None,
-    n_threads: SupportsIndex | None = None,
-) -> float: ...
+def cross_entropy(logits: ArrayLike, targets: ArrayLike | Pair, **call: Unpack[MeanCall]) -> float: ...
 @overload
-def cross_entropy(
-    logits: npt.ArrayLike,
-    targets: npt.ArrayLike | Pair,
-    *,
-    axis: SupportsIndex = -1,
-    weight: npt.ArrayLike | None = None,
-    sample_weight: npt.ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: SupportsFloat = ZERO,
-    temperature: SupportsFloat = ONE,
-    softcap: SupportsFloat | None = None,
-    z_loss: SupportsFloat = ZERO,
-    where: npt.ArrayLike | None = None,
-    reduction: Literal["none"],
-    normalizer: None = None,
-    n_threads: SupportsIndex | None = None,
-) -> np.ndarray: ...
+def cross_entropy(logits: ArrayLike, targets: ArrayLike | Pair, **call: Unpack[SumCall]) -> float: ...
 @overload
+def cross_entropy(logits: ArrayLike, targets: ArrayLike | Pair, **call: Unpack[RowsCall]) -> np.ndarray: ...
+@with_options
 def cross_entropy(
-    logits: npt.ArrayLike,
-    targets: npt.ArrayLike | Pair,
+    logits: ArrayLike,
+    targets: ArrayLike | Pair,
     *,
     axis: SupportsIndex = -1,
-    weight: npt.ArrayLike | None = None,
-    sample_weight: npt.ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: SupportsFloat = ZERO,
-    temperature: SupportsFloat = ONE,
-    softcap: SupportsFloat | None = None,
-    z_loss: SupportsFloat = ZERO,
-    where: npt.ArrayLike | None = None,
-    reduction: str,
+    reduction: Literal["mean", "sum", "none"] = "mean",
     normalizer: SupportsFloat | None = None,
     n_threads: SupportsIndex | None = None,
-) -> float | np.ndarray: ...
-def cross_entropy(
-    logits: npt.ArrayLike,
-    targets: npt.ArrayLike | Pair,
-    *,
-    axis: SupportsIndex = -1,
-    weight: npt.ArrayLike | None = None,
-    sample_weight: npt.ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: SupportsFloat = ZERO,
-    temperature: SupportsFloat = ONE,
-    softcap: SupportsFloat | None = None,
-    z_loss: SupportsFloat = ZERO,
-    where: npt.ArrayLike | None = None,
-    reduction: str = "mean",
-    normalizer: SupportsFloat | None = None,
-    n_threads: SupportsIndex | None = None,
+    **options: Unpack[Options],
 ) -> float | np.ndarray:
     r"""Softmax cross-entropy loss.
 
@@ -119,24 +57,6 @@ def cross_entropy(
     axis : int, default -1
         The axis of the classes. Shapes are given here with C last; with ``axis=1``, ``(N, C, H, W)`` logits take
         ``(N, H, W)`` labels. Nothing is transposed or copied.
-    weight : array_like, shape (C,), optional
-        A weight for each class, that its part of the loss is multiplied by.
-    sample_weight : array_like, shape (...), optional
-        A weight for each row, of any real or bool dtype, that its loss and its gradient are multiplied by. A row of
-        weight 0 is passed over like one that `ignore_index` stands for.
-    ignore_index : int, optional
-        The label of rows that do not count: whatever their logits hold is not used, and their loss and gradient are
-        exactly 0. It may be a class, negative or beyond all classes. Only with class labels.
-    label_smoothing : float, default 0.0
-        The share of each target, in ``[0, 1]``, that is taken from it and given to all allowed classes alike.
-    temperature : float, default 1.0
-        What the logits are divided by.
-    softcap : float, optional
-        Logits :math:`x`, divided by the temperature, become ``softcap * tanh(x / softcap)``.
-    z_loss : float, default 0.0
-        Adds ``z_loss`` times the square of the logarithm of the sum of the exponentials to the loss of each row.
-    where : array_like of bool, shape (C,) or (..., C), optional
-        Which classes are allowed. Others have no probability, whatever their logits hold, and a gradient of 0.
     reduction : {"mean", "sum", "none"}, default "mean"
         The mean over all rows that count, weighted with `sample_weight` and, if given, the `weight` of their targets;
         the sum; or the loss of each row.
@@ -145,6 +65,8 @@ def cross_entropy(
         batch of which this is a part, for instance. Where the one or the other is 0, so are loss and gradient.
     n_threads : int, optional
         How many threads this call may use; see `set_num_threads`.
+    **options
+        See `Options`.
 
     Returns
     -------
@@ -195,168 +117,60 @@ def cross_entropy(
     >>> round(sx.cross_entropy(logits, [2, 0], sample_weight=[1, 2]), 6)
     0.319038
     """
-    loss: float | np.ndarray = visit(
-        logits,
-        targets,
-        axis,
-        weight,
-        sample_weight,
-        ignore_index,
-        label_smoothing,
-        temperature,
-        softcap,
-        z_loss,
-        where,
-        reduction,
-        normalizer,
-        n_threads,
-        with_grad=False,
-    )[0]
+    loss: float | np.ndarray = visit(logits, targets, axis, reduction, normalizer, n_threads, options, False)[0]
     return loss
 
 
 @overload
 def value_and_grad(
-    logits: npt.ArrayLike,
-    targets: npt.ArrayLike | Pair,
-    *,
-    axis: SupportsIndex = -1,
-    weight: npt.ArrayLike | None = None,
-    sample_weight: npt.ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: SupportsFloat = ZERO,
-    temperature: SupportsFloat = ONE,
-    softcap: SupportsFloat | None = None,
-    z_loss: SupportsFloat = ZERO,
-    where: npt.ArrayLike | None = None,
-    reduction: Literal["mean", "sum"] = "mean",
-    normalizer: SupportsFloat | None = None,
-    out: np.ndarray | None = None,
-    n_threads: SupportsIndex | None = None,
+    logits: ArrayLike, targets: ArrayLike | Pair, *, out: np.ndarray | None = None, **call: Unpack[MeanCall]
 ) -> tuple[float, np.ndarray]: ...
 @overload
 def value_and_grad(
-    logits: npt.ArrayLike,
-    targets: npt.ArrayLike | Pair,
-    *,
-    axis: SupportsIndex = -1,
-    weight: npt.ArrayLike | None = None,
-    sample_weight: npt.ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: SupportsFloat = ZERO,
-    temperature: SupportsFloat = ONE,
-    softcap: SupportsFloat | None = None,
-    z_loss: SupportsFloat = ZERO,
-    where: npt.ArrayLike | None = None,
-    reduction: Literal["none"],
-    normalizer: None = None,
-    out: np.ndarray | None = None,
-    n_threads: SupportsIndex | None = None,
-) -> tuple[np.ndarray, np.ndarray]: ...
+    logits: ArrayLike, targets: ArrayLike | Pair, *, out: np.ndarray | None = None, **call: Unpack[SumCall]
+) -> tuple[float, np.ndarray]: ...
 @overload
 def value_and_grad(
-    logits: npt.ArrayLike,
-    targets: npt.ArrayLike | Pair,
-    *,
-    axis: SupportsIndex = -1,
-    weight: npt.ArrayLike | None = None,
-    sample_weight: npt.ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: SupportsFloat = ZERO,
-    temperature: SupportsFloat = ONE,
-    softcap: SupportsFloat | None = None,
-    z_loss: SupportsFloat = ZERO,
-    where: npt.ArrayLike | None = None,
-    reduction: str,
-    normalizer: SupportsFloat | None = None,
-    out: np.ndarray | None = None,
-    n_threads: SupportsIndex | None = None,
-) -> tuple[float | np.ndarray, np.ndarray]: ...
+    logits: ArrayLike, targets: ArrayLike | Pair, *, out: np.ndarray | None = None, **call: Unpack[RowsCall]
+) -> tuple[np.ndarray, np.ndarray]: ...
+@with_options
 def value_and_grad(
-    logits: npt.ArrayLike,
-    targets: npt.ArrayLike | Pair,
+    logits: ArrayLike,
+    targets: ArrayLike | Pair,
     *,
     axis: SupportsIndex = -1,
-    weight: npt.ArrayLike | None = None,
-    sample_weight: npt.ArrayLike | None = None,
-    ignore_index: SupportsIndex | None = None,
-    label_smoothing: SupportsFloat = ZERO,
-    temperature: SupportsFloat = ONE,
-    softcap: SupportsFloat | None = None,
-    z_loss: SupportsFloat = ZERO,
-    where: npt.ArrayLike | None = None,
-    reduction: str = "mean",
+    reduction: Literal["mean", "sum", "none"] = "mean",
     normalizer: SupportsFloat | None = None,
     out: np.ndarray | None = None,
     n_threads: SupportsIndex | None = None,
+    **options: Unpack[Options],
 ) -> tuple[float | np.ndarray, np.ndarray]:
     r"""Softmax cross-entropy loss and its gradient with respect to the logits, in one pass.
 
     Parameters
     ----------
-    logits : array_like, shape (..., C)
-        Unnormalised log-probabilities, the classes along `axis`; shape ``(C,)`` is one example. float16,
-        bfloat16 (of ``ml_dtypes``), float32 or float64; integers and bool are computed in float64, half-precision
-        numbers in float32. Any strides and byte order.
-    targets : array_like, shape (...) or (..., C), or a pair of arrays
-        With the shape of `logits` less the class axis: class labels, of any integer dtype, in ``[0, C)``. With the
-        shape of `logits`: one distribution over the classes per row, one-hot or soft, of any real or bool dtype, read
-        in the precision that the logits are computed in. A tuple ``(indices, probs)`` of two ndarrays, integers and
-        real numbers, both of the shape of `logits` less the class axis and with one axis more at the end: a
-        distribution that gives probs to the classes indices, adding up where one comes twice, and nothing to others.
-        No row of a distribution need sum to one.
-    axis : int, default -1
-        The axis of the classes. Shapes are given here with C last; with ``axis=1``, ``(N, C, H, W)`` logits take
-        ``(N, H, W)`` labels. Nothing is transposed or copied.
-    weight : array_like, shape (C,), optional
-        A weight for each class, that its part of the loss is multiplied by.
-    sample_weight : array_like, shape (...), optional
-        A weight for each row, of any real or bool dtype, that its loss and its gradient are multiplied by. A row of
-        weight 0 is passed over like one that `ignore_index` stands for.
-    ignore_index : int, optional
-        The label of rows that do not count: whatever their logits hold is not used, and their loss and gradient are
-        exactly 0. It may be a class, negative or beyond all classes. Only with class labels.
-    label_smoothing : float, default 0.0
-        The share of each target, in ``[0, 1]``, that is taken from it and given to all allowed classes alike.
-    temperature : float, default 1.0
-        What the logits are divided by.
-    softcap : float, optional
-        Logits :math:`x`, divided by the temperature, become ``softcap * tanh(x / softcap)``.
-    z_loss : float, default 0.0
-        Adds ``z_loss`` times the square of the logarithm of the sum of the exponentials to the loss of each row.
-    where : array_like of bool, shape (C,) or (..., C), optional
-        Which classes are allowed. Others have no probability, whatever their logits hold, and a gradient of 0.
-    reduction : {"mean", "sum", "none"}, default "mean"
-        The mean over all rows that count, weighted with `sample_weight` and, if given, the `weight` of their targets;
-        the sum; or the loss of each row.
-    normalizer : float, optional
-        What "mean" divides the sum by, in place of the total weight of the rows that count: the number of tokens of a
-        batch of which this is a part, for instance. Where the one or the other is 0, so are loss and gradient.
+    logits, targets, axis, reduction, normalizer
+        As in `cross_entropy`.
     out : ndarray, shape (..., C), optional
         Where to write the gradient: any writeable array of the logits' shape and one of the floating dtypes above, with
         any strides, or the logits themselves, which are then overwritten. If it overlaps an input in another way, the
         result is the same as if it did not, at the cost of a copy of the gradient; that two arrays overlap is judged by
         the stretches of memory they lie in.
-    n_threads : int, optional
-        How many threads this call may use; see `set_num_threads`.
+    n_threads, **options
+        As in `cross_entropy`.
 
     Returns
     -------
     loss : float or ndarray
-        For "mean" and "sum" a float accumulated in double precision, 0.0 if there are no rows. For "none" an array of
-        shape (...), float64 for logits computed in float64 and float32 for others; a 0-d array for one example.
+        As `cross_entropy` returns it.
     grad : ndarray, shape (..., C)
         The gradient of the reduced loss, of the sum for "none". `out` if that was given, else a new array of the
         logits' dtype (float64 for integers and bool), rounded to it once.
 
     Raises
     ------
-    TypeError
-        An argument has a type or dtype that cannot be used, such as labels that are floats.
-    ValueError
-        The shapes do not fit, `logits` has no such axis, there is no class, `reduction` is not known, a label is
-        neither a class nor `ignore_index`, an option has no meaning with the others, or `out` cannot be written to.
-        Nothing has been written then.
+    TypeError, ValueError
+        As `cross_entropy`; and a ValueError if `out` cannot be written to. Nothing has been written then.
 
     See Also
     --------
@@ -392,104 +206,68 @@ def value_and_grad(
     >>> grad is logits
     True
     """
-    return visit(
-        logits,
-        targets,
-        axis,
-        weight,
-        sample_weight,
-        ignore_index,
-        label_smoothing,
-        temperature,
-        softcap,
-        z_loss,
-        where,
-        reduction,
-        normalizer,
-        n_threads,
-        with_grad=True,
-        out=out,
-    )
+    return visit(logits, targets, axis, reduction, normalizer, n_threads, options, True, out)
 
 
 def visit(
     logits: Any,
     targets: Any,
     axis: SupportsIndex,
-    weight: Any,
-    sample_weight: Any,
-    ignore_index: Any,
-    label_smoothing: Any,
-    temperature: Any,
-    softcap: Any,
-    z_loss: Any,
-    where: Any,
     reduction: str,
     normalizer: Any,
     n_threads: SupportsIndex | None,
+    options: Any,
     with_grad: bool,
     out: Any = None,
-    products: tuple[np.ndarray, np.ndarray] | None = None,
+    diagnostics: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> tuple[Any, Any]:
     """Loss and gradient (None without) of arrays as they came, if a kernel takes them so; of others with care."""
     try:
         mean, per_row = REDUCTIONS[reduction]
     except (KeyError, TypeError):
         raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}") from None
-    options = None
-    if not (
-        weight is None
-        and sample_weight is None
-        and ignore_index is None
-        and label_smoothing is ZERO
-        and temperature is ONE
-        and softcap is None
-        and z_loss is ZERO
-        and where is None
-        and normalizer is None
-    ):
-        options = Options(
-            weight, sample_weight, ignore_index, label_smoothing, temperature, softcap, z_loss, where, normalizer
-        )
-        options = read_scalars(options, reduction)
+    given = None
+    if options or normalizer is not None:
+        given = read_options(options)
+        if normalizer is not None:
+            given.normalizer = read_number("normalizer", normalizer, " or None")
+            if not mean:
+                raise ValueError(f"normalizer is what reduction='mean' divides by, got it with reduction={reduction!r}")
     threads = _threads.setting if n_threads is None else _threads.checked(n_threads, "n_threads")
-    guarded = _threads.in_forked_child and threads != 1
     if (
         type(logits) is np.ndarray
         and logits.dtype in NATIVE_FLOATS
         and (not per_row or logits.ndim > 0)  # the modulus below; else a kernel refuses scalars
         and type(axis) is int
         and -64 <= axis < 64  # no array has more axes; a C integer holds it
-        and (options is None or can_be_taken_as_they_came(options))
-        and not guarded
+        and not (_threads.in_forked_child and threads != 1)
     ):
         losses = np.empty(shape_without(logits.shape, axis % logits.ndim), logits.dtype) if per_row else None
         grad = np.empty(logits.shape, logits.dtype) if with_grad and out is None else out
-        total = _kernels.loss_and_grad(logits, targets, axis, losses, grad, mean, threads, None, options, products)
-        if total is not None:
-            return (losses if per_row else total), grad
+        loss = _kernels.run(logits, targets, axis, losses, grad, mean, threads, given, diagnostics)
+        if type(loss) is float:
+            return (losses if per_row else loss), grad
         del losses, grad  # before their like is allocated again
-    return _visit_with_care(logits, targets, axis, options, mean, per_row, threads, with_grad, out, products)
+    return _visit_with_care(logits, targets, axis, given, mean, per_row, threads, with_grad, out, diagnostics)
 
 
 def _visit_with_care(
     logits: Any,
     targets: Any,
     axis: SupportsIndex,
-    options: Options | None,
+    given: Given | None,
     mean: bool,
     per_row: bool,
     threads: int,
     with_grad: bool,
     out: Any,
-    products: tuple[np.ndarray, np.ndarray] | None,
+    diagnostics: tuple[np.ndarray, np.ndarray] | None,
 ) -> tuple[Any, Any]:
     """The same of any arguments: refused with a reason, or converted on the way, a row at a time."""
     x, class_axis = read_logits(logits, axis)
     grad_dtype, dtype = result_dtypes(x)
-    ignored = None if options is None else options.ignore_index
-    t = read_targets(targets, x, class_axis, ignored, dtype)
-    options = None if options is None else read_arrays(options, x, class_axis, dtype)
+    t = read_targets(targets, x, class_axis, None if given is None else given.ignore_index, dtype)
+    given = None if given is None else given.fitted(x, class_axis, dtype)
     losses = np.empty(shape_without(x.shape, class_axis), dtype) if per_row else None
     grad = None
     if out is not None:
@@ -498,28 +276,19 @@ def _visit_with_care(
         grad = np.empty(x.shape, grad_dtype)
     n_classes = x.shape[class_axis]
     n_rows = x.size // n_classes
-    n_threads = _kernels.team_size(n_rows, n_classes, threads)
+    n_threads = team_size(n_rows, n_classes, threads)
     elsewhere = _threads.in_forked_child and n_threads > 1
 
-    def compute(into: np.ndarray | None) -> float | None:
-        """First without scratch, then with a row of logits or gradient, and of all else, for each thread."""
-        total = _kernels.loss_and_grad(x, t, class_axis, losses, into, mean, n_threads, None, options, products)
-        if total is None:
-            n_scratch = 3 if options is not None else 1 if isinstance(t, tuple) else 1 + (t.ndim == x.ndim)
-            scratch = np.empty((min(n_threads, n_rows), n_scratch, n_classes), dtype)
-            total = _kernels.loss_and_grad(x, t, class_axis, losses, into, mean, n_threads, scratch, options, products)
-        return total
+    def run(into: np.ndarray | None) -> float | int:
+        arguments = (x, t, class_axis, losses, into, mean, n_threads, given, diagnostics)
+        return _threads.on_new_thread(_kernels.run, *arguments) if elsewhere else _kernels.run(*arguments)
 
-    def run(into: np.ndarray | None) -> float | None:
-        return _threads.on_new_thread(compute, into) if elsewhere else compute(into)
-
-    total = run(grad)
-    if total is None and grad is not None:
-        # All else is in order, so `out` may overlap an input otherwise than by being the logits.
+    loss = run(grad)
+    if loss == OVERLAPS and grad is not None:
         apart = np.empty_like(grad)
-        total = run(apart)
-        if total is not None:
+        loss = run(apart)
+        if type(loss) is float:
             np.copyto(grad, apart)
-    if total is None:
+    if type(loss) is not float:
         raise RuntimeError("the arguments were changed by another thread during the call")
-    return (losses if per_row else total), (grad if out is None else out)
+    return (losses if per_row else loss), (grad if out is None else out)

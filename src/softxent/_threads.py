@@ -10,8 +10,8 @@ import os
 from collections.abc import Callable
 from typing import SupportsIndex, TypeVar
 
-from softxent._dispatch import active as kernels
 from softxent._inputs import shown
+from softxent.call._call import thread_limit
 
 C_INT_MAX = 2**31 - 1
 
@@ -83,7 +83,7 @@ def get_num_threads() -> int:
     >>> sx.get_num_threads() >= 1
     True
     """
-    return kernels.thread_limit(setting)
+    return thread_limit(setting)
 
 
 def on_new_thread(function: Callable[..., T], *arguments: object) -> T:

@@ -1,5 +1,7 @@
 """What `evaluate` says of each row besides the loss, and what it makes of the whole."""
 
+import copy
+import pickle
 from typing import Any
 
 import numpy as np
@@ -91,6 +93,52 @@ def test_a_named_tuple(shape: tuple[int, ...]) -> None:
     assert isinstance(result, sx.Evaluation)
     assert result._fields == FIELDS
     assert all(type(value) is np.ndarray for value in result[1:])
+
+
+def test_what_it_prints() -> None:
+    logits, labels = np.log([[0.1, 0.3, 0.6], [0.8, 0.1, 0.1]]), [2, 1]
+    assert repr(sx.evaluate(logits, labels)) == "<Evaluation: loss=1.40671, perplexity=4.08248, accuracy=0.5, rows=2>"
+    per_row = sx.evaluate(logits, labels, reduction="none")
+    assert str(per_row) == "<Evaluation: loss=one a row, perplexity=4.08248, accuracy=0.5, rows=2>"
+    assert repr(sx.evaluate(np.zeros((0, 3)), [])) == "<Evaluation: loss=0, perplexity=nan, accuracy=nan, rows=0>"
+
+
+def test_comparisons_are_bools() -> None:
+    """Equal are the same numbers in the same places, NaN among them."""
+    logits, labels = problem((4, 3))
+    logits[1] = np.nan
+    result, same = (sx.evaluate(logits, labels, reduction="none") for _ in range(2))
+    assert (result == same) is True
+    assert (result != same) is False
+    others = [
+        sx.evaluate(logits, labels),
+        result._replace(argmax=result.argmax + 1),
+        tuple(result),
+        result.loss[0],
+        None,
+    ]
+    for other in others:
+        assert (result == other) is False
+        assert (result != other) is True
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_pickles(protocol: int, reduction: str) -> None:
+    result = sx.evaluate(*problem((4, 3)), reduction=reduction)
+    pickled = pickle.dumps(result, protocol)
+    assert b"_evaluation" not in pickled
+    for twin in (pickle.loads(pickled), copy.copy(result), copy.deepcopy(result)):
+        assert type(twin) is sx.Evaluation
+        assert_same_results(twin, result)
+
+
+@pytest.mark.parametrize("weight", [5e-324, 2e-310, 1e300, 1.7e308])
+def test_weights_of_any_size_are_ratios(weight: float) -> None:
+    logits, labels = problem((30, 4))
+    plain = sx.evaluate(logits, labels, sample_weight=np.ones(30))
+    result = sx.evaluate(logits, labels, sample_weight=np.full(30, weight))
+    assert (result.perplexity, result.accuracy) == pytest.approx((plain.perplexity, plain.accuracy), rel=1e-14)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

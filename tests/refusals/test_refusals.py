@@ -1,6 +1,7 @@
 """Every wrong argument is refused with a reason, before anything is written."""
 
 import re
+from collections import namedtuple
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,16 @@ STRIDE_0_CLASSES = np.lib.stride_tricks.as_strided(np.zeros(2), (2, 3), (8, 0))
 SHARED_ELEMENT = np.lib.stride_tricks.as_strided(np.zeros(5), (2, 3), (16, 8))
 READ_ONLY = np.frombuffer(bytes(48)).reshape(2, 3)
 
+
+def stranger(module: str, **members: Any) -> Any:
+    """An object of a class that another library is the home of."""
+    return type("Stranger", (), {"__module__": module, **members})()
+
+
+def refuse_conversion(*_: Any, **__: Any) -> None:
+    raise RuntimeError("it is on a device")
+
+
 # What differs from good arguments for logits of shape (2, 3), the error, and how its message starts.
 INPUTS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "complex logits": (
@@ -26,12 +37,14 @@ INPUTS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "object logits": (
         {"logits": np.zeros((2, 3), object)},
         TypeError,
-        "logits must be float16, bfloat16, float32 or float64, integers or bool, got dtype object",
+        "logits must be float16, bfloat16, float32 or float64, integers or bool, got dtype object; "
+        "convert them by .astype(np.float64)",
     ),
     "string logits": (
         {"logits": [["a", "b", "c"]] * 2},
         TypeError,
-        "logits must be float16, bfloat16, float32 or float64, integers or bool, got dtype <U1",
+        "logits must be float16, bfloat16, float32 or float64, integers or bool, got dtype <U1; "
+        "convert them by .astype(np.float64)",
     ),
     "datetime logits": (
         {"logits": np.zeros((2, 3), "M8[s]")},
@@ -43,11 +56,7 @@ INPUTS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         TypeError,
         "logits must be float16, bfloat16, float32 or float64, integers or bool, got dtype [('f0', '<f4'), ",
     ),
-    "missing logits": (
-        {"logits": None},
-        TypeError,
-        "logits must be float16, bfloat16, float32 or float64, integers or bool, got dtype object",
-    ),
+    "missing logits": ({"logits": None}, TypeError, "logits must be an array of numbers, got NoneType"),
     "masked logits": (
         {"logits": MASKED_LOGITS},
         TypeError,
@@ -162,19 +171,19 @@ INPUTS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         {"axis": 0},
         ValueError,
         "targets must be class labels of shape (3,) or distributions of shape (2, 3) "
-        "for logits of shape (2, 3), got shape (2,)",
+        "for logits of shape (2, 3), got shape (2,); they are class labels with axis=1",
     ),
     "labels for the last axis": (
         {"logits": np.zeros((2, 3, 4)), "targets": np.zeros((2, 3), int), "axis": 1},
         ValueError,
         "targets must be class labels of shape (2, 4) or distributions of shape (2, 3, 4) "
-        "for logits of shape (2, 3, 4), got shape (2, 3)",
+        "for logits of shape (2, 3, 4), got shape (2, 3); they are class labels with axis=2",
     ),
     "float labels, another axis": (
         {"targets": np.zeros(3), "axis": 0},
         TypeError,
         "targets of shape (3,) are class labels and must be integers, got dtype float64; "
-        "convert them to integers, or pass distributions of shape (2, 3)",
+        "they are whole numbers: convert them by .astype(int), or pass distributions of shape (2, 3)",
     ),
     "label too large, another axis": (
         {"targets": np.array([0, 1, 2]), "axis": 0},
@@ -196,7 +205,7 @@ INPUTS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         {"targets": np.zeros((2, 1), int)},
         ValueError,
         "targets must be class labels of shape (2,) or distributions of shape (2, 3) "
-        "for logits of shape (2, 3), got shape (2, 1)",
+        "for logits of shape (2, 3), got shape (2, 1); for a column of labels, pass targets[..., 0]",
     ),
     "transposed distributions": (
         {"targets": np.zeros((3, 2))},
@@ -220,19 +229,19 @@ INPUTS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         {"targets": np.array([0.0, 1.0])},
         TypeError,
         "targets of shape (2,) are class labels and must be integers, got dtype float64; "
-        "convert them to integers, or pass distributions of shape (2, 3)",
+        "they are whole numbers: convert them by .astype(int), or pass distributions of shape (2, 3)",
     ),
     "bool labels": (
         {"targets": [True, False]},
         TypeError,
         "targets of shape (2,) are class labels and must be integers, got dtype bool; "
-        "convert them to integers, or pass distributions of shape (2, 3)",
+        "they are whole numbers: convert them by .astype(int), or pass distributions of shape (2, 3)",
     ),
     "object labels": (
         {"targets": np.array([0, 1], object)},
         TypeError,
         "targets of shape (2,) are class labels and must be integers, got dtype object; "
-        "convert them to integers, or pass distributions of shape (2, 3)",
+        "they are whole numbers: convert them by .astype(int), or pass distributions of shape (2, 3)",
     ),
     "timedelta labels": (
         {"targets": np.zeros(2, "m8[s]")},
@@ -280,12 +289,12 @@ INPUTS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "negative label": (
         {"targets": np.array([0, -1])},
         ValueError,
-        "targets[1] = -1 is not a class: expected 0 <= label < 3",
+        "targets[1] = -1 is not a class: expected 0 <= label < 3; if such rows do not count, pass ignore_index=-1",
     ),
     "negative int8 label": (
         {"targets": np.array([0, -128], np.int8)},
         ValueError,
-        "targets[1] = -128 is not a class: expected 0 <= label < 3",
+        "targets[1] = -128 is not a class: expected 0 <= label < 3; if such rows do not count, pass ignore_index=-128",
     ),
     "byte-swapped label": (
         {"targets": np.array([0, 256], ">i4")},
@@ -305,7 +314,8 @@ INPUTS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "least int64": (
         {"targets": np.array([0, -(2**63)])},
         ValueError,
-        "targets[1] = -9223372036854775808 is not a class: expected 0 <= label < 3",
+        "targets[1] = -9223372036854775808 is not a class: expected 0 <= label < 3; "
+        "if such rows do not count, pass ignore_index=-9223372036854775808",
     ),
     "label of one example": (
         {"logits": np.zeros(3), "targets": 5},
@@ -320,12 +330,12 @@ INPUTS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "label on two axes that do not merge": (
         {"logits": np.zeros((2, 3, 4)), "targets": np.array([[0, 1, 2, 9], [3, 0, -4, 9]])[:, :3]},
         ValueError,
-        "targets[1, 2] = -4 is not a class: expected 0 <= label < 4",
+        "targets[1, 2] = -4 is not a class: expected 0 <= label < 4; if such rows do not count, pass ignore_index=-4",
     ),
     "int8 labels, many classes": (
         {"logits": np.zeros((2, 300)), "targets": np.array([127, -1], np.int8)},
         ValueError,
-        "targets[1] = -1 is not a class: expected 0 <= label < 300",
+        "targets[1] = -1 is not a class: expected 0 <= label < 300; if such rows do not count, pass ignore_index=-1",
     ),
     "unknown reduction": (
         {"reduction": "average"},
@@ -400,7 +410,8 @@ if np.dtype(np.longdouble).itemsize > 8:  # elsewhere it is another name for dou
         "longdouble logits": (
             {"logits": LONG},
             TypeError,
-            f"logits must be float16, bfloat16, float32 or float64, integers or bool, got dtype {LONG.dtype}",
+            f"logits must be float16, bfloat16, float32 or float64, integers or bool, got dtype {LONG.dtype}; "
+            "convert them by .astype(np.float64)",
         ),
     }
     OUTPUTS |= {
@@ -412,8 +423,182 @@ if np.dtype(np.longdouble).itemsize > 8:  # elsewhere it is another name for dou
     }
 
 
+Topk = namedtuple("Topk", ["values", "indices"])
+
+INDICES, PROBS = np.array([[0, 1], [1, 2]]), np.array([[0.5, 0.5], [0.3, 0.7]])
+A_PAIR = (
+    "targets as a pair must be a tuple (indices, probs) of two NumPy arrays, integers and real numbers, "
+    "got {}; pass (np.asarray(indices), np.asarray(probs))"
+)
+NO_PAIR = (
+    "targets must be class labels of shape (2,) or distributions of shape (2, 3) for logits of shape (2, 3), "
+    "got shape (2, 2); in a pair (indices, probs) both arrays have one axis more, at the end"
+)
+# What is nearly right, and what to do instead: the whole message.
+NEARLY: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "a label that often means ignored": (
+        {"targets": [0, -100]},
+        ValueError,
+        "targets[1] = -100 is not a class: expected 0 <= label < 3; if such rows do not count, pass ignore_index=-100",
+    ),
+    "such a label in a row of weight 0": (
+        {"targets": [0, -1], "sample_weight": [1, 0]},
+        ValueError,
+        "targets[1] = -1 is not a class: expected 0 <= label < 3; if such rows do not count, pass ignore_index=-1",
+    ),
+    "such an index in a pair": (
+        {"targets": (INDICES - 1, PROBS)},
+        ValueError,
+        "targets[0][0, 0] = -1 is not a class: expected 0 <= label < 3",
+    ),
+    "images without axis=1": (
+        {"logits": np.zeros((2, 21, 8, 8)), "targets": np.zeros((2, 8, 8), int)},
+        ValueError,
+        "targets must be class labels of shape (2, 21, 8) or distributions of shape (2, 21, 8, 8) "
+        "for logits of shape (2, 21, 8, 8), got shape (2, 8, 8); they are class labels with axis=1",
+    ),
+    "labels that fit two axes": (
+        {"logits": np.zeros((3, 3, 4)), "targets": np.zeros((3, 4), int)},
+        ValueError,
+        "targets must be class labels of shape (3, 3) or distributions of shape (3, 3, 4) "
+        "for logits of shape (3, 3, 4), got shape (3, 4); they are class labels with axis=0 or axis=1",
+    ),
+    "labels first": (
+        {"logits": np.array([2, 0]), "targets": np.zeros((2, 3))},
+        ValueError,
+        "targets must be class labels of shape () or distributions of shape (2,) for logits of shape (2,), "
+        "got shape (2, 3); logits come first, then targets: these look swapped",
+    ),
+    "a pair of lists": (
+        {"targets": (INDICES.tolist(), PROBS.tolist())},
+        TypeError,
+        A_PAIR.format("tuple of list of int64 and list of float64"),
+    ),
+    "a list of two arrays": (
+        {"targets": [INDICES.astype(np.int32), PROBS]},
+        TypeError,
+        A_PAIR.format("list of ndarray of int32 and ndarray of float64"),
+    ),
+    "a pair of tensors": (
+        {
+            "targets": (
+                stranger("torch", __array__=lambda *_, **__: INDICES.astype(np.int8)),
+                stranger("torch", __array__=lambda *_, **__: PROBS),
+            )
+        },
+        TypeError,
+        A_PAIR.format("tuple of Stranger of int8 and Stranger of float64"),
+    ),
+    "values and indices": (
+        {"targets": Topk(PROBS, INDICES.astype(np.int16))},
+        TypeError,
+        A_PAIR.format("Topk of ndarray of float64 and ndarray of int16").partition(";")[0] + "; swap the two",
+    ),
+    "probs and indices": (
+        {"targets": (PROBS, INDICES.astype(np.uint8))},
+        TypeError,
+        A_PAIR.format("tuple of ndarray of float64 and ndarray of uint8").partition(";")[0] + "; swap the two",
+    ),
+    "indices that are floats": (
+        {"targets": (PROBS, PROBS)},
+        TypeError,
+        A_PAIR.format("tuple of ndarray of float64 and ndarray of float64").partition(";")[0]
+        + "; convert the indices by .astype(int)",
+    ),
+    "a pair without an axis for its entries": ({"targets": (INDICES[:, 0], PROBS[:, 0])}, ValueError, NO_PAIR),
+    "such a pair of lists": ({"targets": [[0, 1], [0.5, 1.0]]}, ValueError, NO_PAIR),
+    "float labels that are not whole": (
+        {"targets": [0.5, 1]},
+        TypeError,
+        "targets of shape (2,) are class labels and must be integers, got dtype float64; "
+        "convert them to integers, or pass distributions of shape (2, 3)",
+    ),
+    "float labels with NaN": (
+        {"targets": np.array([np.nan, 1], "float32")},
+        TypeError,
+        "targets of shape (2,) are class labels and must be integers, got dtype float32; "
+        "convert them to integers, or pass distributions of shape (2, 3)",
+    ),
+    "names of classes": (
+        {"targets": ["a", "b"]},
+        TypeError,
+        "targets of shape (2,) are class labels and must be integers, got dtype <U1; "
+        "number the classes by np.unique(targets, return_inverse=True)[1], or pass distributions of shape (2, 3)",
+    ),
+    "names of classes as objects": (
+        {"targets": np.array(["a", "b"], object)},
+        TypeError,
+        "targets of shape (2,) are class labels and must be integers, got dtype object; "
+        "convert them to integers, or pass distributions of shape (2, 3)",
+    ),
+    "no targets": ({"targets": None}, TypeError, "targets must be an array of numbers, got NoneType"),
+    "weight of rows": (
+        {"weight": np.ones(2)},
+        ValueError,
+        "weight must have one number for each class, shape (3,), got shape (2,); sample_weight has one for each row",
+    ),
+    "sample_weight of classes": (
+        {"sample_weight": np.ones(3)},
+        ValueError,
+        "sample_weight must have one number for each row, shape (2,), got shape (3,); weight has one for each class",
+    ),
+    "where of rows": (
+        {"where": np.array([True, False])},
+        ValueError,
+        "where must be of shape (3,), or (2, 3) as the logits, got shape (2,); "
+        "to leave out rows, give them a sample_weight of 0",
+    ),
+    "a misspelt option": (
+        {"label_smooth": 0.1},
+        TypeError,
+        "got an unexpected keyword argument 'label_smooth'; did you mean 'label_smoothing'?",
+    ),
+    "a misspelt parameter": (
+        {"n_thread": 1},
+        TypeError,
+        "got an unexpected keyword argument 'n_thread'; did you mean 'n_threads'?",
+    ),
+    "an unknown option": ({"dim": 1}, TypeError, "got an unexpected keyword argument 'dim'"),
+}
+NAMES = ("logits", "targets", "weight", "sample_weight", "where")
+# What np.asarray would take without a word, or refuse without a name.
+STRANGERS: dict[str, tuple[Any, str]] = {
+    "masked array": (
+        np.ma.masked_array(np.zeros((2, 3)), mask=np.eye(2, 3)),
+        "{} must not be a masked array: the mask would be ignored; fill it, or leave rows out",
+    ),
+    "list of masked rows": (
+        [np.zeros(3), np.ma.masked_array(np.zeros(3), [0, 1, 0]), np.zeros(3)],
+        "{} must not be a masked array: the mask would be ignored; fill it, or leave rows out",
+    ),
+    "masked element": (
+        [(0, 1, 2), [0, 1, np.ma.masked], [0, 1, 2]],
+        "{} must not be a masked array: the mask would be ignored; fill it, or leave rows out",
+    ),
+    "Dask": (
+        stranger("dask.array.core", __array__=lambda *_, **__: pytest.fail("loaded")),
+        "{0} must be in memory, got a Dask Stranger, which would be loaded whole; "
+        "compute one block at a time, or pass {0}.compute()",
+    ),
+    "SciPy": (
+        stranger("scipy.sparse._csr", toarray=lambda _: None),
+        "{0} must be dense, got a SciPy Stranger; pass {0}.toarray()",
+    ),
+    "torch": (
+        stranger("torch", requires_grad=True, __array__=lambda *_, **__: np.zeros((2, 3))),
+        "{0} must not require grad: softxent takes no part in autograd, and no gradient would reach it; "
+        "pass {0}.detach()",
+    ),
+    "what cannot be converted": (
+        stranger("elsewhere", __array__=refuse_conversion),
+        "{} cannot be read as an array: it is on a device",
+    ),
+    "no array": ({1, 2}, "{} must be an array of numbers, got set"),
+}
+
+
 # What differs from good arguments for logits of shape (2, 3), the error, and what its message begins with and contains.
-OPTIONS: dict[str, tuple[dict[str, Any], type[Exception] | tuple[type[Exception], ...], tuple[str, ...]]] = {
+OPTIONS: dict[str, tuple[dict[str, Any], type[Exception], tuple[str, ...]]] = {
     "weight of another shape": ({"weight": np.ones(2)}, ValueError, ("weight", "(3,)", "(2,)")),
     "weight of each logit": ({"weight": np.ones((2, 3))}, ValueError, ("weight", "(3,)", "(2, 3)")),
     "one weight": ({"weight": 2.0}, ValueError, ("weight", "(3,)", "()")),
@@ -432,6 +617,11 @@ OPTIONS: dict[str, tuple[dict[str, Any], type[Exception] | tuple[type[Exception]
     "label_smoothing of NaN": ({"label_smoothing": np.nan}, ValueError, ("label_smoothing", "nan")),
     "label_smoothing in words": ({"label_smoothing": "0.1"}, TypeError, ("label_smoothing", "number", "str")),
     "no label_smoothing": ({"label_smoothing": None}, TypeError, ("label_smoothing", "number", "NoneType")),
+    "a list of label_smoothings in an object": (
+        {"label_smoothing": stranger("pandas", __float__=lambda _: float("several"))},
+        TypeError,
+        ("label_smoothing", "number", "Stranger"),
+    ),
     "several label_smoothings": ({"label_smoothing": np.zeros(2)}, TypeError, ("label_smoothing", "number", "ndarray")),
     "complex label_smoothing": ({"label_smoothing": 0.1j}, TypeError, ("label_smoothing", "number", "complex")),
     "temperature of zero": ({"temperature": 0}, ValueError, ("temperature", "positive", "0")),
@@ -460,11 +650,15 @@ OPTIONS: dict[str, tuple[dict[str, Any], type[Exception] | tuple[type[Exception]
     "where of floats": ({"where": np.ones((2, 3))}, TypeError, ("where", "bool", "float64")),
     "where of objects": ({"where": np.array([True, None, False])}, TypeError, ("where", "bool", "object")),
     "masked where": ({"where": np.ma.masked_array([True] * 3, [0, 1, 0])}, TypeError, ("where", "masked")),
-    "a pair without indices": ({"targets": (np.zeros((2, 1)), np.ones((2, 1)))}, ValueError, ("targets", "(2, 3)")),
+    "a pair without indices": (
+        {"targets": (np.zeros((2, 1)), np.ones((2, 1)))},
+        TypeError,
+        ("targets", "indices", "astype(int)"),
+    ),
     "a pair of complex probs": (
         {"targets": (np.zeros((2, 1), int), np.ones((2, 1), complex))},
-        (TypeError, ValueError),
-        ("targets",),
+        TypeError,
+        ("targets", "real numbers", "complex128"),
     ),
     "a pair of two lengths": (
         {"targets": (np.zeros((2, 1), int), np.ones((2, 2)))},
@@ -540,6 +734,28 @@ def test_nothing_is_written(case: str, reduction: str) -> None:
     with pytest.raises(error, match=f"^{re.escape(message)}"):
         sx.value_and_grad(**values)
     assert array_bytes(values) == before
+
+
+@pytest.mark.parametrize("case", NEARLY)
+def test_what_to_do_instead(case: str) -> None:
+    changes, error, message = NEARLY[case]
+    values = arguments(changes)
+    out = np.full(np.shape(values["logits"]), 7.0)
+    for function, more in ((sx.cross_entropy, {}), (sx.value_and_grad, {"out": out}), (sx.evaluate, {})):
+        with pytest.raises(error, match=f"^{re.escape(message)}$"):
+            function(**values, **more)
+    np.testing.assert_array_equal(out, 7)
+
+
+@pytest.mark.parametrize("case", STRANGERS)
+@pytest.mark.parametrize("name", NAMES)
+def test_arrays_of_other_libraries(name: str, case: str) -> None:
+    value, message = STRANGERS[case]
+    out = np.full((2, 3), 7.0)
+    for function, more in ((sx.cross_entropy, {}), (sx.value_and_grad, {"out": out}), (sx.evaluate, {})):
+        with pytest.raises(TypeError, match=f"^{re.escape(message.format(name))}$"):
+            function(**arguments({name: value}), **more)
+    np.testing.assert_array_equal(out, 7)
 
 
 @pytest.mark.parametrize("case", OPTIONS)

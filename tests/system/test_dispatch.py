@@ -19,7 +19,7 @@ LACKING = "needs instructions that this CPU does not have"
 REPORT = """
 import sys
 from softxent import _dispatch
-print(_dispatch.level, *sorted(name for name in sys.modules if name.startswith("softxent.kernels.")))
+print(_dispatch.level, *sorted(name for name in sys.modules if name.startswith("softxent.kernels.levels.")))
 """
 
 
@@ -34,13 +34,13 @@ def import_with(level: str | None) -> tuple[str, str]:
 
 @pytest.mark.parametrize("level", _dispatch.usable_levels())
 def test_a_level_is_forced_and_no_other_is_imported(level: str) -> None:
-    assert import_with(level) == (f"{level} softxent.kernels.{level}", "")
+    assert import_with(level) == (f"{level} softxent.kernels.levels.{level}", "")
 
 
 @pytest.mark.parametrize("unset", [None, ""], ids=["unset", "empty"])
 def test_the_best_level_is_the_default(unset: str | None) -> None:
     best = _dispatch.usable_levels()[0]
-    assert import_with(unset) == (f"{best} softxent.kernels.{best}", "")
+    assert import_with(unset) == (f"{best} softxent.kernels.levels.{best}", "")
 
 
 def test_an_import_with_an_unknown_level_fails() -> None:

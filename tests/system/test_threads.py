@@ -10,8 +10,9 @@ from support import run_python
 
 import softxent as sx
 from softxent import _dispatch, _loss, _threads
+from softxent.call._call import openmp
 
-needs_openmp = pytest.mark.skipif(not _threads.kernels.openmp(), reason="built without OpenMP")
+needs_openmp = pytest.mark.skipif(not openmp(), reason="built without OpenMP")
 
 FORK = """
 import os, signal
@@ -79,7 +80,7 @@ def test_no_more_threads_than_cpus() -> None:
     assert run_python(code, {**os.environ, "OMP_NUM_THREADS": "1"}).stdout == "1\n"
 
 
-@pytest.mark.skipif(_threads.kernels.openmp(), reason="built with OpenMP")
+@pytest.mark.skipif(openmp(), reason="built with OpenMP")
 def test_without_openmp_there_is_one_thread() -> None:
     sx.set_num_threads(3)
     assert sx.get_num_threads() == 1
@@ -89,7 +90,7 @@ def test_an_argument_goes_before_the_setting(monkeypatch: pytest.MonkeyPatch) ->
     asked = []
 
     class Kernels:
-        def loss_and_grad(self, *arguments: Any) -> float:
+        def run(self, *arguments: Any) -> float:
             asked.append(arguments[6])
             return 0.0
 

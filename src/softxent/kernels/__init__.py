@@ -1,1 +1,1 @@
-"""The compiled kernels, one module per instruction set. `softxent._dispatch` imports the one that this CPU can run."""
+"""The kernels, in Cython and C++: see the head of each file, and CONTRIBUTING.md for the order to read them in."""

@@ -1,39 +1,29 @@
-# What becomes of logits and targets before a kernel visits them: temperature, capping, classes that are not allowed,
-# and targets that class weights or a mask change class by class. A row of the wide kernel and a tile of the narrow one
-# are the same to them.
-
-
-cdef enum:
-    MASSES = 8                  # sums of a target's amounts side by side, since each waits long for its last
-
-
-cdef struct Transform:
-    double temperature
-    double cap               # 0 for none
+# What becomes of logits before a kernel visits them: temperature, capping, classes that are not allowed. A row of the
+# wide kernel and a tile of the narrow one are the same to them.
 
 
 cdef void transform_logits(
-    const Transform* transform, storage* x, storage* slope, bint masked, Py_ssize_t n
+    const Transform* transform, real* x, real* slope, bint masked, Py_ssize_t n
 ) noexcept nogil:
     """x becomes the logits of the softmax, and `slope`, unless it is NULL, their derivative times the temperature.
 
     If masked, `slope` holds 0 for the classes that are not allowed, and another number for the others.
     """
-    cdef Vec[storage] temperature = Vec[storage](transform.temperature), cap = Vec[storage](transform.cap)
-    cdef Vec[storage] inverse_cap = Vec[storage](1 / transform.cap if transform.cap > 0 else 0)
-    cdef Vec[storage] zero = Vec[storage](0), v, d, allowed
+    cdef Vec[real] temperature = Vec[real](transform.temperature), cap = Vec[real](transform.cap)
+    cdef Vec[real] inverse_cap = Vec[real](1 / transform.cap if transform.cap > 0 else 0)
+    cdef Vec[real] zero = Vec[real](0), v, d, allowed
     cdef Py_ssize_t i = 0, count
     while i < n:
         count = min(vec_lanes(x), n - i)
         v = load_first(x + i, count, 0)
-        d = Vec[storage](1)
+        d = Vec[real](1)
         if transform.temperature != 1:
             v = v / temperature
         if transform.cap > 0:
             v = cap * tanh(v * inverse_cap, &d)
         if masked:
             allowed = load_first(slope + i, count, 0)
-            v = select_equal(allowed, zero, Vec[storage](-INFINITY), v)
+            v = select_equal(allowed, zero, Vec[real](-INFINITY), v)
             d = select_equal(allowed, zero, zero, d)
         store_first(x + i, count, v)
         if slope != NULL:
@@ -41,48 +31,66 @@ cdef void transform_logits(
         i += vec_lanes(x)
 
 
-cdef void multiply_by_slope(storage* g, const storage* slope, Py_ssize_t n) noexcept nogil:
+cdef void multiply_by_slope(real* g, const real* slope, Py_ssize_t n) noexcept nogil:
     """g becomes the gradient with respect to the logits as given: 0 where a class is not allowed, even if g is NaN."""
     cdef Py_ssize_t i
     for i in range(n):
         g[i] = g[i] * slope[i] if slope[i] != 0 else 0
 
 
-cdef inline void blend_target(
-    const Target[storage]* target, const storage* allowed, double smoothing, storage* t, Py_ssize_t stride, Py_ssize_t n
-) noexcept nogil:
-    """t becomes the distribution that is meant by a target, smoothed over the allowed classes (NULL: over all).
+cdef inline double row_range(const real* x, Py_ssize_t n, double* size) noexcept nogil:
+    """The largest element, and in `size` the largest absolute value of a finite one; infinite if the largest is.
 
-    Classes are `stride` apart in t, which is the target's own distribution if it has one, and in `allowed`.
+    NaNs are passed over; the largest element is -inf if there is nothing else.
     """
-    cdef Carried[double] masses[MASSES]
-    cdef double low, kept = 1 - smoothing, share = 0, amount
-    cdef const storage* w = target.class_weights
-    cdef Py_ssize_t n_allowed = n, i, c
-    for i in range(MASSES):
-        masses[i] = Carried[double](0, 0)
-    if target.distribution == NULL:
-        for c in range(n):
-            t[c * stride] = 0
-        for i in range(target.count):
-            c = target.classes[i]
-            if 0 <= c < n:
-                t[c * stride] += target.amounts[i]
-                masses[0].add(target.amounts[i])
-    elif smoothing != 0:
-        for c in range(n):
-            masses[c % MASSES].add(t[c * stride])
-    if smoothing != 0:
-        for i in range(1, MASSES):
-            masses[0] = masses[0] + masses[i]
-        if allowed != NULL:
-            n_allowed = 0
-            for c in range(n):
-                n_allowed += allowed[c * stride] != 0
-        share = smoothing / n_allowed * masses[0].less(0, &low)
-        for c in range(n):
-            amount = share if allowed == NULL else share * allowed[c * stride]
-            t[c * stride] = <storage> (kept * t[c * stride] + amount)
-    if w != NULL:
-        for c in range(n):
-            t[c * stride] *= w[c]
+    cdef Vec[real] zero = Vec[real](0), infinite = Vec[real](-INFINITY), v, top = infinite, bottom = zero
+    cdef Py_ssize_t i = 0
+    while i < n:
+        v = load_first(x + i, min(vec_lanes(x), n - i), -INFINITY)
+        top = maximum(v, top)
+        bottom = maximum(select_equal(v, infinite, zero, zero - v), bottom)
+        i += vec_lanes(x)
+    size[0] = max(largest(top), largest(bottom))
+    return largest(top)
+
+
+cdef bint leaves_range(const Job* job, const real* x, double size) noexcept nogil:
+    """Whether a finite logit, of which `size` is the largest absolute value, becomes infinite."""
+    return is_finite(size) and not size / job.transform.temperature <= largest_number(x)
+
+
+cdef struct FarRow:
+    # What cannot be told from logits that a temperature has made infinite, and that were put within range again.
+    RowSums gaps             # its sums of gaps
+    double m                 # the maximum, infinite where no double holds it
+    double far_m             # the same in the unit of FAR_STEP
+    double label_gap         # to the label
+
+
+cdef void bring_back(
+    const Job* job, const RowArrays[real]* row, real* x, real* slope, int64_t label, FarRow* far
+) noexcept nogil:
+    """transform_logits of a row of which some leave the range: x becomes logits of the same softmax, `far` the rest.
+
+    If the maximum leaves it, then two logits that differ do so by more than any exponential can tell.
+    """
+    cdef real temperature = <real> job.transform.temperature, m, z
+    cdef double step = job.transform.temperature / FAR_STEP
+    cdef Py_ssize_t n = row.n, c
+    for c in range(n if job.has_allowed else 0):
+        if slope[c] == 0:
+            x[c] = -INFINITY
+    m = <real> row_max(x, n)
+    find_far_gaps(&far.gaps, row, &job.formula, 0, n, m, job.transform.temperature)
+    far.m = m / job.transform.temperature
+    far.far_m = m * FAR_STEP / step
+    far.label_gap = (m * FAR_STEP - x[label] * FAR_STEP) / step / FAR_STEP / FAR_STEP
+    for c in range(n):
+        z = x[c] / temperature
+        if not is_finite(m / temperature) and is_finite(x[c]):
+            z = 0 if x[c] == m else -largest_number(x)
+        elif not is_finite(z) and is_finite(x[c]):
+            z = -largest_number(x)
+        x[c] = z
+        if job.has_allowed:
+            slope[c] = slope[c] != 0

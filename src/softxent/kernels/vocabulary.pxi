@@ -1,11 +1,9 @@
 # The C++ headers, as the kernels see them. Cython deduces the template arguments from the operands.
 
-from libc.float cimport DBL_MAX, FLT_MAX
 from libc.math cimport INFINITY, fabs
-from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset
 
-cdef extern from "vec.hpp" namespace "softxent" nogil:
+cdef extern from "vec/vec.hpp" namespace "softxent" nogil:
     cdef cppclass Vec[T]:
         Vec()
         Vec(double)
@@ -48,7 +46,6 @@ cdef extern from "vec.hpp" namespace "softxent" nogil:
     void store_first[T](T*, Py_ssize_t n, Lanes[T])
     void store_rounded[T](T*, Vec[double])
     void prefetch(const char*, Py_ssize_t n_bytes)
-    const Py_ssize_t TILE_BYTES
     cdef cppclass Tile[T]:
         Tile()
         T* space
@@ -57,8 +54,6 @@ cdef extern from "vec.hpp" namespace "softxent" nogil:
     void rows_to_lanes[T](T** at, Py_ssize_t n, T* tile)
     void lanes_to_rows[T](const T* tile, Py_ssize_t n, T** at)
     Vec[T] fma[T](Vec[T], Vec[T], Vec[T])
-    Block[T] fma[T](Block[T], Block[T], Block[T])
-    Lanes[T] fma[T](Lanes[T], Lanes[T], Lanes[T])
     Vec[T] maximum[T](Vec[T], Vec[T])
     Lanes[T] maximum[T](Lanes[T], Lanes[T])
     Block[T] maximum[T](Block[T], Block[T])
@@ -70,25 +65,29 @@ cdef extern from "vec.hpp" namespace "softxent" nogil:
     Block[T] without_lane[T](Block[T], Py_ssize_t lane)
     Vec[T] fold_sum[T](Block[T])
     Vec[T] fold_largest[T](Block[T])
-    double first[T](Vec[T])
+    double lane0[T](Vec[T])
     double largest[T](Vec[T])
 
-cdef extern from "rowmath.hpp" namespace "softxent" nogil:
+cdef extern from "math/sums.hpp" namespace "softxent" nogil:
     cdef cppclass Carried[T]:
         Carried()
         Carried(T sum, T lost)
         Carried operator+(Carried)
         Carried operator*(double)
         void add(T)
-        T less(T taken_off, T* rounded)
+        T minus(T taken_off, T* rounded)
         T sum
 
     cdef cppclass Sum[T]:
         Sum()
         void add(Vec[T])
-        void add_gaps(Vec[T] weights, Vec[T] x, Vec[T] top)
+        void add_gaps(Vec[T] weights, Vec[T] x, Vec[T] m)
         Carried[double] value()
 
+    bint is_finite(double)
+    bint has_room(const Sum[double]&)
+
+cdef extern from "math/exp.hpp" namespace "softxent" nogil:
     cdef cppclass RowUnit[T]:
         T shift
         T n0
@@ -101,11 +100,26 @@ cdef extern from "rowmath.hpp" namespace "softxent" nogil:
         LanesUnit()
         LanesUnit(Lanes[T] m)
 
+    Vec[T] exp[T](Vec[T], const RowUnit[T]&)
+    Lanes[T] exp[T](Lanes[T], const LanesUnit[T]&)
+    Block[T] exp[T](Block[T], const RowUnit[T]&)
+    Vec[T] exp_block[T](const T* x, T* e, const RowUnit[T]& unit)
+    double unit_size[T](const T*)
+
+cdef extern from "math/log1p.hpp" namespace "softxent" nogil:
+    Vec[double] log1p(Vec[double])
+
+cdef extern from "math/tanh.hpp" namespace "softxent" nogil:
+    Vec[T] tanh[T](const Vec[T]&, Vec[T]* slope)
+
+cdef extern from "row/numbers.hpp" namespace "softxent" nogil:
+    const double FAR_STEP, LEAST_DIVISOR
+
     cdef cppclass RowNumbers:
         double* R
         double* R_low
         double* m
-        double* over
+        double* m_shifted
         double* n0
         double* mass
         double* cross
@@ -115,78 +129,99 @@ cdef extern from "rowmath.hpp" namespace "softxent" nogil:
     cdef cppclass Denominator[T, D]:
         D sum
         Denominator()
-        Denominator(D R, D R_low, D e_top)
-        D under(D)
+        Denominator(D R, D R_low, D e_m)
 
-    bint is_finite(double)
-    bint has_room(const Sum[double]&)
-    const double FAR_STEP
-    const double LEAST_DIVISOR
-    Vec[T] exp[T](Vec[T], const RowUnit[T]&)
-    Lanes[T] exp[T](Lanes[T], const LanesUnit[T]&)
-    Block[T] exp[T](Block[T], const RowUnit[T]&)
-    Vec[T] exp_block[T](const T* x, T* e, const RowUnit[T]& unit)
+    double smallest_normal[T](const T*)
+    double largest_number[T](const T*)
+    double largest_scale[T](const T*)
+    double log1p_rest[T](const T*, double R, double R_low, double m_shifted, double n0)
+    Vec[double] log1p_rest[T](
+        const T*, const Vec[double]& R, const Vec[double]& R_low, const Vec[double]& m_shifted, const Vec[double]& n0)
+    void row_losses[T](const T*, const RowNumbers&, int count, double z_loss, double* losses)
+
+cdef extern from "row/target.hpp" namespace "softxent" nogil:
+    cdef cppclass Target[T]:
+        Target()
+        const T* distribution
+        const int64_t* indices
+        const T* probs
+        Py_ssize_t count
+        const T* class_weight
+        T amount(Py_ssize_t i, int64_t c)
+
+    cdef cppclass RowArrays[T]:
+        RowArrays()
+        const T* x
+        T* e
+        T* grad
+        Py_ssize_t n
+        Target[T] target
+
+    cdef cppclass RowSums:
+        RowSums()
+        Carried[double] R
+        Carried[double] rest
+        Carried[double] cross
+        Carried[double] gaps
+        bint far
+        Py_ssize_t argmax
+        double t_at_argmax
+        void clear()
+
+cdef extern from "row/finish.hpp" namespace "softxent" nogil:
+    double smooth_sums(const Formula&, double n, double mass, double gaps, double* cross, double* rest)
+    Vec[double] smooth_sums(
+        const Formula&, double n, Vec[double] mass, Vec[double] gaps, Vec[double]* cross, Vec[double]* rest)
+
+    cdef cppclass Factors[D]:
+        Factors()
+        D factor, offset, minus, grad_at_argmax
+
+    Factors[double] find_factors[T](
+        const T*, const Formula&, const Denominator[T, double]& whole, double R, double mass, double rest, double pull,
+        double share, double scale)
+    Factors[Vec[double]] find_factors[T](
+        const T*, const Formula&, const Denominator[T, Vec[double]]& whole, Vec[double] R, Vec[double] mass,
+        Vec[double] rest, Vec[double] pull, Vec[double] share, Vec[double] scale)
+
+    cdef cppclass Gradient[N]:
+        Gradient()
+        N factor, offset, minus
+        bint smoothed
+        Vec[T] of[T](Vec[T] e)
+        Lanes[T] of[T](Lanes[T] e)
+        Block[T] of[T](Block[T] e)
+        Vec[T] minus_target[T](Vec[T] grad, Vec[T] t)
+        Lanes[T] minus_target[T](Lanes[T] grad, Lanes[T] t)
+        Block[T] minus_target[T](Block[T] grad, Block[T] t)
+
+cdef extern from "row/lanes.hpp" namespace "softxent" nogil:
+    cdef cppclass LaneGroup[T]:
+        int64_t* label
+        T* m
+        T* e_m
+        T* argmax
+        double* rest
+        T* label_class
+        T* label_amount
+        T* factor
+        T* offset
+        T* minus
+        T* own_class
+        T* own_grad
+        LanesUnit[T] unit
+
     void lane_sums[T](const T* v, Py_ssize_t n, const T* left_out, const T* taken_off, double* values, double* rounded)
     void lane_gap_sums[T](const T* x, Py_ssize_t n, const T* m, double* values)
     void lane_gaps[T](
         const T* x, const T* t, Py_ssize_t n, const T* m, const T* left_out, double* gaps, double* weights,
         double* weights_low)
     double largest_size(const double*, Py_ssize_t n)
-    double smallest_normal[T](const T*)
-    double largest_scale[T](const T*)
-    double largest_number[T](const T*)
-    double unit_size[T](const T*)
-    Vec[double] log1p(Vec[double])
-    Vec[double] log_over_top[T](
-        const T*, const Vec[double]& R, const Vec[double]& R_low, const Vec[double]& over, const Vec[double]& n0)
-    void row_losses[T](const T*, const RowNumbers&, int count, double z_loss, double* losses)
 
-    cdef cppclass Target[T]:
-        Target()
-        const T* distribution
-        const int64_t* classes
-        const T* amounts
-        Py_ssize_t count
-        const T* class_weights
-        T amount(Py_ssize_t i, int64_t c)
-
-    cdef cppclass Formula:
-        double smoothing
-        double z_loss
-
-    cdef cppclass Part:
-        Part()
-        Carried[double] R
-        Carried[double] rest
-        Carried[double] cross
-        Carried[double] gaps
-        bint far
-        Py_ssize_t top
-        double at_top
-        void clear()
-
-    cdef cppclass LaneGroup[T]:
-        int64_t* label
-        T* m
-        T* e_top
-        T* top
-        double* rest
-        double* mass
-        T* amount
-        T* factor
-        T* offset
-        T* minus
-        T* special
-        T* value
-        LanesUnit[T] unit
-
-cdef extern from "tanh.hpp" namespace "softxent" nogil:
-    Vec[T] tanh[T](const Vec[T]&, Vec[T]* slope)
-
-cdef extern from "elements.hpp" namespace "softxent" nogil:
+cdef extern from "vec/elements.hpp" namespace "softxent" nogil:
     cdef cppclass LabelRange:
         int64_t n_classes
-        const int64_t* passed_over
+        const int64_t* ignored
 
     cdef cppclass Element:
         void (*read)(const char*, Py_ssize_t stride, Py_ssize_t n, double* to)
@@ -195,16 +230,12 @@ cdef extern from "elements.hpp" namespace "softxent" nogil:
         void (*write_row)(char*, const float*, Py_ssize_t n)
         bint (*read_labels)(const char*, Py_ssize_t stride, Py_ssize_t n, const LabelRange&, int64_t* to)
 
-    const char BFLOAT16
-    Element element_of(char kind, Py_ssize_t itemsize, bint swapped)
+    const Element& element_of(const Layout&)
 
 cdef extern from "threads.hpp" namespace "softxent" nogil:
-    bint has_openmp()
-    int openmp_threads()
-    int processors()
     int this_thread()
 
-ctypedef fused storage:
+ctypedef fused real:
     float
     double
 

@@ -1,2 +1,2 @@
 # The kernels for any CPU of the architecture.
-include "kernels.pxi"
+include "level.pxi"

@@ -1,2 +1,2 @@
 # The kernels for AVX2, FMA, F16C.
-include "kernels.pxi"
+include "level.pxi"

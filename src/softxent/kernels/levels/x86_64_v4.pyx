@@ -1,2 +1,2 @@
 # The kernels for AVX-512 F, BW, CD, DQ, VL.
-include "kernels.pxi"
+include "level.pxi"

@@ -130,13 +130,13 @@ inline void transpose_in_quarters(f32 *r) {
 template <int> inline void transpose_quarters(f32 *) {}
 template <int> inline void transpose_quarters(f64 *) {}
 
-inline double first(f32 v) { return vgetq_lane_f32(v, 0); }
-inline double first(f64 v) { return vgetq_lane_f64(v, 0); }
+inline double lane0(f32 v) { return vgetq_lane_f32(v, 0); }
+inline double lane0(f64 v) { return vgetq_lane_f64(v, 0); }
 inline double total(f64 v) { return vpaddd_f64(v); }
 inline double largest(f32 v) {
     const f32 a = maximum(v, vextq_f32(v, v, 2));
-    return first(maximum(a, vextq_f32(a, a, 1)));
+    return lane0(maximum(a, vextq_f32(a, a, 1)));
 }
-inline double largest(f64 v) { return first(maximum(v, vextq_f64(v, v, 1))); }
+inline double largest(f64 v) { return lane0(maximum(v, vextq_f64(v, v, 1))); }
 
 }  // namespace softxent::isa

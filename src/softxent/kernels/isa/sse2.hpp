@@ -172,8 +172,8 @@ inline void transpose_in_quarters(f64 *r) {
 template <int> inline void transpose_quarters(f32 *) {}
 template <int> inline void transpose_quarters(f64 *) {}
 
-inline double first(f32 v) { return _mm_cvtss_f32(v); }
-inline double first(f64 v) { return _mm_cvtsd_f64(v); }
+inline double lane0(f32 v) { return _mm_cvtss_f32(v); }
+inline double lane0(f64 v) { return _mm_cvtsd_f64(v); }
 inline double total(f64 v) { return _mm_cvtsd_f64(_mm_add_sd(v, _mm_unpackhi_pd(v, v))); }
 inline double largest(f32 v) {
     const f32 a = _mm_max_ps(v, _mm_movehl_ps(v, v));

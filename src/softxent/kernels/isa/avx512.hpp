@@ -129,8 +129,8 @@ template <int BY> inline void transpose_quarters(f64 *r) {
     for (int i = 0; i < 4 * BY; i += BY) r[i] = _mm512_castps_pd(all[i]);
 }
 
-inline double first(f32 v) { return _mm512_cvtss_f32(v); }
-inline double first(f64 v) { return _mm512_cvtsd_f64(v); }
+inline double lane0(f32 v) { return _mm512_cvtss_f32(v); }
+inline double lane0(f64 v) { return _mm512_cvtsd_f64(v); }
 inline double total(f64 v) {
     const __m256d a = _mm256_add_pd(_mm512_castpd512_pd256(v), _mm512_extractf64x4_pd(v, 1));
     const __m128d b = _mm_add_pd(_mm256_castpd256_pd128(a), _mm256_extractf128_pd(a, 1));

@@ -11,6 +11,7 @@
 #include <cmath>
 #include <cstddef>
 
+#include "../job.hpp"
 #include "halves.hpp"
 
 #if defined(_MSC_VER) && !defined(__clang__)
@@ -28,15 +29,15 @@
 #endif
 
 #if defined(SOFTXENT_AVX512)
-#include "vec_avx512.hpp"
+#include "../isa/avx512.hpp"
 #elif defined(SOFTXENT_AVX2)
-#include "vec_avx2.hpp"
+#include "../isa/avx2.hpp"
 #elif defined(SOFTXENT_NEON)
-#include "vec_neon.hpp"
+#include "../isa/neon.hpp"
 #elif (defined(__x86_64__) || defined(_M_X64)) && !defined(SOFTXENT_SCALAR)
-#include "vec_sse2.hpp"
+#include "../isa/sse2.hpp"
 #else
-#include "vec_scalar.hpp"
+#include "../isa/scalar.hpp"
 #endif
 
 namespace softxent {
@@ -87,7 +88,7 @@ SOFTXENT_INLINE Pack<S, N> map(F f, const Pack<S, N> &first, const Packs &...oth
 }
 
 // M of v's registers, from register i on.
-template <int M, class S, int N> SOFTXENT_INLINE Pack<S, M> part(const Pack<S, N> &v, int i) {
+template <int M, class S, int N> SOFTXENT_INLINE Pack<S, M> registers_from(const Pack<S, N> &v, int i) {
     Pack<S, M> out;
     for (int j = 0; j < M; ++j) out.r[j] = v.r[i + j];
     return out;
@@ -136,7 +137,6 @@ SOFTXENT_INLINE void prefetch(const char *p, std::ptrdiff_t bytes) {
 }
 
 // Memory of the narrow kernel's, on the stack.
-inline constexpr std::ptrdiff_t TILE_BYTES = 65536;
 template <class S> struct alignas(64) Tile { S space[TILE_BYTES / sizeof(S)]; };
 
 // Rows to columns and back: n elements of each of as many rows as a register has lanes, row i at at[i], are the columns'
@@ -291,9 +291,9 @@ template <class S, int N> SOFTXENT_INLINE Pack<S, N> without_lane(const Pack<S, 
 template <int M, class S, int N, class F> SOFTXENT_INLINE Pack<S, M> fold(Pack<S, N> v, F f) {
     for (int n = N / 2; n >= M; n /= 2)
         for (int i = 0; i < n; ++i) v.r[i] = f(v.r[i], v.r[i + n]);
-    return part<M>(v, 0);
+    return registers_from<M>(v, 0);
 }
-template <class S, int N> SOFTXENT_INLINE double first(const Pack<S, N> &v) { return isa::first(v.r[0]); }
+template <class S, int N> SOFTXENT_INLINE double lane0(const Pack<S, N> &v) { return isa::lane0(v.r[0]); }
 template <class S, int N> SOFTXENT_INLINE double largest(const Pack<S, N> &v) {
     return isa::largest(fold<1>(v, [](auto a, auto b) { return isa::maximum(a, b); }).r[0]);
 }
@@ -313,7 +313,7 @@ struct Wide { Vec<double> low, high; };
 SOFTXENT_INLINE Wide widen(const Vec<float> &v) {
     Pack<double, 2 * registers_of_vec<double>> wide;
     for (int i = 0; i < registers_of_vec<float>; ++i) isa::widen(v.r[i], wide.r + 2 * i);
-    return {part<registers_of_vec<double>>(wide, 0), part<registers_of_vec<double>>(wide, registers_of_vec<double>)};
+    return {registers_from<registers_of_vec<double>>(wide, 0), registers_from<registers_of_vec<double>>(wide, registers_of_vec<double>)};
 }
 
 }  // namespace softxent

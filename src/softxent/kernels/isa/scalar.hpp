@@ -1,7 +1,7 @@
 // Plain C++ for the architectures that have no header of their own: 128-bit registers as arrays, which the compiler may
 // keep in vectors. No fused multiply-add is assumed: fma rounds twice. See vec.hpp for what each function means.
 //
-// On x86-64 vec_sse2.hpp stands in for it; -DSOFTXENT_SCALAR chooses this one there too, so that it can be tested.
+// On x86-64 sse2.hpp stands in for it; -DSOFTXENT_SCALAR chooses this one there too, so that it can be tested.
 #pragma once
 
 #include <cmath>
@@ -120,7 +120,7 @@ template <class T> SOFTXENT_INLINE void transpose_in_quarters(Array<T> *r) {
 }
 template <int, class T> SOFTXENT_INLINE void transpose_quarters(Array<T> *) {}
 
-template <class T> SOFTXENT_INLINE double first(const Array<T> &v) { return v.lane[0]; }
+template <class T> SOFTXENT_INLINE double lane0(const Array<T> &v) { return v.lane[0]; }
 SOFTXENT_INLINE double total(const f64 &v) { return v.lane[0] + v.lane[1]; }
 template <class T> SOFTXENT_INLINE double largest(Array<T> v) {
     for (int n = v.lanes / 2; n > 0; n /= 2)

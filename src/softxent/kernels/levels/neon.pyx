@@ -1,2 +1,2 @@
 # The kernels for NEON of AArch64.
-include "kernels.pxi"
+include "level.pxi"

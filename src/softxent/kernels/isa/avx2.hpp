@@ -134,8 +134,8 @@ template <int BY> inline void transpose_quarters(f64 *r) {
     r[BY] = _mm256_permute2f128_pd(a, b, 0x31);
 }
 
-inline double first(f32 v) { return _mm256_cvtss_f32(v); }
-inline double first(f64 v) { return _mm256_cvtsd_f64(v); }
+inline double lane0(f32 v) { return _mm256_cvtss_f32(v); }
+inline double lane0(f64 v) { return _mm256_cvtsd_f64(v); }
 inline double total(f64 v) {
     const __m128d a = _mm_add_pd(_mm256_castpd256_pd128(v), _mm256_extractf128_pd(v, 1));
     return _mm_cvtsd_f64(_mm_add_sd(a, _mm_unpackhi_pd(a, a)));

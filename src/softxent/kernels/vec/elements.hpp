@@ -9,6 +9,7 @@
 #include <cstring>
 #include <type_traits>
 
+#include "../job.hpp"
 #include "vec.hpp"
 
 namespace softxent {
@@ -18,13 +19,13 @@ using Reader = void (*)(const char *, std::ptrdiff_t stride, std::ptrdiff_t n, d
 using Writer = void (*)(char *, double);
 using RowReader = void (*)(const char *, float *, std::ptrdiff_t n);
 using RowWriter = void (*)(char *, const float *, std::ptrdiff_t n);
-// Which labels there may be: those in [0, n_classes), and one that says to pass a row over, if passed_over is not null.
+// Which labels there may be: those in [0, n_classes), and that of rows that do not count, if `ignored` is not null.
 struct LabelRange {
     std::int64_t n_classes;
-    const std::int64_t *passed_over;
+    const std::int64_t *ignored;
 };
-// Whether n labels, `stride` bytes apart, are all such labels; if `to` is given, they go there, -1 for a row to pass over and
-// 0 for what is no label.
+// Whether n labels, `stride` bytes apart, are all such labels; if `to` is given, they go there, -1 for a row that does not
+// count and 0 for what is no label.
 using LabelsReader = bool (*)(const char *, std::ptrdiff_t stride, std::ptrdiff_t n, const LabelRange &range, std::int64_t *to);
 
 // NumPy's bool: a byte, and True unless it is 0.
@@ -67,22 +68,22 @@ template <class T, bool SWAPPED> void write_element(char *p, double x) {
 template <class T, bool SWAPPED>
 bool read_labels(const char *p, std::ptrdiff_t stride, std::ptrdiff_t n, const LabelRange &range, std::int64_t *to) {
     const auto n_classes = static_cast<std::uint64_t>(range.n_classes);
-    const bool passing = range.passed_over != nullptr && (std::is_signed_v<T> || *range.passed_over >= 0);
-    const std::uint64_t passed_over = passing ? static_cast<std::uint64_t>(*range.passed_over) : 0;
-    const auto read = [=](std::ptrdiff_t step, auto may_pass) {
+    const bool ignores = range.ignored != nullptr && (std::is_signed_v<T> || *range.ignored >= 0);
+    const std::uint64_t ignored = ignores ? static_cast<std::uint64_t>(*range.ignored) : 0;
+    const auto read = [=](std::ptrdiff_t step, auto may_ignore) {
         bool all_good = true;
         for (std::ptrdiff_t i = 0; i < n; ++i) {
             // As unsigned numbers, negative labels are large, like unsigned ones beyond 2^63.
             const auto label = static_cast<std::uint64_t>(load_element<T, SWAPPED>(p + i * step));
-            const bool good = label < n_classes, pass = may_pass && label == passed_over;
-            all_good &= good | pass;
-            if (to) to[i] = pass ? -1 : good ? static_cast<std::int64_t>(label) : 0;
+            const bool good = label < n_classes, ignore = may_ignore && label == ignored;
+            all_good &= good | ignore;
+            if (to) to[i] = ignore ? -1 : good ? static_cast<std::int64_t>(label) : 0;
         }
         return all_good;
     };
     // Loops of their own for what is usual.
     constexpr std::ptrdiff_t side_by_side = sizeof(T);
-    if (passing) return read(stride, std::true_type{});
+    if (ignores) return read(stride, std::true_type{});
     return stride == side_by_side ? read(side_by_side, std::false_type{}) : read(stride, std::false_type{});
 }
 
@@ -95,10 +96,10 @@ struct Element {
     RowWriter write_row = nullptr;
 };
 
-template <class T, bool SWAPPED> Element real_element() {
-    return {read_numbers<T, SWAPPED>, write_element<T, SWAPPED>};
+template <class T, bool SWAPPED> constexpr Element real_element() {
+    return {read_numbers<T, SWAPPED>, write_element<T, SWAPPED>, nullptr, nullptr, nullptr};
 }
-template <class T, bool SWAPPED> Element half_element() {
+template <class T, bool SWAPPED> constexpr Element half_element() {
     Element element = real_element<T, SWAPPED>();
     if constexpr (!SWAPPED) {
         element.read_row = read_halves<T>;
@@ -106,45 +107,27 @@ template <class T, bool SWAPPED> Element half_element() {
     }
     return element;
 }
-template <class T, bool SWAPPED> Element integer_element() {
-    return {read_numbers<T, SWAPPED>, nullptr, read_labels<T, SWAPPED>};
+template <class T, bool SWAPPED> constexpr Element integer_element() {
+    return {read_numbers<T, SWAPPED>, nullptr, read_labels<T, SWAPPED>, nullptr, nullptr};
+}
+template <class T, bool SWAPPED> constexpr Element read_only_element() {
+    return {read_numbers<T, SWAPPED>, nullptr, nullptr, nullptr, nullptr};
 }
 
-constexpr char BFLOAT16 = 'E';                                 // a letter that no kind of NumPy's has
-
-template <bool SWAPPED> Element element_of(char kind, std::ptrdiff_t size) {
-    switch (kind) {
-    case 'b': return {read_numbers<Boolean, SWAPPED>};
-    case 'i':
-        switch (size) {
-        case 1: return integer_element<std::int8_t, SWAPPED>();
-        case 2: return integer_element<std::int16_t, SWAPPED>();
-        case 4: return integer_element<std::int32_t, SWAPPED>();
-        case 8: return integer_element<std::int64_t, SWAPPED>();
-        }
-        break;
-    case 'u':
-        switch (size) {
-        case 1: return integer_element<std::uint8_t, SWAPPED>();
-        case 2: return integer_element<std::uint16_t, SWAPPED>();
-        case 4: return integer_element<std::uint32_t, SWAPPED>();
-        case 8: return integer_element<std::uint64_t, SWAPPED>();
-        }
-        break;
-    case 'f':
-        if (size == 2) return half_element<Half, SWAPPED>();
-        if (size == 4) return real_element<float, SWAPPED>();
-        if (size == 8) return real_element<double, SWAPPED>();
-        if (size == sizeof(long double)) return {read_numbers<long double, SWAPPED>};
-        break;
-    case BFLOAT16: return half_element<BFloat16, SWAPPED>();
-    }
-    return {};
-}
-
-// By dtype.kind and dtype.itemsize, as NumPy gives them, but for bfloat16, whose kind NumPy does not know.
-inline Element element_of(char kind, std::ptrdiff_t size, bool swapped) {
-    return swapped ? element_of<true>(kind, size) : element_of<false>(kind, size);
+// By ElementType, in its order.
+template <bool SWAPPED> inline constexpr Element ELEMENTS[N_ELEMENT_TYPES] = {
+    {},
+    read_only_element<Boolean, SWAPPED>(),
+    integer_element<std::int8_t, SWAPPED>(), integer_element<std::int16_t, SWAPPED>(),
+    integer_element<std::int32_t, SWAPPED>(), integer_element<std::int64_t, SWAPPED>(),
+    integer_element<std::uint8_t, SWAPPED>(), integer_element<std::uint16_t, SWAPPED>(),
+    integer_element<std::uint32_t, SWAPPED>(), integer_element<std::uint64_t, SWAPPED>(),
+    half_element<Half, SWAPPED>(), half_element<BFloat16, SWAPPED>(),
+    real_element<float, SWAPPED>(), real_element<double, SWAPPED>(),
+    read_only_element<long double, SWAPPED>(),
+};
+SOFTXENT_INLINE const Element &element_of(const Layout &layout) {
+    return (layout.swapped ? ELEMENTS<true> : ELEMENTS<false>)[layout.element];
 }
 
 }  // namespace softxent

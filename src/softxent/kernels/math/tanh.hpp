@@ -1,7 +1,7 @@
 // The hyperbolic tangent, for the capping of logits.
 #pragma once
 
-#include "rowmath.hpp"
+#include "exp.hpp"
 
 namespace softxent {
 
@@ -14,7 +14,7 @@ template <class S> Vec<S> tanh(const Vec<S> &v, Vec<S> *slope) {
     constexpr double MOST = sizeof(S) < sizeof(double) ? 88 : 700;         // where exp is still finite
     const V zero(0), one(1), minus_size = zero - maximum(zero - v, v);
     const V x = zero - maximum(V(-MOST), minus_size + minus_size);
-    // exp(x) - 1 = 2^n (exp(r) - 1) + (2^n - 1), the split of `exp` in rowmath.hpp.
+    // exp(x) - 1 = 2^n (exp(r) - 1) + (2^n - 1), the split of `exp` in exp.hpp.
     const V rounder(K::ROUNDER + K::EXPONENT_OF_ONE);
     const V biased = fma(x, V(LOG2E), rounder), n = biased - rounder;
     const V r = fma(n, V(-K::LN2_LO), fma(n, V(-K::LN2_HI), x));

@@ -1,0 +1,260 @@
+"""The list of options: of each its type, its default, how it is read and refused, and what its documentation says.
+
+Functions take `**options: Unpack[Options]`, and only those that were given are looked at: `read_options` reads each by
+itself, before a kernel is tried; `Given.fitted` reads them beside the logits, once a kernel has refused the arrays.
+`with_options` shows all of them in a function's signature and docstring.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import operator
+import re
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, NotRequired, SupportsFloat, SupportsIndex, TypedDict, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from softxent._inputs import is_real, read_array, shape_without, shown, taken_as
+
+F = TypeVar("F", bound=Callable[..., Any])
+INT64 = range(-(2**63), 2**63)
+
+
+class Options(TypedDict, total=False):
+    """The options of `cross_entropy`, `value_and_grad` and `evaluate`, to annotate functions that pass them on.
+
+    Attributes
+    ----------
+    weight : array_like, shape (C,), optional
+        A weight for each class, that its part of the loss is multiplied by.
+    sample_weight : array_like, shape (...), optional
+        A weight for each row, of any real or bool dtype, that its loss and its gradient are multiplied by. A row of
+        weight 0 is ignored, as with `ignore_index`; its label must be a class all the same.
+    ignore_index : int, optional
+        The label of rows that do not count: whatever their logits hold is not used, and their loss and gradient are
+        exactly 0. It may be a class, negative or beyond all classes. Only with class labels.
+    label_smoothing : float, default 0.0
+        The share of each target, in ``[0, 1]``, that is taken from it and given to all allowed classes alike.
+    temperature : float, default 1.0
+        The logits are divided by this.
+    softcap : float, optional
+        Logits :math:`x`, divided by the temperature, become ``softcap * tanh(x / softcap)``.
+    z_loss : float, default 0.0
+        Adds ``z_loss`` times the square of the logarithm of the sum of the exponentials to the loss of each row.
+    where : array_like of bool, shape (C,) or (..., C), optional
+        Which classes are allowed. Others have no probability, whatever their logits hold, and a gradient of 0. One axis
+        always means classes, even if there are as many rows.
+    """
+
+    weight: ArrayLike | None
+    sample_weight: ArrayLike | None
+    ignore_index: SupportsIndex | None
+    label_smoothing: SupportsFloat
+    temperature: SupportsFloat
+    softcap: SupportsFloat | None
+    z_loss: SupportsFloat
+    where: ArrayLike | None
+
+
+class Call(Options, total=False):
+    """What the overloads of a function take by name; their reduction, and whether it divides, is added below."""
+
+    axis: SupportsIndex
+    n_threads: SupportsIndex | None
+
+
+class MeanCall(Call, total=False):
+    reduction: Literal["mean"]
+    normalizer: SupportsFloat | None
+
+
+class SumCall(Call):
+    reduction: Literal["sum"]
+    normalizer: NotRequired[None]
+
+
+class RowsCall(Call):
+    reduction: Literal["none"]
+    normalizer: NotRequired[None]
+
+
+def read_number(name: str, value: Any, otherwise: str = "", positive: bool = False) -> float:
+    if type(value) is float and 0 < value < math.inf:
+        return value
+    try:
+        number = float(value) if _is_number(value) else None
+    except OverflowError:
+        number = math.inf
+    except (TypeError, ValueError):  # such as a Series of several numbers
+        number = None
+    if number is None:
+        raise TypeError(f"{name} must be a number{otherwise}, got {type(value).__name__}")
+    if not 0 <= number < math.inf or (positive and number == 0):
+        raise ValueError(f"{name} must be finite and {'positive' if positive else 'not negative'}, got {shown(value)}")
+    return number
+
+
+def _is_number(value: object) -> bool:
+    if isinstance(value, np.generic | np.ndarray):
+        return value.ndim == 0 and is_real(value.dtype) and not isinstance(value, np.ma.MaskedArray)
+    return isinstance(value, SupportsFloat)
+
+
+def _read_share(name: str, value: Any) -> float:
+    share = read_number(name, value)
+    if share > 1:
+        raise ValueError(f"{name} must be a share, 0 <= {name} <= 1, got {value}")
+    return share
+
+
+def _read_positive(name: str, value: Any) -> float:
+    return read_number(name, value, positive=True)
+
+
+def _read_cap(name: str, value: Any) -> float | None:
+    return None if value is None else read_number(name, value, " or None", positive=True)
+
+
+def _read_label(name: str, value: Any) -> int | None:
+    if value is None:
+        return None
+    try:
+        label = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer or None, got {type(value).__name__}") from None
+    if label not in INT64:
+        raise ValueError(f"{name} must fit into 64 bits, got {shown(label)}")
+    return label
+
+
+def _read_array(name: str, value: Any) -> np.ndarray | None:
+    return None if value is None else read_array(value, name)
+
+
+def _fit_scale(name: str, value: float, logits: np.ndarray, class_axis: int, dtype: np.dtype) -> float:
+    if not float(np.finfo(dtype).smallest_normal) <= value <= float(np.finfo(dtype).max):
+        raise ValueError(f"{name} must be in the range of {dtype}, which the logits are computed in, got {value}")
+    return value
+
+
+def _fit_weight(name: str, value: np.ndarray, logits: np.ndarray, class_axis: int, dtype: np.dtype) -> np.ndarray:
+    shapes = {"weight": (logits.shape[class_axis],), "sample_weight": shape_without(logits.shape, class_axis)}
+    units = {"weight": "class", "sample_weight": "row"}
+    if not is_real(value.dtype):
+        raise TypeError(f"{name} must be real numbers, got dtype {value.dtype}")
+    if value.shape != shapes[name]:
+        other = "sample_weight" if name == "weight" else "weight"
+        advice = f"; {other} has one for each {units[other]}" if value.shape == shapes[other] else ""
+        raise ValueError(
+            f"{name} must have one number for each {units[name]}, shape {shapes[name]}, got shape {value.shape}{advice}"
+        )
+    return taken_as(value, dtype) if name == "weight" else value
+
+
+def _fit_where(name: str, value: np.ndarray, logits: np.ndarray, class_axis: int, dtype: np.dtype) -> np.ndarray:
+    if value.dtype != np.bool_:
+        raise TypeError(f"{name} must be bool, True for the classes that are allowed, got dtype {value.dtype}")
+    n_classes = logits.shape[class_axis]
+    if value.shape == (n_classes,):
+        value = value.reshape(n_classes, *(1 for _ in logits.shape[class_axis + 1 :]))
+    elif value.shape != logits.shape:
+        of_rows = value.shape == shape_without(logits.shape, class_axis)
+        advice = "; to leave out rows, give them a sample_weight of 0" if of_rows else ""
+        raise ValueError(
+            f"{name} must be of shape {(n_classes,)}, or {logits.shape} as the logits, got shape {value.shape}{advice}"
+        )
+    return np.broadcast_to(value, logits.shape)
+
+
+class Option(NamedTuple):
+    """What there is to an option besides its type and its documentation."""
+
+    default: Any
+    read: Callable[[str, Any], Any]  # of its name and the value that was given
+    fit: Callable[[str, Any, np.ndarray, int, np.dtype], Any] | None = None  # and of logits, axis, dtype computed in
+
+
+OPTIONS = {
+    "weight": Option(None, _read_array, _fit_weight),
+    "sample_weight": Option(None, _read_array, _fit_weight),
+    "ignore_index": Option(None, _read_label),
+    "label_smoothing": Option(0.0, _read_share),
+    "temperature": Option(1.0, _read_positive, _fit_scale),
+    "softcap": Option(None, _read_cap, _fit_scale),
+    "z_loss": Option(0.0, read_number),
+    "where": Option(None, _read_array, _fit_where),
+}
+READERS = {name: option.read for name, option in OPTIONS.items()}
+FITTERS = {name: option.fit for name, option in OPTIONS.items() if option.fit is not None}
+
+
+class Given:
+    """The options of a call, as attributes, and what the mean is divided by; those not given are as by default."""
+
+    ignore_index: int | None
+    sample_weight: np.ndarray | None
+    normalizer: float | None = None
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self.__dict__ = values
+
+    def fitted(self, logits: np.ndarray, class_axis: int, dtype: np.dtype) -> Given:
+        """The same beside the logits: arrays as the kernels take them, weights of classes in `dtype`."""
+        values = dict(self.__dict__)
+        for name, value in values.items():
+            if name in FITTERS and value is not None:
+                values[name] = FITTERS[name](name, value, logits, class_axis, dtype)
+        return Given(values)
+
+
+for _name, _option in OPTIONS.items():
+    setattr(Given, _name, _option.default)
+
+
+def read_options(options: Any) -> Given:
+    """Numbers that make sense by themselves, and arrays. The dict that comes is used up."""
+    for name, value in options.items():
+        try:
+            read = READERS[name]
+        except KeyError:
+            raise TypeError(f"got an unexpected keyword argument {name!r}{_nearest(name)}") from None
+        options[name] = read(name, value)
+    return Given(options)
+
+
+def _nearest(name: str) -> str:
+    from difflib import get_close_matches  # rarely needed
+
+    near = get_close_matches(name, [*OPTIONS, "axis", "reduction", "normalizer", "n_threads"], 1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+# An entry of a docstring, with its name, and what stands in a docstring for such entries.
+ENTRY = re.compile(r"^    (\w+) : .*\n(?:        .*\n)+", re.MULTILINE)
+REFERENCE = re.compile(r"^    ([\w*, ]+)\n        (?:As in `cross_entropy`|See `Options`)\.\n", re.MULTILINE)
+entries = {entry[1]: entry[0] for entry in ENTRY.finditer(Options.__doc__ or "")}  # none with python -OO
+entries["**options"] = "".join(entries.values())
+
+
+def with_options(function: F) -> F:
+    """Show every option in the signature and the docstring of a function, in place of `**options`.
+
+    Where the docstring says "As in `cross_entropy`", it gets what is said there, too.
+    """
+    public: Any = function
+    signature = inspect.signature(function)
+    *named, _ = signature.parameters.values()
+    for name, option in OPTIONS.items():
+        kind, type_name = inspect.Parameter.KEYWORD_ONLY, Options.__annotations__[name].__forward_arg__
+        named.append(inspect.Parameter(name, kind, default=option.default, annotation=type_name))
+    public.__signature__ = signature.replace(parameters=named)
+    if function.__doc__:
+        for entry in ENTRY.finditer(function.__doc__):
+            entries.setdefault(entry[1], entry[0])
+        public.__doc__ = REFERENCE.sub(
+            lambda names: "".join(entries[name] for name in names[1].split(", ")), function.__doc__
+        )
+    return function

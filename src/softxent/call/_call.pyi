@@ -1,0 +1,29 @@
+from typing import Any, Final, final
+
+import numpy as np
+
+NOT_AS_IT_IS: Final[int]
+OVERLAPS: Final[int]
+
+def thread_limit(n_threads: int) -> int: ...
+def team_size(n_rows: int, n_classes: int, n_threads: int) -> int: ...
+def openmp() -> bool: ...
+def may_overlap_itself(array: np.ndarray) -> bool: ...
+
+@final
+class Kernels:
+    def __init__(self, capsule: object) -> None: ...
+    def run(
+        self,
+        logits: object,
+        targets: object,
+        axis: int,
+        losses: np.ndarray | None,
+        grad: object,
+        mean: bool,
+        n_threads: int,
+        options: Any = None,
+        diagnostics: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> float | int: ...
+    def exp_of(self, x: np.ndarray, m: float, out: np.ndarray) -> float: ...
+    def log1p_of(self, u: np.ndarray, out: np.ndarray) -> None: ...

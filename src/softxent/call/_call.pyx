@@ -1,0 +1,259 @@
+# From NumPy arrays to a Job, and from the Job to its result. Compiled once, for any CPU; the kernels of a level come as a
+# table of functions.
+#
+# A call is looked at once. Either it is done, or a status says what is in the way, and nothing has been written. Which
+# arrays to pass, and what to tell the user, is decided in Python.
+
+from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
+from cpython.pycapsule cimport PyCapsule_GetPointer
+from libc.float cimport DBL_MAX, DBL_MIN, FLT_MAX, FLT_MIN
+from libc.stddef cimport size_t
+cimport numpy as cnp
+
+cnp.import_array()
+
+include "job.pxi"
+
+cdef extern from "threads.hpp" namespace "softxent" nogil:
+    bint has_openmp()
+    int openmp_threads()
+    int processors()
+
+cdef enum:
+    CACHE_LINE = 64
+
+include "operands.pxi"
+include "plan.pxi"
+
+# What `Kernels.run` returns in place of a loss.
+NOT_AS_IT_IS = 1     # an argument is of another type, dtype or shape than kernels take, or holds a label that is no class
+OVERLAPS = 2         # all is in order, but the gradient would overwrite an input otherwise than by being the logits
+
+
+def openmp():
+    """Whether this build can run on several threads."""
+    return has_openmp()
+
+
+cdef bint is_target(targets):
+    """Whether it is an array, or two."""
+    if type(targets) is tuple:
+        return len(targets) == 2 and cnp.PyArray_CheckExact(targets[0]) and cnp.PyArray_CheckExact(targets[1])
+    return cnp.PyArray_CheckExact(targets)
+
+
+cdef bint describe_sparse(Job* job, cnp.ndarray x, cnp.ndarray indices, cnp.ndarray probs, int axis, int computed_in):
+    cdef int last = cnp.PyArray_NDIM(x) - 1
+    if cnp.PyArray_NDIM(indices) != last + 1 or not same_rows(x, axis, indices, last):
+        return False
+    if not same_shape(indices, probs):
+        return False
+    read_layout(&job.targets, indices, last, cnp.NPY_INT64)
+    read_layout(&job.probs, probs, last, computed_in)
+    job.kind = SPARSE
+    job.n_entries = cnp.PyArray_DIM(indices, last)
+    if not (job.targets.typed and job.probs.typed):
+        return False
+    return cnp.PyArray_SIZE(indices) == 0 or (job.targets.packed and job.probs.packed)
+
+
+cdef bint describe_targets(Job* job, cnp.ndarray x, targets, int axis, int computed_in):
+    """Fill in the targets; False if they do not belong to the logits. Labels are still to be checked."""
+    if type(targets) is tuple:
+        return not job.has_ignored and describe_sparse(job, x, targets[0], targets[1], axis, computed_in)
+    if same_rows(x, axis, targets, -1):
+        read_layout(&job.targets, targets, -1, computed_in)
+        return is_label(job.targets.element)
+    job.kind = DISTRIBUTIONS
+    job.n_entries = 0
+    if job.has_ignored or not same_shape(x, targets):
+        return False
+    read_layout(&job.targets, targets, axis, computed_in)
+    return job.targets.element != NO_ELEMENT
+
+
+cdef bint is_normal(double x, bint in_double) noexcept:
+    """Whether x is in the range of the normal numbers that are computed in, or 0."""
+    return x == 0 or (DBL_MIN if in_double else FLT_MIN) <= x <= (DBL_MAX if in_double else FLT_MAX)
+
+
+cdef bint describe_options(Job* job, cnp.ndarray x, options, int axis, int computed_in):
+    """Fill in what is not as by default, besides `ignored`; False if an array cannot be used as it is."""
+    cdef cnp.ndarray sample_weight = options.sample_weight, class_weight = options.weight, allowed = options.where
+    cdef double smoothing = options.label_smoothing
+    job.has_sample_weight = sample_weight is not None
+    if job.has_sample_weight:
+        if not same_rows(x, axis, sample_weight, -1):
+            return False
+        read_layout(&job.sample_weight, sample_weight, -1, cnp.NPY_DOUBLE)
+        if job.sample_weight.element == NO_ELEMENT:
+            return False
+    if class_weight is not None:
+        if cnp.PyArray_NDIM(class_weight) != 1 or cnp.PyArray_DIM(class_weight, 0) != job.n_classes:
+            return False
+        if cnp.PyArray_TYPE(class_weight) != computed_in or not cnp.PyArray_ISCARRAY_RO(class_weight):
+            return False
+        job.class_weight = cnp.PyArray_DATA(class_weight)
+    job.has_allowed = allowed is not None
+    if job.has_allowed:
+        if cnp.PyArray_TYPE(allowed) != cnp.NPY_BOOL or not same_shape(x, allowed):
+            return False
+        read_layout(&job.allowed, allowed, axis, computed_in)
+    job.transform.temperature = options.temperature
+    if options.softcap is not None:
+        job.transform.cap = options.softcap
+    if not (is_normal(job.transform.temperature, job.in_double) and is_normal(job.transform.cap, job.in_double)):
+        return False
+    job.transforms = job.transform.temperature != 1 or job.transform.cap > 0 or job.has_allowed
+    job.has_slope = job.has_allowed or (job.transform.cap > 0 and job.has_grad)
+    job.may_leave_range = job.transform.temperature < 1 and job.transform.cap == 0
+    # Smoothing normally needs two sums of the row only. With a weight per class, or a mask, the smoothed target differs
+    # from class to class, so it is built in full: see build_target.
+    job.builds_target = (class_weight is not None and (smoothing != 0 or job.kind == DISTRIBUTIONS)) or (
+        job.has_allowed and smoothing != 0)
+    if job.builds_target:
+        job.built_smoothing = smoothing
+    else:
+        job.formula.smoothing = smoothing
+    job.formula.z_loss = options.z_loss
+    if options.normalizer is not None:
+        job.has_normalizer = True
+        job.normalizer = options.normalizer
+    return True
+
+
+cdef bint overlaps_input(cnp.ndarray g, targets, options):
+    """Whether a gradient may overlap an input other than the logits."""
+    if type(targets) is tuple:
+        if may_overlap(g, targets[0]) or may_overlap(g, targets[1]):
+            return True
+    elif may_overlap(g, targets):
+        return True
+    if options is not None:
+        for other in (options.sample_weight, options.weight, options.where):
+            if other is not None and may_overlap(g, other):
+                return True
+    return False
+
+
+cdef bint describe_grad(Job* job, grad, cnp.ndarray x, int axis, int computed_in):
+    """Fill in where the gradient goes; False if it cannot be written there."""
+    if not cnp.PyArray_CheckExact(grad) or not cnp.PyArray_ISWRITEABLE(grad) or not same_shape(x, grad):
+        return False
+    read_layout(&job.grad, grad, axis, computed_in)
+    return is_floating(job.grad.element) and (job.n_rows == 0 or not may_overlap_itself(grad))
+
+
+cdef bint describe_losses(Job* job, cnp.ndarray losses):
+    """Fill in where the losses of the rows go."""
+    if losses is None:
+        return True
+    if cnp.PyArray_SIZE(losses) != job.n_rows or not cnp.PyArray_ISCARRAY(losses):
+        return False
+    if cnp.PyArray_TYPE(losses) == cnp.NPY_FLOAT:
+        job.losses32 = <float*> cnp.PyArray_DATA(losses)
+        return True
+    job.losses64 = <double*> cnp.PyArray_DATA(losses)
+    return cnp.PyArray_TYPE(losses) == cnp.NPY_DOUBLE
+
+
+cdef bint describe_diagnostics(Job* job, diagnostics):
+    """Fill in where the diagnostics go: (3, rows) float64 and (rows,) int64."""
+    cdef cnp.ndarray numbers, argmax
+    if diagnostics is None:
+        return True
+    numbers, argmax = diagnostics
+    if cnp.PyArray_SIZE(numbers) != 3 * job.n_rows or cnp.PyArray_SIZE(argmax) != job.n_rows or job.kind != LABELS:
+        return False
+    job.diagnostics.log_prob = <double*> cnp.PyArray_DATA(numbers)
+    job.diagnostics.lse = job.diagnostics.log_prob + job.n_rows
+    job.diagnostics.entropy = job.diagnostics.lse + job.n_rows
+    job.diagnostics.argmax = <int64_t*> cnp.PyArray_DATA(argmax)
+    return True
+
+
+cdef class Kernels:
+    """The kernels of one level, from the capsule that its module offers as `table`."""
+    cdef const KernelTable* table
+
+    def __cinit__(self, capsule):
+        self.table = <const KernelTable*> PyCapsule_GetPointer(capsule, "softxent.kernels.table")
+        if self.table.version != TABLE_VERSION or self.table.size < sizeof(KernelTable):
+            raise ImportError(
+                f"kernels of version {self.table.version} in an installation that needs version {TABLE_VERSION}: "
+                "install softxent again")
+
+    def run(
+        self, logits, targets, int axis, losses, grad, bint mean, int n_threads, options=None, diagnostics=None
+    ):
+        """Sum or mean of the losses as a float, or a status; per-row losses into `losses`, the gradient into `grad`.
+
+        logits with C classes along `axis`; targets, class labels without that axis or distributions with it, or a tuple
+        of classes (int64) and their amounts (of the type computed in), along the last axis, contiguous there; losses
+        without the class axis, C-contiguous, float32 or float64; grad like logits. Computes in float32 for float16,
+        bfloat16 and float32 logits, and in float64 for all others.
+
+        options have scalars that are good; sample_weight of any real dtype, weight C-contiguous and of the type
+        computed in, where of the shape of the logits.
+        """
+        cdef Job job
+        cdef void* memory = NULL
+        cdef size_t size
+        cdef double loss
+        cdef int computed_in, element
+        cdef bint in_place
+        if not cnp.PyArray_CheckExact(logits) or not is_target(targets):
+            return NOT_AS_IT_IS
+        if axis < 0:
+            axis += cnp.PyArray_NDIM(logits)
+        if not 0 <= axis < cnp.PyArray_NDIM(logits) or cnp.PyArray_DIM(logits, axis) == 0:
+            return NOT_AS_IT_IS
+        job.n_classes = cnp.PyArray_DIM(logits, axis)
+        job.n_rows = cnp.PyArray_SIZE(logits) // job.n_classes
+        element = element_type(logits)
+        job.in_double = element not in (FLOAT16, BFLOAT16, FLOAT32)
+        computed_in = cnp.NPY_DOUBLE if job.in_double else cnp.NPY_FLOAT
+        read_layout(&job.logits, logits, axis, computed_in)
+        job.has_grad = grad is not None
+        job.mean = mean
+        if options is not None and options.ignore_index is not None:
+            job.has_ignored = True
+            job.ignored = options.ignore_index
+        if element == NO_ELEMENT or not describe_targets(&job, logits, targets, axis, computed_in):
+            return NOT_AS_IT_IS
+        if options is not None and not describe_options(&job, logits, options, axis, computed_in):
+            return NOT_AS_IT_IS
+        if job.has_grad and not describe_grad(&job, grad, logits, axis, computed_in):
+            return NOT_AS_IT_IS
+        if not describe_losses(&job, losses) or not describe_diagnostics(&job, diagnostics):
+            return NOT_AS_IT_IS
+        if job.kind != DISTRIBUTIONS and not self.table.labels_are_good(&job):
+            return NOT_AS_IT_IS
+        if job.n_rows == 0:
+            return 0.0
+        in_place = job.has_grad and same_elements(grad, logits)
+        if job.has_grad and ((not in_place and may_overlap(grad, logits)) or overlaps_input(grad, targets, options)):
+            return OVERLAPS
+        make_plan(&job, in_place, n_threads)
+        if job.scratch_rows > 0:
+            size = (1 if job.by_stretches else job.n_threads) * job.scratch_rows * job.n_classes
+            memory = PyMem_RawMalloc(size * (sizeof(double) if job.in_double else sizeof(float)) + CACHE_LINE)
+            if memory == NULL:
+                raise MemoryError
+        with nogil:
+            loss = self.table.run(&job, <void*> ((<size_t> memory + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE))
+        PyMem_RawFree(memory)
+        return loss
+
+    def exp_of(self, cnp.ndarray x, double m, cnp.ndarray out):
+        """The exponentials of x <= m, counted in the unit of a row with the maximum m, and that of m itself, returned.
+
+        For the tests of the bound that kernels/math states. Contiguous arrays of one float dtype and size.
+        """
+        return self.table.exp_of(
+            cnp.PyArray_DATA(x), m, cnp.PyArray_DATA(out), cnp.PyArray_SIZE(x),
+            cnp.PyArray_TYPE(x) == cnp.NPY_DOUBLE)
+
+    def log1p_of(self, cnp.ndarray u, cnp.ndarray out):
+        """log(1 + u) of u >= 0, for the tests of the bound that kernels/math states. Contiguous float64 of one size."""
+        self.table.log1p_of(<double*> cnp.PyArray_DATA(u), <double*> cnp.PyArray_DATA(out), cnp.PyArray_SIZE(u))

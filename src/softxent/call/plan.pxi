@@ -1,0 +1,69 @@
+# How a call is done: which kernel visits the rows, how they are shared out over threads, how much scratch that takes.
+
+cdef enum:
+    NARROW_BYTES = 768          # in rows of up to as many bytes the narrow kernel is the faster one (measured),
+    FEW_ROWS = 8                # if there are not fewer rows
+    MAX_LANES = 32
+    PREFETCH_FROM = 262144      # logits: where they no longer stay in a cache near the core
+    STREAM_FROM = 4194304       # logits: where a gradient is too large for the caches
+
+
+cpdef int thread_limit(int n_threads) noexcept:
+    """How many threads a large call runs on, if it may use n_threads; 0 leaves that to OpenMP.
+
+    Never more than there are CPUs to run them on, unless OpenMP itself has been told so.
+    """
+    return openmp_threads() if n_threads <= 0 else min(n_threads, max(processors(), openmp_threads()))
+
+
+cpdef int team_size(Py_ssize_t n_rows, Py_ssize_t n_classes, int n_threads) noexcept:
+    """How many threads a call of this size runs on."""
+    cdef double work = <double> n_rows * n_classes      # the product of two sizes may not fit an integer
+    cdef double parts = max(<double> n_rows, work / STRETCH)
+    cdef int most = <int> min(min(work / LOGITS_PER_THREAD, parts), <double> MAX_BLOCKS)
+    return min(most, thread_limit(n_threads)) if most > 1 else 1
+
+
+cdef bint fits_lanes(const Job* job, bint direct, Py_ssize_t itemsize) noexcept:
+    """Whether the narrow kernel takes this call: for few classes, and wherever rows cannot be loaded as they are."""
+    # Halves are converted by way of a tile of their own.
+    cdef bint staged = job.logits.halves or (job.has_grad and job.grad.halves)
+    cdef bint tile_of_targets = job.kind == DISTRIBUTIONS or job.builds_target
+    cdef Py_ssize_t n_tiles
+    if job.n_classes > TILE_BYTES // LANE_BYTES:        # nor would the product below fit
+        return False
+    staged |= job.kind == DISTRIBUTIONS and job.targets.halves
+    n_tiles = 1 + tile_of_targets + job.has_slope + (job.diagnostics.argmax != NULL) + staged
+    # And a row beyond the tiles, which lanes without a row of their own are written to.
+    if n_tiles * job.n_classes * LANE_BYTES + job.n_classes * itemsize > TILE_BYTES:
+        return False
+    return not direct or (job.n_classes * itemsize <= NARROW_BYTES and job.n_rows >= FEW_ROWS)
+
+
+cdef void make_plan(Job* job, bint in_place, int n_threads) noexcept:
+    """Fill in how the rows are visited, by at most n_threads threads."""
+    cdef Py_ssize_t itemsize = sizeof(double) if job.in_double else sizeof(float)
+    cdef bint makes_target = job.builds_target or (job.kind == DISTRIBUTIONS and not job.targets.direct)
+    cdef bint direct = job.logits.direct and (not job.has_grad or job.grad.direct) and not makes_target
+    job.by_lanes = fits_lanes(job, direct, itemsize)
+    # A gradient that no cache can hold is better stored past the caches, at once and in whole cache lines.
+    job.streaming = job.has_grad and not in_place and <double> job.n_rows * job.n_classes >= STREAM_FROM
+    if job.streaming:
+        if job.by_lanes:
+            job.streaming = job.grad.typed and job.grad.step == itemsize and job.grad.class_stride % 64 == 0
+        else:
+            job.streaming = direct and not job.has_slope and job.n_classes >= STRETCH
+    # Rows of scratch: logits or exponentials, then targets, then slopes.
+    direct = direct and not job.has_slope and (job.has_grad or not job.transforms) and not job.streaming
+    if not job.by_lanes and not direct:
+        job.scratch_rows = 3 if job.has_slope else 2 if makes_target else 1
+    n_threads = team_size(job.n_rows, job.n_classes, n_threads)
+    job.by_stretches = job.n_classes > STRETCH and job.n_rows < 2 * n_threads and job.n_rows % n_threads != 0
+    job.n_threads = n_threads if job.by_stretches else min(n_threads, job.n_rows)
+    job.prefetching = <double> job.n_rows * job.n_classes >= PREFETCH_FROM
+    # Enough rows to fill the lanes or to share a logarithm, unless that makes too much work to hand out at once.
+    job.rows_per_block = max(
+        min(LOGITS_PER_THREAD // job.n_classes, <Py_ssize_t> (2 * MAX_LANES)),
+        (job.n_rows + MAX_BLOCKS - 1) // MAX_BLOCKS)
+    if job.n_classes <= TILE_BYTES // LANE_BYTES:
+        job.rows_per_block = (job.rows_per_block + MAX_LANES - 1) // MAX_LANES * MAX_LANES

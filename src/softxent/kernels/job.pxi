@@ -1,0 +1,77 @@
+# job.hpp, as call/ and the kernels see it.
+
+from libc.stdint cimport int64_t, uint32_t
+
+cdef extern from "job.hpp" namespace "softxent" nogil:
+    ctypedef int ElementType
+    int NO_ELEMENT, BOOLEAN, INT8, INT16, INT32, INT64, UINT8, UINT16, UINT32, UINT64, FLOAT16, BFLOAT16, FLOAT32, FLOAT64
+    int LONG_DOUBLE
+    bint is_label(int)
+    bint is_floating(int)
+
+    cdef cppclass Layout:
+        char* data
+        int element
+        bint swapped, packed, typed, direct, halves
+        int n_axes
+        Py_ssize_t class_stride, length, step
+        Py_ssize_t* shape
+        Py_ssize_t* strides
+
+    cdef enum TargetKind:
+        LABELS, DISTRIBUTIONS, SPARSE
+
+    cdef cppclass Transform:
+        double temperature, cap
+
+    cdef cppclass Formula:
+        double smoothing, z_loss
+
+    cdef cppclass Diagnostics:
+        double* log_prob
+        double* lse
+        double* entropy
+        int64_t* argmax
+
+    const Py_ssize_t LANE_BYTES, TILE_BYTES, STRETCH, LOGITS_PER_THREAD
+    cdef enum:
+        MAX_BLOCKS "static_cast<int>(softxent::MAX_BLOCKS)"
+
+    cdef cppclass Job:
+        Job()
+        Py_ssize_t n_rows, n_classes
+        bint in_double
+        Layout logits
+        TargetKind kind
+        Layout targets, probs
+        Py_ssize_t n_entries
+        Layout grad
+        bint has_grad
+        Layout sample_weight
+        bint has_sample_weight
+        const void* class_weight
+        Layout allowed
+        bint has_allowed, has_ignored
+        int64_t ignored
+        Formula formula
+        Transform transform
+        bint transforms, has_slope, may_leave_range, builds_target
+        double built_smoothing
+        bint mean, has_normalizer
+        double normalizer, class_unit
+        float* losses32
+        double* losses64
+        Diagnostics diagnostics
+        bint by_lanes, by_stretches, streaming, prefetching
+        int n_threads
+        Py_ssize_t rows_per_block, scratch_rows
+        double unit, scale
+
+    cdef cppclass KernelTable:
+        uint32_t version, size
+        int (*labels_are_good)(const Job*) noexcept nogil
+        double (*run)(Job*, void*) noexcept nogil
+        double (*exp_of)(const void*, double, void*, Py_ssize_t, int) noexcept nogil
+        void (*log1p_of)(const double*, double*, Py_ssize_t) noexcept nogil
+
+    const uint32_t TABLE_VERSION "softxent::KernelTable::VERSION"

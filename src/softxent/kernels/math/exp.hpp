@@ -1,0 +1,102 @@
+// Exponentials, counted in a power of two of the row's own.
+#pragma once
+
+#include <limits>
+
+#include "../vec/vec.hpp"
+#include "sums.hpp"
+
+namespace softxent {
+
+// exp, by the textbook split exp(x) = 2^n * exp(r), n = round(x / ln 2), |r| <= ln(2) / 2.
+inline constexpr double LOG2E = 0x1.71547652b82fep0, LN2 = 0x1.62e42fefa39efp-1;
+
+template <class T> struct ExpConstants;
+template <> struct ExpConstants<float> {
+    static constexpr double LN2_HI = 0x1.62e8p-1, LN2_LO = -0x1.e8082ep-16;   // n * LN2_HI is exact
+    static constexpr double ROUNDER = 0x1.8p23;                // adding it leaves round(x) in the low mantissa bits
+    static constexpr double EXPONENT_OF_ONE = 127, HEADROOM = 40, UNIT = 0x1p40, SHIFT_FROM = 512;
+    // (exp(r) - 1 - r) / r^2 on |r| <= 0.35, highest power first
+    static constexpr double POLYNOMIAL[] = {0x1.6a3ffcp-10, 0x1.1239ecp-7, 0x1.5558bep-5, 0x1.555492p-3, 0x1.fffffcp-2};
+};
+template <> struct ExpConstants<double> {
+    static constexpr double LN2_HI = 0x1.62e42fefa4p-1, LN2_LO = -0x1.8432a1b0e2634p-43;
+    static constexpr double ROUNDER = 0x1.8p52;
+    static constexpr double EXPONENT_OF_ONE = 1023, HEADROOM = 128, UNIT = 0x1p128, SHIFT_FROM = 4096;
+    static constexpr double POLYNOMIAL[] = {
+        0x1.af20bc852ec32p-26, 0x1.28ac594adffe9p-22, 0x1.71ddd21698b3cp-19, 0x1.a0199c7433484p-16, 0x1.a01a01f84ea5ap-13,
+        0x1.6c16c182e1af3p-10, 0x1.11111110f0fb7p-7,  0x1.5555555550e41p-5,  0x1.555555555564ep-3,  0x1.000000000000ap-1};
+};
+
+// The unit that one row's exponentials are counted in: 2^(n0 - HEADROOM), n0 = round(m / ln 2), m the row's largest logit.
+//
+// Dividing by a power of two near e^m instead of by e^m itself costs nothing, since it only moves exponents, and
+// x - m is never formed: its rounding alone would be 16 ulp of the exponential at a spread of 40. HEADROOM keeps all
+// that can matter among the normal numbers; one product at the end scales back and rounds once, subnormals included.
+// Only where |m| >= SHIFT_FROM is m subtracted first: there the difference is exact for every x near enough to count.
+template <class S, class D> struct Unit {
+    D shift, n0, lowest, rounder;
+
+    Unit() = default;
+    SOFTXENT_INLINE explicit Unit(const D &m) {
+        using K = ExpConstants<S>;
+        const D zero(0), size = maximum(m, zero - m);
+        shift = select_equal(maximum(D(K::SHIFT_FROM), size), size, m, zero);
+        n0 = (m - shift) * D(LOG2E) + D(K::ROUNDER) - D(K::ROUNDER);
+        const D exponent = D(K::EXPONENT_OF_ONE + K::HEADROOM) - n0;
+        rounder = D(K::ROUNDER) + exponent;
+        lowest = (zero - exponent) * D(LN2);                   // the exponent field comes out as 0: the factor 0.0
+    }
+};
+
+template <class S> using RowUnit = Unit<S, S>;
+template <class S> using LanesUnit = Unit<S, Lanes<S>>;
+
+// What the lanes of P's registers, from register i on, are to use of a number for all or of one for each.
+template <class P> SOFTXENT_INLINE P for_lanes(double x, int) { return P(x); }
+template <class P, class S, int N> SOFTXENT_INLINE P for_lanes(const Pack<S, N> &v, int i) {
+    return registers_from<static_cast<int>(sizeof(P) / sizeof(Register<S>))>(v, i);
+}
+
+// exp(x) counted in the row's unit, for x <= m. Max error 1.02 ulp in float, 1.1 ulp in double; exactly 0 from about
+// HEADROOM + EXPONENT_OF_ONE powers of two below the row's largest down to -inf; NaN stays NaN; all NaN if m is infinite.
+template <class S, int N, class U> SOFTXENT_INLINE Pack<S, N> exp(const Pack<S, N> &all, const U &unit) {
+    constexpr int M = N < isa::IN_FLIGHT ? N : isa::IN_FLIGHT;  // no more chains of operations at once than registers hold
+    using K = ExpConstants<S>;
+    using P = Pack<S, M>;
+    Pack<S, N> out;
+    for (int i = 0; i < N; i += M) {
+        const P rounder = for_lanes<P>(unit.rounder, i);
+        const P x = maximum(for_lanes<P>(unit.lowest, i), registers_from<M>(all, i) - for_lanes<P>(unit.shift, i));
+        const P biased = fma(x, P(LOG2E), rounder), n = biased - rounder;
+        const P r = fma(n, P(-K::LN2_LO), fma(n, P(-K::LN2_HI), x));       // the inner one exact: LN2_HI leaves room for n
+        P q(K::POLYNOMIAL[0]);
+        for (std::size_t j = 1; j < sizeof(K::POLYNOMIAL) / sizeof(double); ++j) q = fma(q, r, P(K::POLYNOMIAL[j]));
+        const P power = map([](auto b) { return isa::shift_to_exponent(b); }, biased);
+        const P e = fma(fma(r * r, q, r), power, power);       // (1 + r + r^2 q) * 2^n, the 1 never rounded
+        for (int j = 0; j < M; ++j) out.r[i + j] = e.r[j];
+    }
+    return out;
+}
+
+// The exponentials of a Block at x, folded like fold_sum does; they are written to e, which may be x, unless it is NULL.
+// What is added up is taken together, so that few registers are in use at once.
+template <class S, class U> SOFTXENT_INLINE Vec<S> exp_block(const S *x, S *e, const U &unit) {
+    constexpr int step = Vec<S>::lanes;
+    Vec<S> sums;
+    std::ptrdiff_t i = 0;
+    for (auto &sum : sums.r) {
+        Pack<S, 4> v;
+        for (int j = 0; j < 4; ++j) v.r[j] = isa::load(x + i + j * step);
+        v = exp(v, unit);
+        if (e != nullptr)
+            for (int j = 0; j < 4; ++j) isa::store(e + i + j * step, v.r[j]);
+        sum = fold<1>(v, [](auto a, auto b) { return isa::add(a, b); }).r[0];
+        i += Vec<S>::width;
+    }
+    return sums;
+}
+
+template <class S> constexpr double unit_size(const S *) { return ExpConstants<S>::UNIT; }
+
+}  // namespace softxent

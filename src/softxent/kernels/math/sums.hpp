@@ -1,0 +1,131 @@
+// Sums that lose nothing, and the roundings that they are made good with.
+//
+// What is written over D is written once for a number and for a Pack of numbers, one for each row in its lanes: the
+// operations and their order are the same, and so are the bits.
+#pragma once
+
+#include "../vec/vec.hpp"
+
+namespace softxent {
+
+SOFTXENT_INLINE float maximum(float a, float b) { return a > b ? a : b; }
+SOFTXENT_INLINE double maximum(double a, double b) { return a > b ? a : b; }
+SOFTXENT_INLINE float select_equal(float a, float b, float yes, float no) { return a == b ? yes : no; }
+SOFTXENT_INLINE double select_equal(double a, double b, double yes, double no) { return a == b ? yes : no; }
+SOFTXENT_INLINE double exact_fma(double a, double b, double c) {
+    using P = Pack<double, 1>;
+    return lane0(exact_fma(P(a), P(b), P(c)));
+}
+
+// What a + b rounded off, `sum` being that (Knuth's two-sum).
+template <class T> SOFTXENT_INLINE T rounded_off(const T &a, const T &b, const T &sum) {
+    const T of_b = sum - a;
+    return (a - (sum - of_b)) + (b - of_b);
+}
+
+// m - x; 0 where t is 0, whatever x is.
+SOFTXENT_INLINE Vec<double> wanted_gap(const Vec<double> &t, const Vec<double> &x, const Vec<double> &m) {
+    const Vec<double> zero(0);
+    return select_equal(t, zero, zero, m - x);
+}
+
+// A sum and what its additions rounded off, of doubles or of Vecs.
+template <class D> struct Carried {
+    D sum, lost;
+    Carried() = default;
+    SOFTXENT_INLINE Carried(const D &a, const D &b) : sum(a), lost(b) {}
+    SOFTXENT_INLINE void add(const D &v) {
+        const D next = sum + v;
+        lost = lost + rounded_off(sum, v, next);
+        sum = next;
+    }
+    // The sum minus what is taken off; `rounded` gets what that rounds off.
+    SOFTXENT_INLINE D minus(const D &taken_off, D *rounded) const {
+        const D rest = sum - taken_off, zero(0), low = lost + rounded_off(sum, zero - taken_off, rest);
+        const D result = rest + low, finite = rest - rest;     // NaN where the sum is not: `low` is too, and `rest` the answer
+        *rounded = select_equal(finite, zero, rounded_off(rest, low, result), zero);
+        return select_equal(finite, zero, result, rest);
+    }
+};
+SOFTXENT_INLINE Carried<double> operator*(const Carried<double> &a, double power_of_two) {
+    return {a.sum * power_of_two, a.lost * power_of_two};
+}
+template <class D> SOFTXENT_INLINE Carried<D> operator+(const Carried<D> &a, const Carried<D> &b) {
+    const D sum = a.sum + b.sum;
+    return {sum, (a.lost + b.lost) + rounded_off(a.sum, b.sum, sum)};
+}
+SOFTXENT_INLINE Wide operator+(const Wide &a, const Wide &b) { return {a.low + b.low, a.high + b.high}; }
+
+// leaf(0) + ... + leaf(LEAVES - 1), of which all from `count` on are 0: halves are added, i to i + LEAVES / 2, until one is
+// left. The order is that in which `total` adds lanes.
+template <int LEAVES, int N = 1, class F> SOFTXENT_INLINE auto tree_sum(F leaf, int count, int i = 0) {
+    if constexpr (N == LEAVES) {
+        return leaf(i);
+    } else {
+        auto sum = tree_sum<LEAVES, 2 * N>(leaf, count, i);
+        if (i + N < count) sum = sum + tree_sum<LEAVES, 2 * N>(leaf, count, i + N);
+        return sum;
+    }
+}
+
+// A sum, lane by lane, whose error does not grow with the number of terms.
+template <class S> struct Sum;
+
+// float: in double.
+template <> struct Sum<float> {
+    static constexpr int lanes = Vec<float>::lanes;
+    Wide sum{Vec<double>(0), Vec<double>(0)};
+    SOFTXENT_INLINE void add(const Wide &v) { sum = sum + v; }
+    SOFTXENT_INLINE void add(const Vec<float> &v) { add(widen(v)); }
+    SOFTXENT_INLINE void add_gaps(const Vec<float> &weights, const Vec<float> &x, const Vec<float> &m) {
+        const Wide t = widen(weights), wide = widen(x), most = widen(m);
+        sum.low = fma(t.low, wanted_gap(t.low, wide.low, most.low), sum.low);
+        sum.high = fma(t.high, wanted_gap(t.high, wide.high, most.high), sum.high);
+    }
+    // All lanes together; what that rounds off, float exponentials are not worth.
+    SOFTXENT_INLINE Carried<double> value() const { return {total(sum.low + sum.high), 0}; }
+    // The same, minus what is taken off, for rows that stand in the lanes: slots[i] is what lane i of a Sum of their own
+    // would hold, 0 from `count` on.
+    SOFTXENT_INLINE static void values_minus(const Wide *slots, int count, const float *taken_off, double *values, double *rounded) {
+        const Wide sum = tree_sum<lanes>([=](int i) { return slots[i]; }, count), off = widen(load(taken_off));
+        store(values, sum.low - off.low);
+        store(values + lanes / 2, sum.high - off.high);
+        store(rounded, Vec<double>(0));
+        store(rounded + lanes / 2, Vec<double>(0));
+    }
+};
+
+// double: each lane carries what its additions rounded off, and so do the additions of the lanes.
+template <> struct Sum<double> {
+    static constexpr int lanes = Vec<double>::lanes;
+    Carried<Vec<double>> sum{Vec<double>(0), Vec<double>(0)};
+    SOFTXENT_INLINE void add(const Vec<double> &v) {
+        const Vec<double> next = sum.sum + v;
+        sum = {next, sum.lost + rounded_off(sum.sum, v, next)};
+    }
+    SOFTXENT_INLINE void add_gaps(const Vec<double> &weights, const Vec<double> &x, const Vec<double> &m) {
+        add(weights * wanted_gap(weights, x, m));
+    }
+    SOFTXENT_INLINE Carried<double> value() const {
+        double sums[lanes], lost[lanes];
+        store(sums, sum.sum);
+        store(lost, sum.lost);
+        return tree_sum<lanes>([&](int i) { return Carried<double>{sums[i], lost[i]}; }, lanes);
+    }
+    SOFTXENT_INLINE static void values_minus(
+        const Carried<Vec<double>> *slots, int count, const double *taken_off, double *values, double *rounded
+    ) {
+        Vec<double> low;
+        store(values, tree_sum<lanes>([=](int i) { return slots[i]; }, count).minus(load(taken_off), &low));
+        store(rounded, low);
+    }
+};
+
+SOFTXENT_INLINE bool is_finite(double x) { return x - x == 0; }
+// Whether all lanes are numbers so far below the largest that a few thousand like them can still be added up.
+SOFTXENT_INLINE bool has_room(const Sum<double> &sum) {
+    const Vec<double> zero(0), v = sum.sum.sum * Vec<double>(0x1p20);
+    return equal_bits(v - v, zero) == equal_bits(zero, zero);
+}
+
+}  // namespace softxent

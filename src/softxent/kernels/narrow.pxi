@@ -1,0 +1,356 @@
+# The narrow kernel: as many rows at once as Lanes has lanes, a row to a lane, class by class.
+#
+# It computes what the wide kernel in wide.pxi computes, by the same operations in the same order for each row, so the
+# two agree to the bit and a call may use either. What is added across lanes there is added across classes here.
+#
+# The logits stand in a tile and are overwritten by the exponentials and then by the gradient. The phases follow each
+# other as the functions stand here; what one knows for the next is in LaneGroup. A row whose numbers leave their range
+# is left to the wide kernel, and its group with it.
+
+
+cdef void find_m(LaneGroup[real]* group, const real* x, Py_ssize_t n, RowNumbers* numbers) noexcept nogil:
+    """The maximum of each lane, NaNs passed over, the unit that follows from it, and its exponential."""
+    cdef Lanes[real] m = Lanes[real](-INFINITY)
+    cdef Py_ssize_t i
+    for i in range(n):
+        m = maximum(load_lanes(x + i * lanes_of(x)), m)
+    group.unit = LanesUnit[real](m)
+    store_as_double(numbers.m, m)
+    store_as_double(numbers.m_shifted, m - group.unit.shift)
+    store_as_double(numbers.n0, group.unit.n0)
+    store(group.m, m)
+    store(group.e_m, exp(m, group.unit))
+
+
+cdef Lanes[real] at_labels(const LaneGroup[real]* group, const real* x) noexcept nogil:
+    cdef real[MAX_LANES] picked
+    cdef Py_ssize_t lane
+    for lane in range(lanes_of(x)):
+        picked[lane] = x[group.label[lane] * lanes_of(x) + lane]
+    return load_lanes(&picked[0])
+
+
+cdef void find_labels(
+    LaneGroup[real]* group, const real* x, const real* class_weight, Py_ssize_t count, RowNumbers* numbers
+) noexcept nogil:
+    """find_sparse of each lane, of the one entry that its label is; only `count` have a label."""
+    cdef real[MAX_LANES] picked
+    cdef Lanes[real] none = Lanes[real](-1)
+    cdef Py_ssize_t i
+    for i in range(count, lanes_of(x)):
+        group.label[i] = 0
+    store(picked, at_labels(group, x))
+    for i in range(lanes_of(x)):
+        numbers.mass[i] = 1
+        numbers.cross[i] = <double> group.m[i] - <double> picked[i]
+        group.rest[i] = 0
+        group.label_class[i] = <real> group.label[i]
+    store(group.label_amount, Lanes[real](1))
+    store(group.argmax, select_equal(load_lanes(&picked[0]), load_lanes(group.m), load_lanes(group.label_class), none))
+    if class_weight != NULL:
+        for i in range(lanes_of(x)):
+            group.label_amount[i] = class_weight[group.label[i]]
+            numbers.mass[i] = group.label_amount[i]
+            numbers.cross[i] = group.label_amount[i] * numbers.cross[i] if group.label_amount[i] != 0 else 0
+        store(group.argmax, select_equal(
+            load_lanes(group.label_amount), Lanes[real](0), none, load_lanes(group.argmax)))
+
+
+cdef void find_distributions(
+    LaneGroup[real]* group, const real* x, const real* t, Py_ssize_t n, RowNumbers* numbers
+) noexcept nogil:
+    """find_distribution of each lane, whose row is one stretch."""
+    cdef Lanes[real] argmax = Lanes[real](-1), at_argmax = Lanes[real](0), m = load_lanes(group.m)
+    cdef Lanes[real] logits, weights, here, zero = at_argmax
+    cdef real[MAX_LANES] t_at_argmax
+    cdef double[MAX_LANES] low
+    cdef Py_ssize_t i, c
+    for c in range(n - 1, -1, -1):
+        i = c * lanes_of(x)
+        logits = load_lanes(x + i)
+        weights = load_lanes(t + i)
+        here = select_equal(logits, m, Lanes[real](<double> c), argmax)
+        argmax = select_equal(weights, zero, argmax, here)
+        at_argmax = select_equal(argmax, Lanes[real](<double> c), weights, at_argmax)
+    store(group.argmax, argmax)
+    store(t_at_argmax, at_argmax)
+    lane_gaps(x, t, n, group.m, group.argmax, numbers.cross, group.rest, low)
+    for i in range(lanes_of(x)):
+        numbers.mass[i] = group.rest[i] + t_at_argmax[i]
+
+
+cdef void read_target_of_lane(
+    const Job* job, Py_ssize_t i, Py_ssize_t count, LaneGroup[real]* group, Py_ssize_t lane, Target[real]* target
+) noexcept nogil:
+    """read_target of the row in a lane; lanes without a row of their own have the target of the last row."""
+    if lane >= count:
+        group.label[lane] = group.label[count - 1]
+    group.label_amount[lane] = 1
+    read_target(job, i + min(lane, count - 1), group.label + lane, group.label_amount + lane, target)
+
+
+cdef void find_sparse_of_lanes(
+    const Job* job, Py_ssize_t i, Py_ssize_t count, LaneGroup[real]* group, const real* x, RowNumbers* numbers
+) noexcept nogil:
+    """find_sparse in each lane."""
+    cdef Target[real] target
+    cdef Py_ssize_t lane
+    cdef RowSums sums
+    cdef double low
+    for lane in range(lanes_of(x)):
+        read_target_of_lane(job, i, count, group, lane, &target)
+        find_sparse(&sums, x + lane, lanes_of(x), &target, 0, job.n_classes, group.m[lane])
+        group.argmax[lane] = <real> sums.argmax
+        group.rest[lane] = sums.rest.minus(0, &low)
+        numbers.mass[lane] = group.rest[lane] + sums.t_at_argmax
+        numbers.cross[lane] = sums.cross.minus(0, &low)
+
+
+cdef void build_targets_of_lanes(
+    const Job* job, Py_ssize_t i, Py_ssize_t count, LaneGroup[real]* group, const real* allowed, real* t
+) noexcept nogil:
+    """build_target in each lane of a tile."""
+    cdef Target[real] target
+    cdef Py_ssize_t lane
+    for lane in range(lanes_of(t)):
+        read_target_of_lane(job, i, count, group, lane, &target)
+        target.distribution = t if job.kind == DISTRIBUTIONS else NULL
+        build_target(
+            &target, allowed + lane if job.has_allowed else NULL, job.built_smoothing, t + lane, lanes_of(t),
+            job.n_classes)
+
+
+cdef void smooth_lanes(
+    LaneGroup[real]* group, const real* x, const Formula* formula, Py_ssize_t n, double* share, RowNumbers* numbers
+) noexcept nogil:
+    """smooth_sums of each lane, whose share goes to `share`."""
+    cdef double[MAX_LANES] gaps
+    cdef Vec[double] cross, rest
+    cdef Py_ssize_t i = 0
+    lane_gap_sums(x, n, group.m, gaps)
+    while i < lanes_of(x):
+        cross = load(numbers.cross + i)
+        rest = load(group.rest + i)
+        store(share + i, smooth_sums(formula[0], <double> n, load(numbers.mass + i), load(&gaps[i]), &cross, &rest))
+        store(numbers.cross + i, cross)
+        store(group.rest + i, rest)
+        i += ROWS_AT_ONCE
+
+
+cdef void take_exponentials(
+    LaneGroup[real]* group, real* x, Py_ssize_t n, const NextRows* next_logits, const NextRows* next_grad,
+    RowNumbers* numbers
+) noexcept nogil:
+    """The logits become exponentials, R of each lane their sum; what the next group needs is asked for."""
+    cdef LanesUnit[real] unit = group.unit
+    cdef real[MAX_LANES] taken_off
+    cdef Py_ssize_t c
+    for c in range(n):
+        ask_for(next_logits, c)
+        ask_for(next_grad, c)
+        store(x + c * lanes_of(x), exp(load_lanes(x + c * lanes_of(x)), unit))
+    store(taken_off, select_equal(
+        load_lanes(group.argmax), Lanes[real](-1), load_lanes(group.e_m), Lanes[real](0)))
+    lane_sums(x, n, group.argmax, &taken_off[0], numbers.R, numbers.R_low)
+
+
+cdef void find_diagnostics_of_lanes(
+    const Diagnostics* diagnostics, Py_ssize_t i, Py_ssize_t count, LaneGroup[real]* group, const real* x,
+    const real* e, Py_ssize_t n, RowNumbers* numbers
+) noexcept nogil:
+    """find_diagnostics of each lane, from logits x and their exponentials e."""
+    cdef Lanes[real] m = load_lanes(group.m), argmax = Lanes[real](-1), good = Lanes[real](1), logits
+    cdef real[MAX_LANES] first_at_m, has_no_nan
+    cdef double[MAX_LANES] gaps, R, R_low, logs
+    cdef Py_ssize_t c, lane = 0
+    for c in range(n - 1, -1, -1):
+        logits = load_lanes(x + c * lanes_of(x))
+        argmax = select_equal(logits, m, Lanes[real](<double> c), argmax)
+        good = select_equal(logits, logits, good, Lanes[real](0))
+    store(first_at_m, argmax)
+    store(has_no_nan, good)
+    lane_gaps(x, e, n, group.m, first_at_m, gaps, R, R_low)
+    while lane < lanes_of(x):
+        store(logs + lane, log1p_rest(
+            x, load(&R[lane]), load(&R_low[lane]), load(numbers.m_shifted + lane), load(numbers.n0 + lane)))
+        lane += ROWS_AT_ONCE
+    for lane in range(count):
+        if numbers.weight[lane] == 0:
+            clear_diagnostics(diagnostics, i + lane)
+        else:
+            set_diagnostics(
+                diagnostics, i + lane, <int64_t> first_at_m[lane], has_no_nan[lane] == 0, logs[lane], numbers.m[lane],
+                numbers.m[lane] - x[group.label[lane] * lanes_of(x) + lane],
+                gaps[lane] / (R[lane] + group.e_m[lane]))
+
+
+cdef bint finish_lanes(
+    LaneGroup[real]* group, const real* e, const Formula* formula, double* share, double* scales, RowNumbers* numbers
+) noexcept nogil:
+    """What makes the gradient of the exponentials; False if finish_row does more than find_factors for one of them."""
+    cdef Vec[double] zero = Vec[double](0), none = Vec[double](-1), least = Vec[double](-INFINITY), most = zero
+    cdef Vec[double] R, e_m, mass, pull = zero, size
+    cdef Denominator[real, Vec[double]] whole
+    cdef Factors[Vec[double]] factors
+    cdef Py_ssize_t i = 0
+    while i < lanes_of(e):
+        R = load(numbers.R + i)
+        e_m = load_as_double(group.e_m + i)
+        mass = load(numbers.mass + i)
+        if formula.z_loss != 0:
+            pull = Vec[double](2 * formula.z_loss) * (load(numbers.m + i) + log1p_rest(
+                e, R, load(numbers.R_low + i), load(numbers.m_shifted + i), load(numbers.n0 + i)))
+        whole = Denominator[real, Vec[double]](R, load(numbers.R_low + i), e_m)
+        factors = find_factors(
+            e, formula[0], whole, R, mass, load(group.rest + i), pull, load(share + i) if formula.smoothing != 0 else zero,
+            load(scales + i))
+        size = maximum(factors.factor, zero - factors.factor)
+        most = maximum(size, most)
+        least = maximum(select_equal(mass + pull, zero, least, zero - size), least)
+        store_rounded(group.factor + i, factors.factor)
+        store_rounded(group.offset + i, factors.offset)
+        store_rounded(group.minus + i, factors.minus)
+        # Where R < e_m, the argmax has more than half of the probability.
+        store_rounded(group.own_class + i, select_equal(maximum(R, e_m), R, none, load_as_double(group.argmax + i)))
+        store_rounded(group.own_grad + i, factors.grad_at_argmax)
+        i += ROWS_AT_ONCE
+    return largest(most) <= largest_scale(e) and largest(least) <= -smallest_normal(e)
+
+
+cdef void take_gradients(
+    LaneGroup[real]* group, real* e, const real* t, bint smoothed, bint has_labels, Py_ssize_t n
+) noexcept nogil:
+    """The exponentials become the gradient; t is NULL but for distributions."""
+    cdef Gradient[Lanes[real]] gradient
+    cdef Lanes[real] own_class = load_lanes(group.own_class), own_grad = load_lanes(group.own_grad), label, g
+    cdef Py_ssize_t c, i
+    gradient.factor = load_lanes(group.factor)
+    gradient.offset = load_lanes(group.offset)
+    gradient.minus = load_lanes(group.minus)
+    gradient.smoothed = smoothed
+    if has_labels:
+        # The label is the one class that is another number, if it is not the argmax of a confident row.
+        label = load_lanes(group.label_class)
+        g = gradient.minus_target(gradient.of(at_labels(group, e)), load_lanes(group.label_amount))
+        own_grad = select_equal(own_class, label, own_grad, g)
+        own_class = label
+    for c in range(n):
+        i = c * lanes_of(e)
+        g = gradient.of(load_lanes(e + i))
+        if t != NULL:
+            g = gradient.minus_target(g, load_lanes(t + i))
+        store(e + i, select_equal(Lanes[real](<double> c), own_class, own_grad, g))
+
+
+cdef void subtract_sparse_of_lanes(
+    const Job* job, Py_ssize_t i, Py_ssize_t count, LaneGroup[real]* group, real* g
+) noexcept nogil:
+    """subtract_sparse in each lane, and what its own class has."""
+    cdef Target[real] target
+    cdef Gradient[double] gradient
+    cdef Py_ssize_t lane
+    for lane in range(lanes_of(g)):
+        read_target_of_lane(job, i, count, group, lane, &target)
+        gradient.minus = group.minus[lane]
+        subtract_sparse(&gradient, g + lane, lanes_of(g), job.n_classes, &target)
+        if group.own_class[lane] >= 0:
+            g[<Py_ssize_t> group.own_class[lane] * lanes_of(g) + lane] = group.own_grad[lane]
+
+
+cdef bint find_scales(const Job* job, const double* weight, double* scales, const real* tag) noexcept nogil:
+    """The scale of each lane's gradient; False if one is too large for the type."""
+    cdef Py_ssize_t lane
+    for lane in range(lanes_of(tag)):
+        scales[lane] = job.scale * job.unit
+    if job.has_sample_weight or job.has_ignored:
+        for lane in range(lanes_of(tag)):
+            # Rows of weight 0 get their zeros in the end; a scale of 0 would pass for a target of next to no mass.
+            scales[lane] = job.scale * (weight[lane] if weight[lane] != 0 else job.unit)
+    return largest_size(scales, lanes_of(tag)) <= largest_scale(tag)
+
+
+cdef bint visit_lanes(
+    const Job* job, Py_ssize_t i, Py_ssize_t count, int64_t* label, const real* tag, RowNumbers* numbers
+) noexcept nogil:
+    """Visit `count` rows from i on, at most as many as there are lanes, in tiles on the stack; as visit_row_of.
+
+    False, and no gradient is written, if one of them has numbers that only visit_row_of takes: see visit_one_by_one.
+    """
+    cdef Tile[real] tile
+    cdef LaneGroup[real] group
+    cdef Py_ssize_t n = job.n_classes, size = n * lanes_of(tag)
+    cdef double[MAX_LANES] scales, share
+    cdef double reach
+    cdef real* x = tile.space
+    cdef real* t = NULL
+    cdef real* slope = NULL
+    cdef real* logits = NULL
+    cdef NextRows next_logits = NextRows(<char*> x, 0), next_grad = next_logits       # which is in the cache already
+    cdef real* staging = x + size
+    if job.kind == DISTRIBUTIONS or job.builds_target:
+        t = staging
+        staging += size
+    if job.has_slope:
+        slope = staging
+        staging += size
+    if job.diagnostics.argmax != NULL:
+        logits = staging
+        staging += size
+    if job.kind == DISTRIBUTIONS:
+        read_tile(&job.targets, i, count, n, t, staging)
+    read_tile(&job.logits, i, count, n, x, staging)
+    if job.has_allowed:
+        read_tile(&job.allowed, i, count, n, slope, staging)
+    group.label = label
+    if job.has_grad and not find_scales(job, numbers.weight, scales, tag):
+        return False
+    if job.may_leave_range:
+        row_range(x, size, &reach)
+        if leaves_range(job, x, reach):
+            return False
+    if job.builds_target:
+        build_targets_of_lanes(job, i, count, &group, slope, t)
+    if job.transforms:
+        transform_logits(&job.transform, x, slope, job.has_allowed, size)
+    find_m(&group, x, n, numbers)
+    if t != NULL:
+        find_distributions(&group, x, t, n, numbers)
+    elif job.kind == LABELS:
+        find_labels(&group, x, <real*> job.class_weight, count, numbers)
+    else:
+        find_sparse_of_lanes(job, i, count, &group, x, numbers)
+    if job.formula.smoothing != 0:
+        smooth_lanes(&group, x, &job.formula, n, share, numbers)
+    if (real is double or job.formula.smoothing != 0) and largest_size(numbers.cross, lanes_of(tag)) == INFINITY:
+        return False
+    if job.prefetching and i + 2 * count <= job.n_rows:
+        next_logits = find_next_rows(&job.logits, i + count, count, n)
+        if job.has_grad and not job.streaming:
+            next_grad = find_next_rows(&job.grad, i + count, count, n)
+    if job.diagnostics.argmax != NULL:
+        memcpy(logits, x, size * sizeof(real))
+    take_exponentials(&group, x, n, &next_logits, &next_grad, numbers)
+    if job.diagnostics.argmax != NULL:
+        find_diagnostics_of_lanes(&job.diagnostics, i, count, &group, logits, x, n, numbers)
+    if job.has_grad:
+        if not finish_lanes(&group, x, &job.formula, share, scales, numbers):
+            return False
+        take_gradients(&group, x, t, job.formula.smoothing != 0, t == NULL and job.kind == LABELS, n)
+        if t == NULL and job.kind == SPARSE:
+            subtract_sparse_of_lanes(job, i, count, &group, x)
+        if job.has_slope:
+            multiply_by_slope(x, slope, size)
+        if job.has_sample_weight or job.has_ignored:
+            zero_lanes(x, numbers.weight, n)
+        write_tile(&job.grad, i, count, n, x, staging, job.streaming)
+    return True
+
+
+cdef void visit_one_by_one(
+    const Job* job, Py_ssize_t i, Py_ssize_t count, int64_t* label, const real* tag, RowNumbers* numbers
+) noexcept nogil:
+    """Visit `count` rows of the narrow kernel's by the wide one, which takes whatever numbers may stand there."""
+    cdef Tile[real] scratch
+    cdef Py_ssize_t k
+    for k in range(count):
+        visit_row_of(job, i + k, label + k, scratch.space, 1, numbers, k, False, False)

@@ -1,0 +1,59 @@
+// How a row is finished: from what was added up to the numbers of its loss, and to what makes the gradient.
+//
+// With T the sum of the target t, m the largest logit, a the first class there that the target wants, e_j = exp(x_j - m),
+// R the sum of e_j over j != a, and S = R + e_a:
+//     loss       T log(S / e_m) + sum over j of t_j (m - x_j)
+//     gradient   T e_j / S - t_j,   and at a, where p_a > 1/2:   (T - t_a) - T R / S
+// Label smoothing keeps (1 - s) t_j of the target and gives the share s T / n to each of the n classes. z_loss adds
+// z lse^2 to the loss, so 2 z lse p_j to the gradient: T grows by that, t does not.
+//
+// Everything is written over D: a double for the one row of the wide kernel, a Vec<double> for rows of the narrow one.
+#pragma once
+
+#include "../job.hpp"
+#include "numbers.hpp"
+
+namespace softxent {
+
+// share * x; 0 for no share, whatever it is of.
+template <class D> SOFTXENT_INLINE D share_of(const D &share, const D &x) { return select_equal(share, D(0), D(0), share * x); }
+
+// Smooth the sums of a row, whose gaps m - x_j add up to `gaps`; returns the share of each class.
+template <class D>
+SOFTXENT_INLINE D smooth_sums(const Formula &formula, double n, const D &mass, const D &gaps, D *cross, D *rest) {
+    const D kept(1 - formula.smoothing), share = share_of(D(formula.smoothing / n), mass);
+    *cross = share_of(kept, *cross) + share_of(share, gaps);
+    *rest = share_of(kept, *rest) + share * D(n - 1);
+    return share;
+}
+
+// The factors of a gradient: factor * e + offset + minus * t, but grad_at_argmax where the argmax has more than half.
+template <class D> struct Factors { D factor, offset, minus, grad_at_argmax; };
+
+// `pull` is what a z-loss adds to the mass, `share` what smoothing gives to each class.
+template <class S, class D>
+SOFTXENT_INLINE Factors<D> find_factors(
+    const S *, const Formula &formula, const Denominator<S, D> &whole, const D &R, const D &mass, const D &rest, const D &pull,
+    const D &share, const D &scale
+) {
+    const D minus = D(0) - scale, pulled = mass + pull;
+    return {
+        whole.under(scale * pulled), minus * share, formula.smoothing == 0 ? minus : minus * D(1 - formula.smoothing),
+        scale * ((rest + pull) - pulled * whole.under(R))};
+}
+
+// The gradient of exponentials e with targets t. Its numbers are one for all lanes, or one for each.
+template <class N> struct Gradient {
+    N factor, offset, minus;
+    bool smoothed;                                             // an offset of 0 would not do: it turns -0.0 into 0.0
+
+    template <class P> SOFTXENT_INLINE P of(const P &e) const {
+        const P f = for_lanes<P>(factor, 0);
+        return smoothed ? fma(e, f, for_lanes<P>(offset, 0)) : e * f;
+    }
+    template <class P> SOFTXENT_INLINE P minus_target(const P &grad, const P &t) const {
+        return fma(t, for_lanes<P>(minus, 0), grad);
+    }
+};
+
+}  // namespace softxent

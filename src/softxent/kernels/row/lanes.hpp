@@ -1,0 +1,95 @@
+// What the narrow kernel adds up across the classes of a tile, and what its phases know of the rows in the lanes.
+#pragma once
+
+#include <cstdint>
+
+#include "../math/exp.hpp"
+
+namespace softxent {
+
+// The narrow kernel's sums over the n classes of a tile (see narrow.pxi), minus what is taken off: for every lane what the
+// wide kernel's Sum of Blocks would give. term(lane, c) is what class c has to add in the Vec of rows from `lane` on.
+template <class S, class F>
+SOFTXENT_INLINE void lane_sums_of(F term, std::ptrdiff_t n, const S *taken_off, double *values, double *rounded) {
+    constexpr int step = Vec<S>::lanes, block = Block<S>::lanes;
+    const std::ptrdiff_t blocks_end = n - n % block;
+    const int count = n < step ? static_cast<int>(n) : step;
+    decltype(Sum<S>::sum) slots[step];
+    for (int lane = 0; lane < Lanes<S>::lanes; lane += step) {
+        for (int i = 0; i < count; ++i) {
+            Sum<S> sum;
+            std::ptrdiff_t c = i;
+            for (; c < blocks_end; c += block)
+                sum.add((term(lane, c) + term(lane, c + 2 * step)) + (term(lane, c + step) + term(lane, c + 3 * step)));
+            for (; c < n; c += step) sum.add(term(lane, c));
+            slots[i] = sum.sum;
+        }
+        Sum<S>::values_minus(slots, count, taken_off + lane, values + lane, rounded + lane);
+    }
+}
+template <class S> SOFTXENT_INLINE Vec<S> all_but(const Vec<S> &left_out, const S *v, std::ptrdiff_t c) {
+    return select_equal(Vec<S>(static_cast<double>(c)), left_out, Vec<S>(0), load(v + c * Lanes<S>::lanes));
+}
+// Of v, but for the class that each lane leaves out.
+template <class S>
+void lane_sums(const S *v, std::ptrdiff_t n, const S *left_out, const S *taken_off, double *values, double *rounded) {
+    lane_sums_of([=](int lane, std::ptrdiff_t c) { return all_but(load(left_out + lane), v + lane, c); }, n, taken_off, values, rounded);
+}
+// Of m - x.
+template <class S> void lane_gap_sums(const S *x, std::ptrdiff_t n, const S *m, double *values) {
+    constexpr int lanes = Lanes<S>::lanes;
+    const S nothing[lanes] = {};
+    double rounded[lanes];
+    lane_sums_of([=](int lane, std::ptrdiff_t c) { return load(m + lane) - load(x + lane + c * lanes); }, n, nothing, values, rounded);
+}
+// Of distributions t: their gaps to m, and what they give to all classes but the one that each lane leaves out, with what
+// that sum rounds off.
+template <class S>
+void lane_gaps(
+    const S *x, const S *t, std::ptrdiff_t n, const S *m, const S *left_out, double *gaps, double *weights, double *weights_low
+) {
+    constexpr int step = Vec<S>::lanes, lanes = Lanes<S>::lanes;
+    const int count = n < step ? static_cast<int>(n) : step;
+    const S nothing[step] = {};
+    double rounded[step];
+    decltype(Sum<S>::sum) gap_slots[step], weight_slots[step];
+    for (int lane = 0; lane < lanes; lane += step, x += step, t += step) {
+        const Vec<S> left = load(left_out + lane), largest = load(m + lane);
+        for (int i = 0; i < count; ++i) {
+            Sum<S> gap, weight;
+            for (std::ptrdiff_t c = i; c < n; c += step) {
+                gap.add_gaps(load(t + c * lanes), load(x + c * lanes), largest);
+                weight.add(all_but(left, t, c));
+            }
+            gap_slots[i] = gap.sum;
+            weight_slots[i] = weight.sum;
+        }
+        Sum<S>::values_minus(gap_slots, count, nothing, gaps + lane, rounded);
+        Sum<S>::values_minus(weight_slots, count, nothing, weights + lane, weights_low + lane);
+    }
+}
+
+// The largest absolute value of the numbers for the lanes, NaNs passed over.
+inline double largest_size(const double *v, std::ptrdiff_t n) {
+    Vec<double> size(0);
+    const Vec<double> zero(0);
+    for (std::ptrdiff_t i = 0; i < n; i += Vec<double>::lanes) size = maximum(maximum(load(v + i), zero - load(v + i)), size);
+    return largest(size);
+}
+
+// What the phases of the narrow kernel know of the rows in the lanes; see narrow.pxi.
+template <class S> struct alignas(64) LaneGroup {
+    static constexpr int lanes = Lanes<S>::lanes;
+    S m[lanes], e_m[lanes];                                    // the largest logit, and its exponential
+    S argmax[lanes];                                           // as in RowSums; a float holds every class there can be
+    double rest[lanes];                                        // as in RowSums
+    S label_class[lanes], label_amount[lanes];                 // the label, and what the target gives to it
+    S factor[lanes], offset[lanes], minus[lanes];              // of the Gradient
+    S own_class[lanes], own_grad[lanes];                       // and the class where it is another number, -1 for none
+    LanesUnit<S> unit;
+    std::int64_t *label;                                       // last, to leave the arrays on cache lines
+};
+static_assert(TILE_BYTES / LANE_BYTES < 1 << 24, "class numbers are exact in the lanes of a float");
+static_assert(sizeof(Lanes<float>) == LANE_BYTES && sizeof(Lanes<double>) == LANE_BYTES, "what tiles are planned with");
+
+}  // namespace softxent

@@ -1,0 +1,125 @@
+// What the loss of a row is made of: its numbers, and the loss of several rows at once.
+#pragma once
+
+#include <limits>
+
+#include "../math/log1p.hpp"
+
+namespace softxent {
+
+// Where a row's gaps m - x do not fit into a double, they are counted in a unit so large that they do, whatever the
+// temperature that they are divided by. FAR_STEP times FAR_STEP is its inverse: one number would be too small to divide by.
+inline constexpr double FAR_STEP = 0x1p-512;
+// What the mean divides by is counted in another unit if its size is below this or above the inverse.
+inline constexpr double LEAST_DIVISOR = 0x1p-1000;
+
+// What the loss of a row is made of: weight * (mass * log1p((R + R_low) / e_m) + cross + unit * z_loss * lse^2), with
+// e_m = unit_size * exp(m_shifted - n0 ln 2) and lse = m + log1p((R + R_low) / e_m). The unit is 1, but for a row whose loss
+// is too large for a double until its weight brings it back: there mass and cross are multiplied by it, and the weight is
+// divided by it.
+struct alignas(64) RowNumbers {
+    static constexpr int rows = 32;
+    double R[rows], R_low[rows], m[rows], m_shifted[rows], n0[rows], mass[rows], cross[rows], weight[rows], unit[rows];
+};
+static_assert(RowNumbers::rows >= Lanes<float>::lanes && RowNumbers::rows >= Lanes<double>::lanes, "a row to each lane");
+
+// The denominator of a row's probabilities, R + e_m.
+template <class S, class D = double> struct Denominator {
+    D sum, low, inverse;                                       // low: what the sum rounds off
+
+    Denominator() = default;
+    SOFTXENT_INLINE Denominator(const D &R, const D &R_low, const D &e_m) : sum(R + e_m) {
+        low = rounded_off(e_m, R, sum) + R_low;
+        inverse = D(1) / sum;
+    }
+    // a over the sum, for a gradient stored as S: where that is double, the roundings on the way are made good.
+    SOFTXENT_INLINE D under(const D &a) const {
+        const D quotient = a * inverse;
+        if constexpr (sizeof(S) < sizeof(double)) return quotient;
+        return quotient + (exact_fma(D(0) - quotient, sum, a) - quotient * low) * inverse;
+    }
+};
+
+template <class S> constexpr double smallest_normal(const S *) { return std::numeric_limits<S>::min(); }
+template <class S> constexpr double largest_number(const S *) { return std::numeric_limits<S>::max(); }
+// Of a gradient: its factors, rounded to S, are far from the largest number.
+template <class S> constexpr double largest_scale(const S *) { return sizeof(S) < sizeof(double) ? 0x1p120 : 0x1p1000; }
+
+// log1p((R + R_low) / e_m), for exponentials that are S.
+template <class S, int N>
+SOFTXENT_INLINE TwoDoubles<N> log1p_rest(
+    const Pack<double, N> &R, const Pack<double, N> &R_low, const Pack<double, N> &m_shifted, const Pack<double, N> &n0
+) {
+    using P = Pack<double, N>;
+    constexpr double UNIT = ExpConstants<S>::UNIT;
+    // log(e_m / unit_size) as a sum of two, to twice double's digits.
+    const P zero(0), high = m_shifted - n0 * P(ExpConstants<double>::LN2_HI), low = zero - n0 * P(ExpConstants<double>::LN2_LO);
+    if constexpr (sizeof(S) < sizeof(double)) {
+        return log1p_parts(R * exp_parts(zero - high, zero - low).high * P(1 / UNIT));
+    } else {
+        // The roundings on the way are made good, so that those of the exponentials and of the result are what remains.
+        const auto exp = exp_parts(high, low);
+        const P e_m = exp.high * P(UNIT), e_m_low = exp.low * P(UNIT), ratio = R / e_m;
+        const auto log = log1p_parts(ratio);
+        const P ratio_low = exact_fma(zero - ratio, e_m, R) + (R_low - ratio * e_m_low);
+        return {log.high, log.low + ratio_low / (e_m * (P(1) + ratio))};
+    }
+}
+
+template <class S>
+Vec<double> log1p_rest(const S *, const Vec<double> &R, const Vec<double> &R_low, const Vec<double> &m_shifted, const Vec<double> &n0) {
+    const auto log = log1p_rest<S>(R, R_low, m_shifted, n0);
+    return log.high + log.low;
+}
+
+template <class S> double log1p_rest(const S *t, double R, double R_low, double m_shifted, double n0) {
+    using V = Vec<double>;
+    return lane0(log1p_rest(t, V(R), V(R_low), V(m_shifted), V(n0)));
+}
+
+// The logarithm of the sum of a row's exponentials, from that of the sum over e_m.
+template <int N> SOFTXENT_INLINE TwoDoubles<N> log_sum_exp(const Pack<double, N> &m, const TwoDoubles<N> &log) {
+    const Pack<double, N> one = log.high + log.low, sum = m + one;
+    return {sum, rounded_off(m, one, sum) + rounded_off(log.high, log.low, one)};
+}
+
+// The losses of the rows from k on, as many as P has lanes.
+template <class S, class P> SOFTXENT_INLINE P losses_at(const RowNumbers &rows, int k, double z_loss) {
+    const P zero(0), mass = load_pack<P>(rows.mass + k), cross = load_pack<P>(rows.cross + k);
+    const auto log = log1p_rest<S>(
+        load_pack<P>(rows.R + k), load_pack<P>(rows.R_low + k), load_pack<P>(rows.m_shifted + k), load_pack<P>(rows.n0 + k));
+    P loss, low = zero;
+    if constexpr (sizeof(S) < sizeof(double)) {
+        loss = mass * (log.high + log.low) + cross;
+    } else {
+        const P product = mass * log.high;
+        loss = product + cross;
+        low = rounded_off(product, cross, loss) + exact_fma(mass, log.high, zero - product) + mass * log.low;
+    }
+    if (z_loss != 0) {
+        const P z = P(z_loss) * load_pack<P>(rows.unit + k);
+        const auto lse = log_sum_exp(load_pack<P>(rows.m + k), log);
+        const P square = lse.high * lse.high, square_low = exact_fma(lse.high, lse.high, zero - square) + P(2) * lse.high * lse.low;
+        // A square may be infinite where z times it is not; its last digits are then beyond the loss's.
+        const P infinite(std::numeric_limits<double>::infinity());
+        const P term = select_equal(square, infinite, z * lse.high * lse.high, z * square), sum = loss + term;
+        low = low + rounded_off(loss, term, sum) + select_equal(square, infinite, zero, z * square_low);
+        loss = sum;
+    }
+    // An infinite sum is the answer as it is: `low` is NaN then (inf - inf). A row of weight 0 has no loss, whatever it holds.
+    const P weight = load_pack<P>(rows.weight + k);
+    return select_equal(weight, zero, zero, weight * select_equal(loss - loss, zero, loss + low, loss));
+}
+
+// The losses of the first `count` rows; what stands in `losses` beyond them is overwritten too.
+template <class S> void row_losses(const S *, const RowNumbers &rows, int count, double z_loss, double *losses) {
+    constexpr int n = registers_of_vec<double>, several = n < 4 ? 4 : n;
+    using V = Vec<double>;
+    using Vs = Pack<double, several>;                          // side by side, to hide their latency
+    int k = 0;
+    for (; k + V::lanes < count && k + Vs::lanes <= RowNumbers::rows; k += Vs::lanes)
+        store(losses + k, losses_at<S, Vs>(rows, k, z_loss));
+    for (; k < count; k += V::lanes) store(losses + k, losses_at<S, V>(rows, k, z_loss));
+}
+
+}  // namespace softxent

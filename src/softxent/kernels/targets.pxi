@@ -1,0 +1,238 @@
+# What the rows of a call want: their labels and weights, and targets as both kernels see them.
+
+cdef enum:
+    MASSES = 8                  # sums of a target's amounts side by side, since each waits long for its last
+
+
+cdef inline LabelRange label_range(const Job* job) noexcept nogil:
+    cdef LabelRange labels
+    labels.n_classes = job.n_classes
+    labels.ignored = &job.ignored if job.has_ignored else NULL
+    return labels
+
+
+cdef bint labels_are_good(const Job* job) noexcept nogil:
+    """Whether all labels, or indices of sparse targets, are classes or the label that is ignored."""
+    cdef LabelRange labels = label_range(job)
+    cdef Py_ssize_t i
+    if job.kind == LABELS:
+        return read_labels(&job.targets, 0, job.n_rows, &labels, NULL)
+    for i in range(job.n_rows):
+        if not element_of(job.targets).read_labels(
+            row_address(&job.targets, i), sizeof(int64_t), job.n_entries, labels, NULL
+        ):
+            return False
+    return True
+
+
+cdef inline void begin_rows(
+    const Job* job, Py_ssize_t i, Py_ssize_t count, int64_t* label, double* weight
+) noexcept nogil:
+    """Labels and weights of `count` rows from i on: 0 for rows that do not count; job.unit after the last row."""
+    cdef LabelRange labels = label_range(job)
+    cdef Py_ssize_t k
+    for k in range(MAX_LANES):
+        weight[k] = job.unit
+    if job.has_sample_weight:
+        read_numbers(&job.sample_weight, i, count, weight)
+        if job.unit != 1:
+            for k in range(count):
+                weight[k] *= job.unit
+    if job.kind == LABELS:
+        # Checked before, but another thread may have changed it since: then the result is wrong, not the memory.
+        read_labels(&job.targets, i, count, &labels, label)
+    if job.has_ignored:
+        for k in range(count):
+            if label[k] < 0:
+                label[k] = 0
+                weight[k] = 0
+
+
+cdef inline void read_target(
+    const Job* job, Py_ssize_t i, const int64_t* label, const real* one, Target[real]* target
+) noexcept nogil:
+    """The target of row i, whose label and its amount stand there; without its distribution, if it is one."""
+    target.distribution = NULL
+    target.indices = label
+    target.probs = one
+    target.count = job.n_entries
+    target.class_weight = <real*> job.class_weight
+    if job.kind == SPARSE:
+        target.indices = <int64_t*> row_address(&job.targets, i)
+        target.probs = <real*> row_address(&job.probs, i)
+
+
+cdef double target_mass(const Job* job, Py_ssize_t i, const real* one) noexcept nogil:
+    """The sum of a target that is no label, multiplied by the weights of the classes."""
+    cdef Target[real] target
+    cdef Carried[double] total = Carried[double](0, 0)
+    cdef Sum[real] sum
+    cdef real[PIECE] piece
+    cdef double rounded
+    cdef Py_ssize_t k, start = 0, count
+    read_target(job, i, NULL, one, &target)
+    if job.kind == SPARSE:
+        for k in range(target.count):
+            start = target.indices[k]
+            total.add(target.amount(k, start) if 0 <= start < job.n_classes else 0)
+        return total.minus(0, &rounded)
+    while start < job.n_classes:
+        count = min(PIECE, job.n_classes - start)
+        read_row(&piece[0], row_address(&job.targets, i) + start * job.targets.class_stride, &job.targets, count)
+        k = 0
+        while k < count:
+            sum.add(load_first(&piece[k], min(vec_lanes(one), count - k), 0)
+                    * load_first(target.class_weight + start + k, min(vec_lanes(one), count - k), 0))
+            k += vec_lanes(one)
+        start += count
+    return sum.value().minus(0, &rounded)
+
+
+cdef double total_weight(const Job* job, const real* one) noexcept nogil:
+    """The weight of all rows; a row of weight 0 adds nothing, even where its class has no finite weight."""
+    cdef Sum[double] total
+    cdef double[MAX_LANES] weight
+    cdef int64_t[MAX_LANES] label
+    cdef Py_ssize_t i = 0, count, k
+    cdef double rounded
+    if not job.has_sample_weight and not job.has_ignored and job.class_weight == NULL:
+        return job.n_rows * job.unit
+    while i < job.n_rows:
+        count = min(job.n_rows - i, <Py_ssize_t> MAX_LANES)
+        begin_rows(job, i, count, label, weight)
+        if job.class_weight != NULL:
+            for k in range(count):
+                if weight[k] != 0:
+                    weight[k] *= (
+                        (<real*> job.class_weight)[label[k]] if job.kind == LABELS else target_mass(job, i + k, one))
+        k = 0
+        while k < count:
+            total.add(load_first(&weight[k], min(count - k, <Py_ssize_t> ROWS_AT_ONCE), 0))
+            k += ROWS_AT_ONCE
+        i += count
+    return total.value().minus(0, &rounded)
+
+
+cdef inline void build_target(
+    const Target[real]* target, const real* allowed, double smoothing, real* t, Py_ssize_t stride, Py_ssize_t n
+) noexcept nogil:
+    """t becomes the distribution that is meant by a target, smoothed over the allowed classes (NULL: over all).
+
+    Classes are `stride` apart in t, which is the target's own distribution if it has one, and in `allowed`.
+    """
+    cdef Carried[double] masses[MASSES]
+    cdef double low, kept = 1 - smoothing, share = 0, amount
+    cdef const real* w = target.class_weight
+    cdef Py_ssize_t n_allowed = n, i, c
+    for i in range(MASSES):
+        masses[i] = Carried[double](0, 0)
+    if target.distribution == NULL:
+        for c in range(n):
+            t[c * stride] = 0
+        for i in range(target.count):
+            c = target.indices[i]
+            if 0 <= c < n:
+                t[c * stride] += target.probs[i]
+                masses[0].add(target.probs[i])
+    elif smoothing != 0:
+        for c in range(n):
+            masses[c % MASSES].add(t[c * stride])
+    if smoothing != 0:
+        for i in range(1, MASSES):
+            masses[0] = masses[0] + masses[i]
+        if allowed != NULL:
+            n_allowed = 0
+            for c in range(n):
+                n_allowed += allowed[c * stride] != 0
+        share = smoothing / n_allowed * masses[0].minus(0, &low)
+        for c in range(n):
+            amount = share if allowed == NULL else share * allowed[c * stride]
+            t[c * stride] = <real> (kept * t[c * stride] + amount)
+    if w != NULL:
+        for c in range(n):
+            t[c * stride] *= w[c]
+
+
+cdef inline void find_sparse(
+    RowSums* sums, const real* x, Py_ssize_t stride, const Target[real]* target, Py_ssize_t start, Py_ssize_t n,
+    double m
+) noexcept nogil:
+    """Add up a sparse target over the classes [start, start + n): sum t (m - x), sum t, and its first entry at m.
+
+    Logits are `stride` apart, so that a lane of a tile can be walked like a row.
+    """
+    cdef Carried[double] cross = Carried[double](0, 0), rest = cross
+    cdef Py_ssize_t i, c, argmax = -1
+    cdef double amount, logit, t_at_argmax = 0
+    for i in range(target.count):
+        c = target.indices[i] - start
+        if not 0 <= c < n:
+            continue
+        amount = target.amount(i, start + c)
+        if amount != 0:
+            logit = x[c * stride]
+            cross.add(amount * (m - logit))
+            if argmax < 0 and logit == m:
+                argmax = c
+            if argmax == c:
+                t_at_argmax += amount
+            else:
+                rest.add(amount)
+    sums.cross, sums.rest = cross, rest
+    sums.argmax, sums.t_at_argmax = argmax, t_at_argmax
+
+
+cdef inline void add_distribution(
+    RowSums* sums, Vec[real] logits, Vec[real] weights, Vec[real] m, Py_ssize_t i, Sum[real]* cross, Sum[real]* rest
+) noexcept nogil:
+    cdef real[MAX_VEC_LANES] lanes
+    cdef unsigned int wanted
+    cross.add_gaps(weights, logits, m)
+    if sums.argmax < 0:
+        wanted = equal_bits(logits, m) & ~equal_bits(weights, Vec[real](0))
+        if wanted:
+            store(lanes, weights)
+            sums.argmax = i + lowest_bit(wanted)
+            sums.t_at_argmax = lanes[sums.argmax - i]
+            weights = without_lane(weights, sums.argmax - i)
+    rest.add(weights)
+
+
+cdef inline void find_distribution(
+    RowSums* sums, const real* x, const real* t, Py_ssize_t n, double m, Py_ssize_t prefetch_distance
+) noexcept nogil:
+    """Add up a stretch of a target that is the distribution t; what is so far behind it is asked for."""
+    cdef Vec[real] most = Vec[real](m)
+    cdef Sum[real] cross, rest
+    cdef Py_ssize_t i = 0
+    while i + vec_lanes(x) <= n:
+        if prefetch_distance != 0:
+            prefetch(<char*> (t + i + prefetch_distance), sizeof(real) * vec_lanes(x))
+        add_distribution(sums, load(x + i), load(t + i), most, i, &cross, &rest)
+        i += vec_lanes(x)
+    if i < n:
+        add_distribution(sums, load_first(x + i, n - i, 0), load_first(t + i, n - i, 0), most, i, &cross, &rest)
+    sums.rest = rest.value()
+    sums.cross = cross.value()
+
+
+cdef void find_far_gaps(
+    RowSums* sums, const RowArrays[real]* row, const Formula* formula, Py_ssize_t start, Py_ssize_t n, double m,
+    double temperature
+) noexcept nogil:
+    """The sums of gaps that no double holds, of logits and a maximum that are still to be divided by `temperature`."""
+    cdef Carried[double] cross = Carried[double](0, 0), gaps = cross
+    cdef double most = m * FAR_STEP, step = temperature / FAR_STEP, amount
+    cdef const real* x = row.x + start
+    cdef const real* t = row.target.distribution
+    cdef Py_ssize_t i, c
+    if formula.smoothing != 0:
+        for c in range(n):
+            gaps.add((most - x[c] * FAR_STEP) / step)
+    for i in range(n if t != NULL else row.target.count):
+        c = i if t != NULL else row.target.indices[i] - start
+        if 0 <= c < n:
+            amount = t[start + c] if t != NULL else row.target.amount(i, start + c)
+            if amount != 0:
+                cross.add(amount * ((most - x[c] * FAR_STEP) / step))
+    sums.cross, sums.gaps, sums.far = cross, gaps, True

@@ -1,0 +1,129 @@
+# Tiles: as many rows as Lanes has lanes, class c of the row in lane k at tile[c * lanes_of(tile) + k].
+
+
+cdef struct NextRows:
+    # Where the next group of rows is: what class c of this one asks for starts at start + c * step. With a step of 0
+    # that is the same line again and again, which costs next to nothing.
+    const char* start
+    Py_ssize_t step
+
+
+cdef inline void ask_for(const NextRows* next_rows, Py_ssize_t c) noexcept nogil:
+    """Ask for the share of class c: of what the whole group needs, asked for at once, most would be dropped."""
+    prefetch(next_rows.start + c * next_rows.step, LANE_BYTES)
+
+
+cdef bint place_lanes(
+    const Layout* rows, Py_ssize_t i, Py_ssize_t count, Py_ssize_t n_lanes, char** at, char* spare
+) noexcept nogil:
+    """Where the rows of the lanes start: `count` from i on, and `spare` for the other lanes, or the last if it is NULL.
+
+    True if all those rows are rows.step apart.
+    """
+    cdef Py_ssize_t lane = 0, run, k
+    cdef char* start
+    while lane < count:
+        start = row_address(rows, i + lane)
+        run = run_from(rows, i + lane, count - lane)
+        for k in range(run):
+            at[lane + k] = start + k * rows.step
+        lane += run
+    for lane in range(count, n_lanes):
+        at[lane] = at[count - 1] if spare == NULL else spare
+    return run == count
+
+
+cdef void read_tile(
+    const Layout* rows, Py_ssize_t i, Py_ssize_t count, Py_ssize_t n, real* tile, real* staging
+) noexcept nogil:
+    """Layout to lanes, `count` of them from i on; the other lanes hold zeros, or the last row again."""
+    cdef char* at[MAX_LANES]
+    cdef Py_ssize_t lane, c
+    cdef bint even = place_lanes(rows, i, count, lanes_of(tile), at, NULL)
+    if rows.direct and n >= COLUMNS:
+        rows_to_lanes(<real**> at, n, tile)
+    elif rows.typed and even and rows.step == sizeof(real):
+        for c in range(n):
+            store(tile + c * lanes_of(tile), load_lanes_first(<real*> (at[0] + c * rows.class_stride), count, 0))
+    elif rows.typed:
+        for c in range(n):
+            for lane in range(lanes_of(tile)):
+                tile[c * lanes_of(tile) + lane] = (<real*> (at[lane] + c * rows.class_stride))[0]
+    elif real is float and rows.halves and n >= COLUMNS:
+        if even and rows.step == n * rows.class_stride:
+            element_of(rows[0]).read_row(at[0], staging, count * n)
+        else:
+            for lane in range(count):
+                element_of(rows[0]).read_row(at[lane], staging + lane * n, n)
+        for lane in range(lanes_of(tile)):
+            at[lane] = <char*> (staging + min(lane, count - 1) * n)
+        rows_to_lanes(<real**> at, n, tile)
+    else:
+        for lane in range(count):
+            read_row(staging, at[lane], rows, n)
+            for c in range(n):
+                tile[c * lanes_of(tile) + lane] = staging[c]
+        for c in range(n):
+            for lane in range(count, lanes_of(tile)):
+                tile[c * lanes_of(tile) + lane] = tile[c * lanes_of(tile) + count - 1]
+
+
+cdef void write_tile(
+    const Layout* rows, Py_ssize_t i, Py_ssize_t count, Py_ssize_t n, const real* tile, real* staging,
+    bint streaming
+) noexcept nogil:
+    """Lanes to rows."""
+    cdef Lanes[real] column
+    cdef char* at[MAX_LANES]
+    cdef char* staged[MAX_LANES]
+    cdef Py_ssize_t lane, c
+    cdef bint even = place_lanes(rows, i, count, lanes_of(tile), at, <char*> staging)
+    if rows.direct and n >= COLUMNS:
+        lanes_to_rows(tile, n, <real**> at)
+    elif rows.typed and even and rows.step == sizeof(real):
+        for c in range(n):
+            column = load_lanes(tile + c * lanes_of(tile))
+            if streaming and count == lanes_of(tile) and to_line(<real*> at[0]) == 0:
+                stream(<real*> (at[0] + c * rows.class_stride), column)
+            else:
+                store_first(<real*> (at[0] + c * rows.class_stride), count, column)
+    elif rows.typed:
+        for c in range(n):
+            for lane in range(count):
+                (<real*> (at[lane] + c * rows.class_stride))[0] = tile[c * lanes_of(tile) + lane]
+    elif real is float and rows.halves and n >= COLUMNS:
+        for lane in range(lanes_of(tile)):
+            staged[lane] = <char*> (staging + lane * n)
+        lanes_to_rows(tile, n, <real**> staged)
+        if even and rows.step == n * rows.class_stride:
+            element_of(rows[0]).write_row(at[0], staging, count * n)
+        else:
+            for lane in range(count):
+                element_of(rows[0]).write_row(at[lane], staging + lane * n, n)
+    else:
+        for lane in range(count):
+            for c in range(n):
+                element_of(rows[0]).write(at[lane] + c * rows.class_stride, tile[c * lanes_of(tile) + lane])
+
+
+cdef NextRows find_next_rows(const Layout* rows, Py_ssize_t i, Py_ssize_t count, Py_ssize_t n) noexcept nogil:
+    """Where `count` rows from i on are; a step of 0 if neither they nor the elements of a class are close together."""
+    cdef Py_ssize_t size = n * rows.class_stride
+    cdef NextRows next_rows = NextRows(row_address(rows, i), 0)
+    if rows.packed and rows.n_axes == 1 and size <= rows.step <= size + 64:
+        next_rows.step = count * rows.step // n
+    elif rows.typed and 0 < rows.step * count <= LANE_BYTES:
+        next_rows.step = rows.class_stride
+    return next_rows
+
+
+cdef void zero_lanes(real* tile, const double* weight, Py_ssize_t n) noexcept nogil:
+    """Zeros for the lanes that have the weight 0."""
+    cdef real[MAX_LANES] counts
+    cdef Lanes[real] zero = Lanes[real](0)
+    cdef Py_ssize_t lane, c
+    for lane in range(lanes_of(tile)):
+        counts[lane] = weight[lane] != 0
+    for c in range(n):
+        store(tile + c * lanes_of(tile), select_equal(
+            load_lanes(&counts[0]), zero, zero, load_lanes(tile + c * lanes_of(tile))))

@@ -1,0 +1,536 @@
+# The wide kernel: one row at a time, lanes across its classes.
+#
+# Three sweeps over a row that stays in cache: maximum, exponentials (written where the gradient will stand, or to a
+# scratch row if that is beyond the cache), gradient. row/finish.hpp has the formula. The maximum of the next row is taken
+# before the gradient of this one, whose factor takes long to come. The exponentials are counted in a power of two near
+# e^m (Unit in math/exp.hpp), which R / e_m and e_j / S are free of.
+#
+# In a confident row R is tiny and p_a - t_a cancels. So where the target wants the argmax a, neither R nor T - t_a ever
+# contains what a contributes; where it does not, nothing cancels, and e_a is taken off the sum of all. The share that
+# smoothing gives to all classes is too small to cancel with p_a, so the target alone decides on a.
+#
+# Long rows are added up in stretches, and these in order, so that several threads may share one row.
+#
+# Assumes n >= 1 contiguous, aligned elements. The gradient may overwrite the logits it comes from; it may not overlap
+# the targets. Never allocates, never raises: NaN and infinities flow through the arithmetic.
+
+
+cdef enum:
+    MAX_STRETCHES = 256
+    SCALE_STEP = 1 << 30
+    MAX_SCALE_STEPS = 100       # more than any two doubles' product is worth
+    PREFETCHED_ROW = 65536      # classes: a row of more would drive out the one that is worked on
+
+
+cdef inline double row_max(const real* x, Py_ssize_t n) noexcept nogil:
+    """The largest element, NaNs passed over; -inf if there is nothing else."""
+    cdef Py_ssize_t i = line_start(x, n)
+    cdef Block[real] maxima = Block[real](-INFINITY)
+    cdef Vec[real] most = Vec[real](-INFINITY)
+    if i > 0:
+        most = maximum(load_first(x, i, -INFINITY), most)
+    while i + block_lanes(x) <= n:
+        maxima = maximum(load_block(x + i), maxima)
+        i += block_lanes(x)
+    while i + vec_lanes(x) <= n:
+        most = maximum(load(x + i), most)
+        i += vec_lanes(x)
+    if i < n:
+        most = maximum(load_first(x + i, n - i, -INFINITY), most)
+    return largest(maximum(fold_largest(maxima), most))
+
+
+cdef inline Sum[real] exp_blocks(
+    const real* x, real* e, Py_ssize_t start, Py_ssize_t stop, RowUnit[real] unit, Sum[real] total,
+    Py_ssize_t prefetch_distance
+) noexcept nogil:
+    """Exponentials of as many whole Blocks as fit; e may be NULL, or x.
+
+    What is prefetch_distance behind it is asked for, unless that is 0.
+    """
+    while start + block_lanes(x) <= stop:
+        if prefetch_distance != 0:
+            prefetch(<char*> (x + start + prefetch_distance), sizeof(real) * block_lanes(x))
+        total.add(exp_block(x + start, <real*> NULL if e == NULL else e + start, unit))
+        start += block_lanes(x)
+    return total
+
+
+cdef inline Sum[real] exp_vectors(
+    const real* x, real* e, Py_ssize_t start, Py_ssize_t stop, Py_ssize_t left_out, RowUnit[real] unit,
+    Sum[real] total
+) noexcept nogil:
+    """Exponentials of any stretch; the one at `left_out` is written, but not added."""
+    cdef Py_ssize_t count
+    cdef Vec[real] v
+    while start < stop:
+        count = min(vec_lanes(x), stop - start)
+        v = exp(load_first(x + start, count, -INFINITY), unit)
+        total.add(without_lane(v, left_out - start))
+        if e != NULL:
+            store_first(e + start, count, v)
+        start += vec_lanes(x)
+    return total
+
+
+cdef inline Carried[double] exp_sum(
+    const real* x, real* e, Py_ssize_t n, Py_ssize_t left_out, RowUnit[real] unit, Py_ssize_t prefetch_distance
+) noexcept nogil:
+    """The sum of all exponentials of a row, or of a stretch of it, but that of the class `left_out`."""
+    cdef Py_ssize_t width = block_lanes(x)
+    cdef Py_ssize_t blocks_end = n - n % width
+    cdef Py_ssize_t split = left_out - left_out % width if 0 <= left_out < blocks_end else blocks_end
+    cdef Sum[real] total
+    cdef Block[real] v
+    # Whole blocks up to the one with `left_out`, that one, whole blocks again, and the tail Vec by Vec. What is added
+    # to what does not depend on where `left_out` is.
+    total = exp_blocks(x, e, 0, split, unit, total, prefetch_distance)
+    if split < blocks_end:
+        v = exp(load_block(x + split), unit)
+        total.add(fold_sum(without_lane(v, left_out - split)))
+        if e != NULL:
+            store(e + split, v)
+        total = exp_blocks(x, e, split + width, blocks_end, unit, total, prefetch_distance)
+    total = exp_vectors(x, e, blocks_end, n, left_out, unit, total)
+    return total.value()
+
+
+cdef inline Carried[double] gap_sum(const real* x, Py_ssize_t n, double m) noexcept nogil:
+    """The sum of m - x_j."""
+    cdef Sum[real] total
+    cdef Py_ssize_t i = 0
+    while i + block_lanes(x) <= n:
+        total.add(fold_sum(Block[real](m) - load_block(x + i)))
+        i += block_lanes(x)
+    while i < n:
+        total.add(Vec[real](m) - load_first(x + i, min(vec_lanes(x), n - i), m))
+        i += vec_lanes(x)
+    return total.value()
+
+
+cdef inline void visit_stretch(
+    RowSums* sums, const RowArrays[real]* row, const Formula* formula, Py_ssize_t start, Py_ssize_t n, double m,
+    RowUnit[real] unit, Py_ssize_t prefetch_distance
+) noexcept nogil:
+    """Target and exponentials of the n classes from `start` on, of a row whose maximum is m."""
+    cdef const real* x = row.x + start
+    sums.clear()
+    # All else that is needed of x is read before exp_sum, which may overwrite it.
+    if row.target.distribution != NULL:
+        find_distribution(sums, x, row.target.distribution + start, n, m, prefetch_distance)
+    else:
+        find_sparse(sums, x, 1, &row.target, start, n, m)
+    if formula.smoothing != 0:
+        sums.gaps = gap_sum(x, n, m)
+    if sums.cross.sum == INFINITY or sums.gaps.sum == INFINITY:
+        find_far_gaps(sums, row, formula, start, n, m, 1)
+    sums.R = exp_sum(x, row.e + start if row.e != NULL else NULL, n, sums.argmax, unit, prefetch_distance)
+
+
+cdef inline void add_stretch(RowSums* sums, const RowSums* more, Py_ssize_t start, double e_m) noexcept nogil:
+    """Add what a stretch that begins at the class `start` adds up; stretches come in order."""
+    cdef double unit = FAR_STEP * FAR_STEP if more.far and not sums.far else 1
+    cdef double more_unit = FAR_STEP * FAR_STEP if sums.far and not more.far else 1
+    sums.R = sums.R + more.R
+    sums.rest = sums.rest + more.rest
+    sums.cross = sums.cross * unit + more.cross * more_unit
+    sums.gaps = sums.gaps * unit + more.gaps * more_unit
+    sums.far = sums.far or more.far
+    if more.argmax >= 0 and sums.argmax < 0:
+        sums.argmax = start + more.argmax
+        sums.t_at_argmax = more.t_at_argmax
+    elif more.argmax >= 0:
+        sums.R = sums.R + Carried[double](e_m, 0)
+        sums.rest = sums.rest + Carried[double](more.t_at_argmax, 0)
+
+
+cdef void leave_far(RowNumbers* numbers, int k, double cross) noexcept nogil:
+    """From a sum of gaps in the unit of FAR_STEP, the numbers of row k: in a unit of its own if they must be."""
+    cdef double back = 1 / FAR_STEP
+    numbers.cross[k] = cross * back * back
+    if not is_finite(cross) or is_finite(numbers.cross[k]):
+        return
+    numbers.cross[k] = cross * back
+    while True:
+        numbers.mass[k] *= FAR_STEP
+        numbers.unit[k] *= FAR_STEP
+        numbers.weight[k] *= back
+        if is_finite(numbers.cross[k]):
+            return
+        numbers.cross[k] = cross
+
+
+cdef struct RowScaling:
+    # What is done with the exponentials of a row besides its Gradient.
+    double unscale        # they are multiplied by it first, if it is not 1
+    Py_ssize_t own_class  # the class of another gradient, -1 for none,
+    double own_grad       # and that
+    int steps             # how often all is multiplied by SCALE_STEP in the end, too large for the type at once
+
+
+cdef double in_steps(double scale, double weight, double limit, int* steps) noexcept nogil:
+    """scale * weight, without as many factors of SCALE_STEP as make it too large."""
+    cdef double product = scale * weight
+    while steps[0] < MAX_SCALE_STEPS and fabs(product) > limit:
+        scale /= SCALE_STEP
+        product = scale * weight
+        steps[0] += 1
+    return product
+
+
+cdef inline RowScaling finish_row(
+    const RowSums* sums, const RowArrays[real]* row, const Formula* formula, double m, RowUnit[real] unit, double e_m,
+    double scale, const FarRow* far, Gradient[double]* gradient, RowNumbers* numbers, int k
+) noexcept nogil:
+    """From all that was added up, the numbers of row k, and what makes its gradient, unless it has no exponentials."""
+    cdef double low, rest = sums.rest.minus(0, &low), cross = sums.cross.minus(0, &low), mass = rest + sums.t_at_argmax
+    cdef double R = sums.R.minus(e_m if sums.argmax < 0 else 0, &numbers.R_low[k])
+    cdef double pull = 0, share = 0, weight = numbers.weight[k]
+    cdef const real* x = row.x
+    cdef Denominator[real, double] whole
+    cdef Factors[double] factors
+    cdef RowScaling scaling = RowScaling(1, -1, 0, 0)
+    if formula.smoothing != 0:
+        share = smooth_sums(formula[0], <double> row.n, mass, sums.gaps.minus(0, &low), &cross, &rest)
+    numbers.R[k] = R
+    numbers.m[k] = m if far == NULL else far.m
+    numbers.m_shifted[k] = m - unit.shift
+    numbers.n0[k] = unit.n0
+    numbers.mass[k] = mass
+    numbers.cross[k] = cross
+    if sums.far:
+        leave_far(numbers, k, cross)
+    if row.e == NULL:
+        return scaling
+    scale = in_steps(scale, weight, largest_scale(x), &scaling.steps)
+    if formula.z_loss != 0:
+        pull = 2 * formula.z_loss * (
+            numbers.m[k] + log1p_rest(x, R, numbers.R_low[k], numbers.m_shifted[k], numbers.n0[k]))
+        if far != NULL and not is_finite(pull):
+            pull = 2 * formula.z_loss * far.far_m / FAR_STEP / FAR_STEP
+    whole = Denominator[real, double](R, numbers.R_low[k], e_m)
+    factors = find_factors(x, formula[0], whole, R, mass, rest, pull, share, scale)
+    if sums.argmax >= 0 and R < e_m:
+        scaling.own_class = sums.argmax
+        scaling.own_grad = factors.grad_at_argmax
+    mass += pull
+    if fabs(factors.factor) < smallest_normal(x):
+        # A target of next to no mass: its factor keeps its digits only if the unit is taken out first.
+        scaling.unscale = 1 / unit_size(x)
+        factors.factor = scale * mass / (whole.sum / unit_size(x))
+    elif fabs(factors.factor) > largest_scale(x) or (is_finite(R) and fabs(scale * mass) == INFINITY):
+        # All but zeros become infinite: of the z-loss of logits that are as large as numbers are.
+        factors.factor = largest_scale(x) if (scale < 0) == (mass < 0) else -largest_scale(x)
+        scaling.own_grad = factors.factor * largest_number(x)
+    gradient.factor, gradient.offset, gradient.minus = factors.factor, factors.offset, factors.minus
+    gradient.smoothed = formula.smoothing != 0
+    return scaling
+
+
+cdef inline void take_gradient_of_vector(
+    const Gradient[double]* gradient, const real* e, const real* t, real* g, Py_ssize_t count
+) noexcept nogil:
+    cdef Vec[real] v = gradient.of(load_first(e, count, 0))
+    if t != NULL:
+        v = gradient.minus_target(v, load_first(t, count, 0))
+    store_first(g, count, v)
+
+
+cdef inline void take_gradient(
+    const Gradient[double]* gradient, double unscale, real* e, const real* t, real* g, Py_ssize_t n, bint streaming
+) noexcept nogil:
+    """g becomes the gradient of n exponentials e; t may be NULL, e may be g."""
+    # Stores that cross a cache line cost twice; where a row starts is chance.
+    cdef Py_ssize_t i = line_start(g, n)
+    cdef Gradient[double] numbers = gradient[0]
+    cdef Block[real] v
+    if unscale != 1:
+        multiply(e, unscale, n)
+    if i > 0:
+        take_gradient_of_vector(gradient, e, t, g, i)
+    while i + block_lanes(e) <= n:
+        v = numbers.of(load_block(e + i))
+        if t != NULL:
+            v = numbers.minus_target(v, load_block(t + i))
+        if streaming:
+            stream(g + i, v)
+        else:
+            store(g + i, v)
+        i += block_lanes(e)
+    while i < n:
+        take_gradient_of_vector(
+            gradient, e + i, t + i if t != NULL else NULL, g + i, min(vec_lanes(e), n - i))
+        i += vec_lanes(e)
+
+
+cdef void multiply(real* v, double factor, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n):
+        v[i] *= <real> factor
+
+
+cdef inline void subtract_sparse(
+    const Gradient[double]* gradient, real* g, Py_ssize_t stride, Py_ssize_t n, const Target[real]* target
+) noexcept nogil:
+    """Take the entries of a sparse target off a gradient whose n classes are `stride` apart."""
+    cdef Py_ssize_t i, c
+    for i in range(target.count):
+        c = target.indices[i]
+        # All of them were classes when they were checked, but another thread may have changed them since.
+        if 0 <= c < n:
+            g[c * stride] = <real> lane0(gradient.minus_target(
+                Vec[real](g[c * stride]), Vec[real](target.amount(i, c))))
+
+
+cdef inline void set_own_classes(
+    const Gradient[double]* gradient, const RowScaling* scaling, const RowArrays[real]* row
+) noexcept nogil:
+    cdef int step
+    subtract_sparse(gradient, row.grad, 1, row.n, &row.target)
+    if scaling.own_class >= 0:
+        row.grad[scaling.own_class] = <real> scaling.own_grad
+    for step in range(scaling.steps):
+        multiply(row.grad, SCALE_STEP, row.n)
+
+
+cdef inline Py_ssize_t stretch_length(Py_ssize_t n) noexcept nogil:
+    """How many classes of a row are added up by themselves, a matter of n alone: in fours, to share them out evenly."""
+    cdef Py_ssize_t fours = min((n + 4 * STRETCH - 1) // (4 * STRETCH), <Py_ssize_t> (MAX_STRETCHES // 4))
+    cdef Py_ssize_t length = (n + 4 * fours - 1) // (4 * fours)
+    return n if n <= STRETCH else (length + 63) // 64 * 64
+
+
+cdef inline void visit_row(
+    const RowArrays[real]* row, const Formula* formula, double scale, bint streaming, Py_ssize_t prefetch_distance,
+    const real* next_row, const FarRow* far, RowNumbers* numbers, int k
+) noexcept nogil:
+    """Visit one row, which is row k of `numbers`, where its maximum is already; that of the next row is put there.
+
+    Its gradient is multiplied by `scale` and by its weight. Unless `far` is NULL, that has the gaps.
+    """
+    cdef double m = numbers.m[k]
+    cdef RowUnit[real] unit = RowUnit[real](<real> m)
+    cdef double e_m = lane0(exp(Vec[real](m), unit))
+    cdef RowSums sums[2]
+    cdef Py_ssize_t start = 0, length = stretch_length(row.n)
+    cdef Gradient[double] gradient
+    cdef RowScaling scaling
+    while start < row.n:
+        visit_stretch(
+            sums + (start > 0), row, formula, start, min(length, row.n - start), m, unit, prefetch_distance)
+        if start > 0:
+            add_stretch(sums, sums + 1, start, e_m)
+        start += length
+    if far != NULL:
+        sums.cross, sums.gaps, sums.far = far.gaps.cross, far.gaps.gaps, True
+    scaling = finish_row(sums, row, formula, m, unit, e_m, scale, far, &gradient, numbers, k)
+    if next_row != NULL:
+        # The factor comes late, and this need not wait for it as the gradient must.
+        numbers.m[k + 1] = row_max(next_row, row.n)
+    if row.grad != NULL:
+        take_gradient(&gradient, scaling.unscale, row.e, row.target.distribution, row.grad, row.n, streaming)
+        set_own_classes(&gradient, &scaling, row)
+
+
+cdef void share_row(
+    const RowArrays[real]* row, const Formula* formula, double scale, bint streaming, int n_threads, const FarRow* far,
+    RowNumbers* numbers, int k
+) noexcept nogil:
+    """visit_row, its stretches shared out over the threads."""
+    cdef Py_ssize_t n = row.n, length = stretch_length(n), n_stretches = (n + length - 1) // length, i, start
+    cdef double[MAX_STRETCHES] maxima
+    cdef RowSums stretches[MAX_STRETCHES]
+    cdef RowSums sums
+    cdef Gradient[double] gradient
+    cdef RowScaling scaling
+    cdef RowUnit[real] unit
+    cdef double m = -INFINITY, e_m
+    cdef const real* t = row.target.distribution
+    for i in prange(n_stretches, num_threads=n_threads, schedule="static"):
+        maxima[i] = row_max(row.x + i * length, min(length, n - i * length))
+    for i in range(n_stretches):
+        m = max(m, maxima[i])
+    unit = RowUnit[real](<real> m)
+    e_m = lane0(exp(Vec[real](m), unit))
+    for i in prange(n_stretches, num_threads=n_threads, schedule="static"):
+        visit_stretch(stretches + i, row, formula, i * length, min(length, n - i * length), m, unit, 0)
+    sums.clear()
+    for i in range(n_stretches):
+        add_stretch(&sums, stretches + i, i * length, e_m)
+    if far != NULL:
+        sums.cross, sums.gaps, sums.far = far.gaps.cross, far.gaps.gaps, True
+    scaling = finish_row(&sums, row, formula, m, unit, e_m, scale, far, &gradient, numbers, k)
+    if row.grad != NULL:
+        for i in prange(n_stretches, num_threads=n_threads, schedule="static"):
+            start = i * length
+            take_gradient(
+                &gradient, scaling.unscale, row.e + start, t + start if t != NULL else NULL, row.grad + start,
+                min(length, n - start), streaming)
+            if streaming:
+                fence_streams()
+        set_own_classes(&gradient, &scaling, row)
+
+
+cdef inline void set_diagnostics(
+    const Diagnostics* diagnostics, Py_ssize_t i, int64_t argmax, bint has_nan, double log, double m, double gap,
+    double mean_gap
+) noexcept nogil:
+    """From log(S / e_m), the maximum, the gap to it of the label, and the mean one over the row's probabilities."""
+    diagnostics.argmax[i] = -1 if has_nan else argmax
+    diagnostics.log_prob[i] = -(log + gap)
+    diagnostics.lse[i] = m if fabs(m) == INFINITY and not has_nan else m + log
+    diagnostics.entropy[i] = log + mean_gap
+
+
+cdef void clear_diagnostics(const Diagnostics* diagnostics, Py_ssize_t i) noexcept nogil:
+    diagnostics.log_prob[i] = diagnostics.lse[i] = diagnostics.entropy[i] = 0
+    diagnostics.argmax[i] = -1
+
+
+cdef void find_diagnostics(
+    const Diagnostics* diagnostics, Py_ssize_t i, const real* x, int64_t label, Py_ssize_t n, const FarRow* far,
+    const RowNumbers* numbers, int k
+) noexcept nogil:
+    """Those of row i, of its logits x and the numbers k that came of them; only the gap of the label depends on that."""
+    cdef double m = numbers.m[k] if far == NULL else row_max(x, n), low, R_low
+    cdef double R, log, gap = m - x[label] if far == NULL else far.label_gap
+    cdef RowUnit[real] unit = RowUnit[real](<real> m)
+    cdef Vec[real] most = Vec[real](m), zero = Vec[real](0), logits, e
+    cdef Sum[real] spread, rest
+    cdef Py_ssize_t start = 0, argmax = -1, count
+    cdef unsigned int at_m, all_lanes = equal_bits(zero, zero)
+    cdef bint has_nan = False
+    while start < n:
+        count = min(vec_lanes(x), n - start)
+        logits = load_first(x + start, count, -INFINITY)
+        e = exp(logits, unit)
+        has_nan |= equal_bits(logits, logits) != all_lanes
+        at_m = equal_bits(logits, most) & ((1 << count) - 1)
+        if at_m and argmax < 0:
+            argmax = start + lowest_bit(at_m)
+        spread.add_gaps(e, logits, most)
+        rest.add(without_lane(e, argmax - start))
+        start += vec_lanes(x)
+    R = rest.value().minus(0, &R_low)
+    log = log1p_rest(x, R, R_low, m - unit.shift, <double> unit.n0)
+    set_diagnostics(
+        diagnostics, i, argmax, has_nan, log, numbers.m[k], gap,
+        spread.value().minus(0, &low) / (R + lane0(exp(most, unit))))
+
+
+cdef void skip_row(const Job* job, Py_ssize_t i, RowNumbers* numbers, int k) noexcept nogil:
+    """The numbers and the gradient of a row of weight 0; its logits are not read."""
+    numbers.R[k] = numbers.R_low[k] = numbers.m[k] = numbers.m_shifted[k] = numbers.n0[k] = 0
+    numbers.mass[k] = numbers.cross[k] = 0
+    if job.has_grad:
+        zero_row(&job.grad, i, job.n_classes)
+    if job.diagnostics.argmax != NULL:
+        clear_diagnostics(&job.diagnostics, i)
+
+
+cdef void read_stretches(const Job* job, Py_ssize_t i, int n_threads, real* x) noexcept nogil:
+    """The logits of row i as they are."""
+    cdef Py_ssize_t n = job.n_classes, length = stretch_length(n), n_stretches = (n + length - 1) // length, k, start
+    cdef char* source = row_address(&job.logits, i)
+    if n_threads == 1:
+        read_row(x, source, &job.logits, n)
+    else:
+        for k in prange(n_stretches, num_threads=n_threads, schedule="static"):
+            start = k * length
+            read_row(x + start, source + start * job.logits.class_stride, &job.logits, min(length, n - start))
+
+
+cdef void transform_stretches(const Job* job, int n_threads, real* x, real* slope) noexcept nogil:
+    cdef Py_ssize_t n = job.n_classes, length = stretch_length(n), n_stretches = (n + length - 1) // length, k, start
+    if n_threads == 1:
+        transform_logits(&job.transform, x, slope if job.has_slope else NULL, job.has_allowed, n)
+    else:
+        for k in prange(n_stretches, num_threads=n_threads, schedule="static"):
+            start = k * length
+            transform_logits(
+                &job.transform, x + start, slope + start if job.has_slope else NULL, job.has_allowed,
+                min(length, n - start))
+
+
+cdef inline void place_row(
+    const Job* job, Py_ssize_t i, const int64_t* label, const real* one, real* scratch, RowArrays[real]* row
+) noexcept nogil:
+    """Where the numbers of row i stand, and its target; what is not where it is used goes to `scratch`."""
+    cdef Py_ssize_t n = job.n_classes
+    cdef real* t = scratch + n
+    cdef real* slope = scratch + 2 * n
+    row.n = n
+    row.x = <real*> row_address(&job.logits, i)
+    row.grad = row.e = NULL
+    if job.has_grad:
+        row.grad = <real*> row_address(&job.grad, i) if job.grad.direct else scratch
+        row.e = scratch if job.streaming else row.grad
+    read_target(job, i, label, one, &row.target)
+    if job.has_allowed:
+        read_row(slope, row_address(&job.allowed, i), &job.allowed, n)
+    if job.kind == DISTRIBUTIONS:
+        if job.targets.direct and not job.builds_target:
+            t = <real*> row_address(&job.targets, i)
+        else:
+            read_row(t, row_address(&job.targets, i), &job.targets, n)
+        row.target.distribution = t
+    if job.builds_target:
+        build_target(&row.target, slope if job.has_allowed else NULL, job.built_smoothing, t, 1, n)
+        row.target.distribution = t
+        row.target.count = 0
+
+
+cdef inline bint visit_row_of(
+    const Job* job, Py_ssize_t i, const int64_t* label, real* scratch, int n_threads, RowNumbers* numbers, int k,
+    bint next_counts, bint m_is_known
+) noexcept nogil:
+    """Visit row i, which is row k of its group, whose label, if it has one, and weight are known.
+
+    `m_is_known` tells whether its maximum is, too; what is returned, whether that of the group's next row now is. What
+    cannot be loaded or stored as it is goes through `scratch`: a row of logits, a distribution, and slopes.
+    """
+    cdef Py_ssize_t n = job.n_classes, prefetch_distance = 0
+    cdef real one = 1
+    cdef double size
+    cdef RowArrays[real] row
+    cdef FarRow far_row
+    cdef const FarRow* far = NULL
+    cdef real* x
+    cdef real* slope = scratch + 2 * n
+    cdef real* next_row = NULL
+    if numbers.weight[k] == 0:
+        skip_row(job, i, numbers, k)
+        return False
+    place_row(job, i, label, &one, scratch, &row)
+    if not job.logits.direct or job.transforms:
+        x = scratch if row.e == NULL else row.e
+        row.x = x
+        read_stretches(job, i, n_threads if job.by_stretches else 1, x)
+        if job.may_leave_range:
+            numbers.m[k] = row_range(row.x, n, &size)
+            if leaves_range(job, row.x, size):
+                bring_back(job, &row, x, slope, label[0] if job.kind == LABELS else 0, &far_row)
+                far = &far_row
+            elif not job.has_allowed:
+                numbers.m[k] = <real> numbers.m[k] / <real> job.transform.temperature
+                m_is_known = True
+        if job.transforms and far == NULL:
+            transform_stretches(job, n_threads if job.by_stretches else 1, x, slope)
+    else:
+        if job.prefetching and n <= PREFETCHED_ROW and i + 1 < job.n_rows:
+            prefetch_distance = <real*> row_address(&job.logits, i + 1) - row.x
+        if next_counts and job.has_grad and n <= STRETCH:
+            next_row = <real*> row_address(&job.logits, i + 1)
+    if job.by_stretches:
+        share_row(&row, &job.formula, job.scale, job.streaming, n_threads, far, numbers, k)
+    else:
+        if not m_is_known:
+            numbers.m[k] = row_max(row.x, n)
+        visit_row(&row, &job.formula, job.scale, job.streaming, prefetch_distance, next_row, far, numbers, k)
+    if job.diagnostics.argmax != NULL:
+        find_diagnostics(&job.diagnostics, i, row.x, label[0], n, far, numbers, k)
+    if job.has_grad and job.has_slope:
+        multiply_by_slope(row.grad, slope, n)
+    if job.has_grad and not job.grad.direct:
+        write_row(row_address(&job.grad, i), row.grad, &job.grad, n)
+    return next_row != NULL
