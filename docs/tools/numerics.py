@@ -21,18 +21,20 @@ from unittest import mock
 import mpmath
 import numpy as np
 from mpmath import mpf
-from page import best_in_bold, markdown
-from peers import PEERS, SOFTXENT, Array
 
 import softxent as sx
 from softxent import _dispatch, _loss
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
+from page import best_in_bold, markdown
+from peers import PEERS, SOFTXENT, Array
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-PAGE = Path(__file__).parents[1] / "docs" / "numerics.md"
+PAGE = Path(__file__).parents[1] / "numerics.md"
 PLOT = PAGE.with_name("numerics-margin.png")
-BEGIN, END = "<!-- begin: written by bench/numerics.py -->", "<!-- end: written by bench/numerics.py -->"
+BEGIN, END = "<!-- begin: written by docs/tools/numerics.py -->", "<!-- end: written by docs/tools/numerics.py -->"
 
 DIGITS = 50
 DTYPES = ("float32", "float64")
