@@ -37,15 +37,15 @@ from cases import (
     grid,
 )
 from charts import draw_class_sweep
+from machine import CAN_PIN, gather_facts, pin, usable_cpus
 from measure import measure
 from peers import COPY, PEERS, SOFTXENT, Contender
-from report import gather_facts, header, table, table_of_memory
+from report import header, table, table_of_memory
 from resultset import RESULTS, Results, file_name
 
 T = TypeVar("T")
 
 SECONDS, QUICK_SECONDS = 6.0, 1.0
-CAN_PIN = hasattr(os, "sched_setaffinity")
 
 
 def main() -> int:
@@ -99,15 +99,6 @@ def worker(threads: int, environment: Mapping[str, str] | None = None) -> Iterat
             yield pool
     finally:
         pin(cpus)
-
-
-def usable_cpus() -> list[int]:
-    return sorted(os.sched_getaffinity(0)) if CAN_PIN else list(range(os.cpu_count() or 1))
-
-
-def pin(cpus: list[int]) -> None:
-    if CAN_PIN:
-        os.sched_setaffinity(0, cpus)
 
 
 def parse_arguments() -> argparse.Namespace:

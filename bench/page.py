@@ -29,8 +29,9 @@ from cases import (
     count_threads,
     grid,
 )
+from machine import BUSY
 from measure import BURST_SECONDS, MAX_SAMPLES, MIN_ROUNDS, Figures, Timing
-from memory import RESOLUTION, Memory
+from memory import MIB, RESOLUTION, Memory
 from peers import (
     PEERS,
     SOFTMAX_ONLY,
@@ -40,7 +41,6 @@ from peers import (
     SOFTXENT_ONE_THREAD,
     TOLERANCES,
 )
-from report import BUSY, MIB
 from resultset import Results
 
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
