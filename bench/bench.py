@@ -10,7 +10,6 @@ as ever; to choose the CPUs, start this under taskset.
 """
 
 import argparse
-import importlib.util
 import multiprocessing
 import os
 import sys
@@ -23,20 +22,7 @@ from typing import TypeVar
 from unittest import mock
 
 import memory
-from cases import (
-    CLASS_SWEEP,
-    DTYPES,
-    QUICK_SHAPES,
-    SHAPES,
-    SWEEP_LOGITS,
-    TASKS,
-    Case,
-    Shape,
-    full_memory_run,
-    full_run,
-    grid,
-)
-from charts import draw_class_sweep
+from cases import DTYPES, QUICK_SHAPES, SHAPES, TASKS, Case, Shape, full_memory_run, full_run, grid
 from machine import CAN_PIN, gather_facts, pin, usable_cpus
 from measure import measure
 from peers import COPY, PEERS, SOFTXENT, Contender
@@ -70,8 +56,6 @@ def main() -> int:
         path = args.json or RESULTS / file_name(facts)
         found.save(path)
         print(f"\nWritten: {path}")
-    if args.plot:
-        draw_class_sweep(found, args.plot)
     return 1 if found.own_failures() else 0
 
 
@@ -110,12 +94,6 @@ def parse_arguments() -> argparse.Namespace:
     what = parser.add_mutually_exclusive_group()
     about = f"rows x classes, or all axes@the class axis ({as_text(SHAPES)})"
     what.add_argument("--shapes", type=list_of(shape), metavar="NxC,AxBxC@1,...", help=about)
-    what.add_argument(
-        "--plot",
-        type=writeable_file,
-        metavar="FILE.png",
-        help=f"instead of shapes, vary the number of classes at {SWEEP_LOGITS} logits and draw the time per logit",
-    )
     about = (
         "instead of shapes, tasks, dtypes and threads: all that docs/performance.md shows, memory too, written to"
         " bench/results unless --json says otherwise"
@@ -132,10 +110,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help=quick)
 
     args = parser.parse_args()
-    if args.plot and importlib.util.find_spec("matplotlib") is None:
-        parser.error("--plot needs matplotlib")
-    if args.plot and args.memory:
-        parser.error("--plot draws times: not with --memory")
     if (args.memory or args.full) and not memory.AVAILABLE:
         parser.error("memory can be watched on Linux only, in /proc/self/clear_refs")
     if args.seconds is None:
@@ -150,7 +124,7 @@ def add_cases(args: argparse.Namespace) -> None:
     if args.full:
         args.cases, args.memory_cases = full_run(len(usable_cpus())), full_memory_run()
         return
-    chosen = args.shapes or (CLASS_SWEEP if args.plot else QUICK_SHAPES if args.quick else SHAPES)
+    chosen = args.shapes or (QUICK_SHAPES if args.quick else SHAPES)
     cases = grid(args.tasks, chosen, args.dtypes, args.threads)
     args.cases, args.memory_cases = ([], cases) if args.memory else (cases, [])
 

@@ -39,6 +39,6 @@ def test_other_words_are_no_shapes(monkeypatch: pytest.MonkeyPatch, text: str) -
 def test_the_page_is_what_its_results_give() -> None:
     source = re.search(r"\(\.\./(bench/results/[^)]+\.json)\)", PAGE.read_text("utf-8"))
     assert source, "the page does not name its results"
-    command = [sys.executable, "bench/page.py", source[1], "--check"]
+    command = [sys.executable, "docs/tools/performance.py", source[1], "--check"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -26,7 +26,7 @@ import softxent as sx
 from softxent import _dispatch, _loss
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
-from page import best_in_bold, markdown
+from pages import best_in_bold, table
 from peers import PEERS, SOFTXENT, Array
 
 if TYPE_CHECKING:
@@ -357,7 +357,7 @@ def table_of_levels(found: dict[str, Table]) -> str:
             cells += [f"{max(errors[quantity].ulps for errors in of_level):.2f}" for quantity in QUANTITIES]
         rows.append([level, *cells])
     rows.append(["**promised**", *[f"{CONTRACT[quantity]:g}" for _ in DTYPES for quantity in QUANTITIES]])
-    return markdown(["level", *[f"{dtype}: {quantity}" for dtype in DTYPES for quantity in QUANTITIES]], rows)
+    return table(["level", *[f"{dtype}: {quantity}" for dtype in DTYPES for quantity in QUANTITIES]], rows)
 
 
 def table_of_peers(quantity: str, found: Table) -> str:
@@ -366,7 +366,7 @@ def table_of_peers(quantity: str, found: Table) -> str:
         [case, *best_in_bold([str(errors[quantity]) if errors else "refused" for errors in by_name.values()])]
         for case, by_name in found.items()
     ]
-    return markdown(["logits", *names], rows)
+    return table(["logits", *names], rows)
 
 
 class HalfCase(NamedTuple):
@@ -430,7 +430,7 @@ def table_of_halves(names: Sequence[str]) -> str:
             truth, *numbers = [f"{result[i]:.4g}" for result in results + cells]
             shape = f"{case.n_rows} x {case.n_classes}"
             rows.append([case.dtype, shape, quantity, truth, *best_in_bold(numbers, float(truth))])
-    return markdown(["dtype", "rows x classes", "quantity", "truth", *names], rows)
+    return table(["dtype", "rows x classes", "quantity", "truth", *names], rows)
 
 
 # Okabe and Ito's colours, told apart with any colour vision; the markers and dashes do it without colour.
