@@ -1,4 +1,4 @@
-"""How exact are softxent and its peers? Writes the tables and the plot of docs/numerics.md.
+"""How exact are softxent and its peers? Writes the tables and the plot of docs/numerics.md; its text is edited there.
 
 Logits are rounded to the dtype first. Every loss and gradient is compared with the exact one of the rounded logits, in
 50 digits. An error is counted in ulp: the distance between neighbouring numbers of the dtype at the true value. All
@@ -26,7 +26,8 @@ import softxent as sx
 from softxent import _dispatch, _loss
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
-from pages import best_in_bold, table
+import charts
+from pages import IN_PAGE, best_in_bold, fill, table
 from peers import PEERS, SOFTXENT, Array
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 PAGE = Path(__file__).parents[1] / "numerics.md"
 PLOT = PAGE.with_name("numerics-margin.png")
-BEGIN, END = "<!-- begin: written by docs/tools/numerics.py -->", "<!-- end: written by docs/tools/numerics.py -->"
 
 DIGITS = 50
 DTYPES = ("float32", "float64")
@@ -433,14 +433,9 @@ def table_of_halves(names: Sequence[str]) -> str:
     return table(["dtype", "rows x classes", "quantity", "truth", *names], rows)
 
 
-# Okabe and Ito's colours, told apart with any colour vision; the markers and dashes do it without colour.
-STYLES: dict[str, dict[str, Any]] = {
+STYLES: dict[str, dict[str, Any]] = charts.STYLES | {
     SOFTXENT.name: {"color": "black", "linewidth": 2.4, "zorder": 5},
-    "torch": {"color": "#D55E00", "marker": "s"},
-    "jax": {"color": "#0072B2", "marker": "^", "linestyle": "--"},
-    "scipy": {"color": "#009E73", "marker": "D", "linestyle": "-."},
-    "scikit-learn": {"color": "#CC79A7", "marker": "P", "linestyle": ":"},
-    "numpy": {"color": "#E69F00", "marker": "v", "linestyle": (0, (5, 3))},
+    "numpy": {**charts.STYLES["numpy"], "linestyle": (0, (5, 3))},
 }
 BINS, ROWS_OF_BIN = 60, 8
 
@@ -490,38 +485,30 @@ def draw_error(axes: "Axes", name: str, margins: Array, error: Array, dtype: str
     )
 
 
-def write_page(text: str) -> None:
-    before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
-    after = rest.split(END)[1]
-    PAGE.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
-
-
 def versions(names: Sequence[str]) -> str:
     distributions = ["softxent", *[name for name in names if name != SOFTXENT.name], "ml_dtypes", "mpmath"]
     return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in distributions)
 
 
-def generate(names: Sequence[str], levels: dict[str, Table], peers: dict[str, Table], missed: Sequence[str]) -> str:
+def values(
+    names: Sequence[str], levels: dict[str, Table], peers: dict[str, Table], missed: Sequence[str]
+) -> dict[str, str]:
+    """What stands at the named places of the page."""
     usable = ", ".join(f"`{level}`" for level in _dispatch.usable_levels())
-    parts = [
-        f"Measured with {versions(names)}.\nsoftxent's levels on this CPU: {usable}.",
-        "### Every level of softxent\n\nThe largest error over all cases below, in ulp.",
-        table_of_levels(levels),
-        "\n".join(["**Outside the contract:**\n", *[f"- {miss}" for miss in missed]])
-        if missed
-        else "All results are within the contract, and no result is lost to 0.",
-    ]
-    for dtype in DTYPES:
-        parts.append(f"### {dtype}")
-        for quantity in QUANTITIES:
-            parts += [f"The largest error of the **{quantity}**, in ulp.", table_of_peers(quantity, peers[dtype])]
-    parts += [
-        "### Half precision\n\nAll logits are equal; the loss is the mean over the rows.",
-        table_of_halves([name for name in names if name in HALF]),
-        "### Against the margin\n\n"
-        f"![Relative error of the loss and of the label's gradient against the margin]({PLOT.name})",
-    ]
-    return "\n\n".join(parts)
+    verdict = "All results are within the contract, and no result is lost to 0."
+    if missed:
+        verdict = "\n".join(["**Outside the contract:**\n", *[f"- {miss}" for miss in missed]])
+    tables = {
+        f"{dtype}_{quantity.replace(' ', '_')}": table_of_peers(quantity, peers[dtype])
+        for dtype in DTYPES
+        for quantity in QUANTITIES
+    }
+    return {
+        "versions": f"Measured with {versions(names)}.\nsoftxent's levels on this CPU: {usable}.",
+        "levels": f"{table_of_levels(levels)}\n\n{verdict}",
+        **tables,
+        "halves": table_of_halves([name for name in names if name in HALF]),
+    }
 
 
 def main() -> int:
@@ -547,7 +534,8 @@ def main() -> int:
             }
     print(table_of_levels(levels))
     if not check:
-        write_page(generate(names, levels, peers, missed))
+        page = PAGE.read_text(encoding="utf-8")
+        PAGE.write_text(fill(page, IN_PAGE, values(names, levels, peers, missed)), encoding="utf-8")
         draw(names)
     print("\n".join(["missed:", *missed]) if missed else "The contract holds.")
     return 1 if missed else 0
