@@ -1,4 +1,4 @@
-"""How exact are softxent and its peers? Writes the tables and the plot of docs/numerics.md.
+"""How exact are softxent and its peers? Writes the tables and the plot of docs/numerics.md; its text is edited there.
 
 The rows and their true losses and gradients are those of the tests: tests/contract.py, tests/exact.py. An error is
 counted in ulp: the distance between neighbouring numbers of the dtype at the true value. All rows of a case are
@@ -17,23 +17,22 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from unittest import mock
 
 import numpy as np
-from page import best_in_bold, markdown
-from peers import PEERS, SOFTXENT, Array
 
 import softxent as sx
 from softxent import _dispatch, _loss
 
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
-
+sys.path += [str(Path(__file__).parents[2] / folder) for folder in ("bench", "tests")]
+import charts
 from contract import DTYPES, GRAD_ULP, LARGEST_MARGIN, LOSS_ULP, Case, Row, cases
 from exact import Truth, solve
+from pages import IN_PAGE, best_in_bold, fill, table
+from peers import PEERS, SOFTXENT, Array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-PAGE = Path(__file__).parents[1] / "docs" / "numerics.md"
+PAGE = Path(__file__).parents[1] / "numerics.md"
 PLOT = PAGE.with_name("numerics-margin.png")
-BEGIN, END = "<!-- begin: written by bench/numerics.py -->", "<!-- end: written by bench/numerics.py -->"
 
 QUANTITIES = ("loss", "gradient at the label", "gradient elsewhere")
 CONTRACT = dict(zip(QUANTITIES, (LOSS_ULP, GRAD_ULP, GRAD_ULP), strict=True))
@@ -215,7 +214,7 @@ def table_of_levels(found: dict[str, Table]) -> str:
             cells += [f"{max(errors[quantity].ulps for errors in of_level):.2f}" for quantity in QUANTITIES]
         rows.append([level, *cells])
     rows.append(["**promised**", *[f"{CONTRACT[quantity]:g}" for _ in DTYPES for quantity in QUANTITIES]])
-    return markdown(["level", *[f"{dtype}: {quantity}" for dtype in DTYPES for quantity in QUANTITIES]], rows)
+    return table(["level", *[f"{dtype}: {quantity}" for dtype in DTYPES for quantity in QUANTITIES]], rows)
 
 
 def table_of_peers(quantity: str, found: Table) -> str:
@@ -224,7 +223,7 @@ def table_of_peers(quantity: str, found: Table) -> str:
         [case, *best_in_bold([str(errors[quantity]) if errors else "refused" for errors in by_name.values()])]
         for case, by_name in found.items()
     ]
-    return markdown(["logits", *names], rows)
+    return table(["logits", *names], rows)
 
 
 class HalfCase(NamedTuple):
@@ -288,17 +287,12 @@ def table_of_halves(names: Sequence[str]) -> str:
             truth, *numbers = [f"{result[i]:.4g}" for result in results + cells]
             shape = f"{case.n_rows} x {case.n_classes}"
             rows.append([case.dtype, shape, quantity, truth, *best_in_bold(numbers, float(truth))])
-    return markdown(["dtype", "rows x classes", "quantity", "truth", *names], rows)
+    return table(["dtype", "rows x classes", "quantity", "truth", *names], rows)
 
 
-# Okabe and Ito's colours, told apart with any colour vision; the markers and dashes do it without colour.
-STYLES: dict[str, dict[str, Any]] = {
+STYLES: dict[str, dict[str, Any]] = charts.STYLES | {
     SOFTXENT.name: {"color": "black", "linewidth": 2.4, "zorder": 5},
-    "torch": {"color": "#D55E00", "marker": "s"},
-    "jax": {"color": "#0072B2", "marker": "^", "linestyle": "--"},
-    "scipy": {"color": "#009E73", "marker": "D", "linestyle": "-."},
-    "scikit-learn": {"color": "#CC79A7", "marker": "P", "linestyle": ":"},
-    "numpy": {"color": "#E69F00", "marker": "v", "linestyle": (0, (5, 3))},
+    "numpy": {**charts.STYLES["numpy"], "linestyle": (0, (5, 3))},
 }
 BINS, ROWS_OF_BIN = 60, 8
 
@@ -348,38 +342,30 @@ def draw_error(axes: "Axes", name: str, margins: Array, error: Array, dtype: str
     )
 
 
-def write_page(text: str) -> None:
-    before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
-    after = rest.split(END)[1]
-    PAGE.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
-
-
 def versions(names: Sequence[str]) -> str:
     distributions = ["softxent", *[name for name in names if name != SOFTXENT.name], "ml_dtypes", "mpmath"]
     return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in distributions)
 
 
-def generate(names: Sequence[str], levels: dict[str, Table], peers: dict[str, Table], missed: Sequence[str]) -> str:
+def values(
+    names: Sequence[str], levels: dict[str, Table], peers: dict[str, Table], missed: Sequence[str]
+) -> dict[str, str]:
+    """What stands at the named places of the page."""
     usable = ", ".join(f"`{level}`" for level in _dispatch.usable_levels())
-    parts = [
-        f"Measured with {versions(names)}.\nsoftxent's levels on this CPU: {usable}.",
-        "### Every level of softxent\n\nThe largest error over all cases below, in ulp.",
-        table_of_levels(levels),
-        "\n".join(["**Outside the contract:**\n", *[f"- {miss}" for miss in missed]])
-        if missed
-        else "All results are within the contract, and no result is lost to 0.",
-    ]
-    for dtype in DTYPES:
-        parts.append(f"### {dtype}")
-        for quantity in QUANTITIES:
-            parts += [f"The largest error of the **{quantity}**, in ulp.", table_of_peers(quantity, peers[dtype])]
-    parts += [
-        "### Half precision\n\nAll logits are equal; the loss is the mean over the rows.",
-        table_of_halves([name for name in names if name in HALF]),
-        "### Against the margin\n\n"
-        f"![Relative error of the loss and of the label's gradient against the margin]({PLOT.name})",
-    ]
-    return "\n\n".join(parts)
+    verdict = "All results are within the contract, and no result is lost to 0."
+    if missed:
+        verdict = "\n".join(["**Outside the contract:**\n", *[f"- {miss}" for miss in missed]])
+    tables = {
+        f"{dtype}_{quantity.replace(' ', '_')}": table_of_peers(quantity, peers[dtype])
+        for dtype in DTYPES
+        for quantity in QUANTITIES
+    }
+    return {
+        "versions": f"Measured with {versions(names)}.\nsoftxent's levels on this CPU: {usable}.",
+        "levels": f"{table_of_levels(levels)}\n\n{verdict}",
+        **tables,
+        "halves": table_of_halves([name for name in names if name in HALF]),
+    }
 
 
 def main() -> int:
@@ -398,7 +384,8 @@ def main() -> int:
             case: {name: measure(COMPUTE[name], rows, dtype) for name in names} for case, rows in rows_of.items()
         }
     print(table_of_levels(levels))
-    write_page(generate(names, levels, peers, missed))
+    page = PAGE.read_text(encoding="utf-8")
+    PAGE.write_text(fill(page, IN_PAGE, values(names, levels, peers, missed)), encoding="utf-8")
     draw(names)
     print("\n".join(["missed:", *missed]) if missed else "The contract holds.")
     return 1 if missed else 0

@@ -1,11 +1,20 @@
-"""The charts of the benchmark: one style for each name, so that charts with different peers can be compared."""
+"""The charts of docs/performance.md: one style for each name, so that charts with different peers can be compared."""
 
 from collections.abc import Callable, Iterable, Sequence
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cases import Shape, count_threads
+from cases import (
+    CLASS_SWEEP,
+    ROW_SWEEP,
+    ROW_SWEEP_CLASSES,
+    SWEEP_LOGITS,
+    THREAD_SHAPES,
+    Case,
+    Shape,
+    count_threads,
+    grid,
+)
 from measure import Timing
 from peers import COPY, PEERS, SOFTXENT, SOFTXENT_KERNEL, SOFTXENT_ONE_THREAD
 from resultset import Results
@@ -37,25 +46,21 @@ DRAWN = [SOFTXENT.name, SOFTXENT_ONE_THREAD.name, SOFTXENT_KERNEL.name, COPY.nam
 
 
 def draw_class_sweep(found: Results, path: Path) -> None:
-    """Time per logit against the number of classes: a panel for each task (across), dtype and thread count (down)."""
-    columns = unique(timing.case.task for timing in found.timings)
-    rows = unique((timing.case.dtype, timing.case.threads) for timing in found.timings)
-    figure, panels = start(len(rows), len(columns))
-    for axes, ((dtype, threads), task) in zip(panels, product(rows, columns), strict=True):
-        of_panel = [t for t in found.timings if (t.case.task, t.case.dtype, t.case.threads) == (task, dtype, threads)]
-        draw_times(axes, of_panel, lambda shape: shape.n_classes)
-        axes.set(title=f"{TASK_TITLES[task]}, {dtype}, {count_threads(threads)}", xlabel="number of classes C")
-    figure.suptitle(f"N x C = {found.timings[0].case.shape.size} logits, {versions(found)}")
+    """Time per logit against the number of classes."""
+    timings = found.of(*grid(["grad"], CLASS_SWEEP))
+    figure, panels = start(1, 1)
+    draw_times(panels[0], timings, lambda shape: shape.n_classes)
+    panels[0].set(title=title(timings[0].case), xlabel="number of classes C")
+    figure.suptitle(f"N x C = {SWEEP_LOGITS} logits, {versions(found)}")
     finish(figure, panels, path)
 
 
 def draw_row_sweep(found: Results, path: Path) -> None:
     """Time per logit against the number of rows."""
+    timings = found.of(*grid(["grad"], ROW_SWEEP))
     figure, panels = start(1, 1)
-    case = found.timings[0].case
-    draw_times(panels[0], found.timings, lambda shape: shape.n_rows)
-    title = f"{TASK_TITLES[case.task]}, {case.dtype}, {count_threads(case.threads)}, C = {case.shape.n_classes}"
-    panels[0].set(title=title, xlabel="number of rows N")
+    draw_times(panels[0], timings, lambda shape: shape.n_rows)
+    panels[0].set(title=f"{title(timings[0].case)}, C = {ROW_SWEEP_CLASSES}", xlabel="number of rows N")
     figure.suptitle(versions(found))
     finish(figure, panels, path)
 
@@ -79,13 +84,15 @@ def draw_times(axes: "Axes", timings: Sequence[Timing], x_of: Callable[[Shape], 
 
 def draw_threads(found: Results, path: Path) -> None:
     """How many times as fast as softxent on one thread, against the number of threads: a panel for each shape."""
-    shapes = unique(t.case.shape for t in found.timings if SOFTXENT.name in t.figures)
+    all_threads = sorted({timing.case.threads for timing in found.timings})
+    of_chart = found.of(*grid(["grad"], THREAD_SHAPES, threads=all_threads))
+    shapes = unique(t.case.shape for t in of_chart if SOFTXENT.name in t.figures)
     n_columns = min(4, len(shapes))
     figure, panels = start(-(-len(shapes) // n_columns), n_columns, panel=(2.9, 3.0))
     for axes in panels[len(shapes) :]:
         axes.set_visible(False)
     for axes, shape in zip(panels, shapes, strict=False):
-        timings = [timing for timing in found.timings if timing.case.shape == shape]
+        timings = [timing for timing in of_chart if timing.case.shape == shape]
         for name in [SOFTXENT.name, *[peer.name for peer in PEERS]]:
             speeds = {t.case.threads: speed for t in timings if (speed := speed_to_one_thread(t, name))}
             if speeds:
@@ -96,7 +103,7 @@ def draw_threads(found: Results, path: Path) -> None:
         axes.grid(alpha=0.3)
     panels[0].set_ylim(bottom=0)  # which all share, so not before the last line is in
     figure.supylabel("speed (softxent on 1 thread = 1)", fontsize=FONTS["font.size"])
-    figure.suptitle(f"{TASK_TITLES[found.timings[0].case.task]}, {versions(found)}")
+    figure.suptitle(f"{TASK_TITLES['grad']}, {versions(found)}")
     finish(figure, panels, path)
 
 
@@ -155,9 +162,22 @@ def finish(figure: "Figure", panels: "Sequence[Axes]", path: Path) -> None:
     plt.close(figure)
 
 
+def title(case: Case) -> str:
+    return f"{TASK_TITLES[case.task]}, {case.dtype}, {count_threads(case.threads)}"
+
+
 def versions(found: Results) -> str:
     return f"softxent {found.facts['versions']['softxent']}, {found.facts['simd_level']}, {found.facts['cpu']}"
 
 
 def unique(items: Iterable[T]) -> list[T]:
     return list(dict.fromkeys(items))
+
+
+# By the end of the chart's file name: performance-<name>.png.
+CHARTS: dict[str, Callable[[Results, Path], None]] = {
+    "classes": draw_class_sweep,
+    "rows": draw_row_sweep,
+    "threads": draw_threads,
+    "memory": draw_memory,
+}
