@@ -10,7 +10,6 @@ as ever; to choose the CPUs, start this under taskset.
 """
 
 import argparse
-import importlib.util
 import multiprocessing
 import os
 import sys
@@ -23,29 +22,16 @@ from typing import TypeVar
 from unittest import mock
 
 import memory
-from cases import (
-    CLASS_SWEEP,
-    DTYPES,
-    QUICK_SHAPES,
-    SHAPES,
-    SWEEP_LOGITS,
-    TASKS,
-    Case,
-    Shape,
-    full_memory_run,
-    full_run,
-    grid,
-)
-from charts import draw_class_sweep
+from cases import DTYPES, QUICK_SHAPES, SHAPES, TASKS, Case, Shape, full_memory_run, full_run, grid
+from machine import CAN_PIN, gather_facts, pin, usable_cpus
 from measure import measure
 from peers import COPY, PEERS, SOFTXENT, Contender
-from report import gather_facts, header, table, table_of_memory
+from report import header, table, table_of_memory
 from resultset import RESULTS, Results, file_name
 
 T = TypeVar("T")
 
 SECONDS, QUICK_SECONDS = 6.0, 1.0
-CAN_PIN = hasattr(os, "sched_setaffinity")
 
 
 def main() -> int:
@@ -70,8 +56,6 @@ def main() -> int:
         path = args.json or RESULTS / file_name(facts)
         found.save(path)
         print(f"\nWritten: {path}")
-    if args.plot:
-        draw_class_sweep(found, args.plot)
     return 1 if found.own_failures() else 0
 
 
@@ -101,15 +85,6 @@ def worker(threads: int, environment: Mapping[str, str] | None = None) -> Iterat
         pin(cpus)
 
 
-def usable_cpus() -> list[int]:
-    return sorted(os.sched_getaffinity(0)) if CAN_PIN else list(range(os.cpu_count() or 1))
-
-
-def pin(cpus: list[int]) -> None:
-    if CAN_PIN:
-        os.sched_setaffinity(0, cpus)
-
-
 def parse_arguments() -> argparse.Namespace:
     names = [peer.name for peer in PEERS]
     parser = argparse.ArgumentParser(
@@ -119,12 +94,6 @@ def parse_arguments() -> argparse.Namespace:
     what = parser.add_mutually_exclusive_group()
     about = f"rows x classes, or all axes@the class axis ({as_text(SHAPES)})"
     what.add_argument("--shapes", type=list_of(shape), metavar="NxC,AxBxC@1,...", help=about)
-    what.add_argument(
-        "--plot",
-        type=writeable_file,
-        metavar="FILE.png",
-        help=f"instead of shapes, vary the number of classes at {SWEEP_LOGITS} logits and draw the time per logit",
-    )
     about = (
         "instead of shapes, tasks, dtypes and threads: all that docs/performance.md shows, memory too, written to"
         " bench/results unless --json says otherwise"
@@ -141,10 +110,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help=quick)
 
     args = parser.parse_args()
-    if args.plot and importlib.util.find_spec("matplotlib") is None:
-        parser.error("--plot needs matplotlib")
-    if args.plot and args.memory:
-        parser.error("--plot draws times: not with --memory")
     if (args.memory or args.full) and not memory.AVAILABLE:
         parser.error("memory can be watched on Linux only, in /proc/self/clear_refs")
     if args.seconds is None:
@@ -159,7 +124,7 @@ def add_cases(args: argparse.Namespace) -> None:
     if args.full:
         args.cases, args.memory_cases = full_run(len(usable_cpus())), full_memory_run()
         return
-    chosen = args.shapes or (CLASS_SWEEP if args.plot else QUICK_SHAPES if args.quick else SHAPES)
+    chosen = args.shapes or (QUICK_SHAPES if args.quick else SHAPES)
     cases = grid(args.tasks, chosen, args.dtypes, args.threads)
     args.cases, args.memory_cases = ([], cases) if args.memory else (cases, [])
 

@@ -12,17 +12,16 @@ One thing no median cures: another process that wants a CPU of a team of threads
 OpenMP's most of all, and a call of microseconds takes milliseconds, steadily. So what others took is measured too.
 """
 
-import os
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from statistics import median, quantiles
 from timeit import Timer
 from typing import Any
 
 from cases import Case
+from machine import OthersWatch
 from peers import COPY, READ, SOFTXENT, Contender, Problem, find_error, reference, yardsticks
 
 SAMPLE_SECONDS = 200e-6  # a quick call is repeated for this long in one sample; reading the clock costs about 0.1 us
@@ -151,36 +150,6 @@ class Burst:
         time.sleep(PAUSE_SECONDS)
         self._timer.timeit(self._calls)
         return median(self._timer.repeat(self._samples, self._calls)) / self._calls
-
-
-class OthersWatch:
-    """Which share of this process's CPUs goes to other processes, and to other virtual machines, from now on."""
-
-    def __init__(self) -> None:
-        self._clock, self._others = time.perf_counter(), cpu_seconds_of_others()
-
-    def share(self) -> float | None:
-        """Between 0 and 1; None if this system does not tell."""
-        others = cpu_seconds_of_others()
-        if others is None or self._others is None:
-            return None
-        available = (time.perf_counter() - self._clock) * len(os.sched_getaffinity(0))
-        return max(0.0, others - self._others) / available
-
-
-def cpu_seconds_of_others() -> float | None:
-    try:
-        lines = Path("/proc/stat").read_text().splitlines()
-    except OSError:
-        return None
-    own_cpus = {f"cpu{cpu}" for cpu in os.sched_getaffinity(0)}
-    busy = 0
-    for line in lines:
-        cpu, *ticks = line.split()
-        if cpu in own_cpus:
-            user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, ticks[:8])
-            busy += user + nice + system + irq + softirq + steal
-    return busy / os.sysconf("SC_CLK_TCK") - time.process_time()
 
 
 def figures_of(name: str, rounds: Mapping[str, Sequence[float]]) -> Figures:

@@ -21,7 +21,8 @@ from cases import BYTES, Case
 from measure import compact
 from peers import Contender, Problem
 
-RESOLUTION = 256 * 1024
+MIB = 2**20
+RESOLUTION = MIB // 4
 LARGEST_KEPT_BLOCK = 64 * 1024
 CALLS = 5
 CLEAR_REFS = Path("/proc/self/clear_refs")

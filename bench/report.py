@@ -1,52 +1,12 @@
-"""What the benchmark shows while it runs: the circumstances, and a table for each case."""
+"""What the benchmark prints while it runs: the circumstances, and a table for each case."""
 
-import platform
-import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
+from machine import BUSY
 from measure import Figures, Timing
-from memory import RESOLUTION, Memory
+from memory import MIB, RESOLUTION, Memory
 from peers import SOFTXENT, TOLERANCES, Contender
-
-from softxent import _dispatch
-
-BUSY = 0.05  # the share of the CPUs that other work may have
-CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
-MIB = 2**20
-
-
-def gather_facts(contenders: Sequence[Contender]) -> dict[str, Any]:
-    """What the figures depend on. Imports the contenders."""
-    return {
-        "cpu": cpu_model(),
-        "caches": caches(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "simd_level": _dispatch.level,
-        "versions": {
-            "python": platform.python_version(),
-            **{module: version for contender in contenders for module, version in contender.versions().items()},
-        },
-    }
-
-
-def cpu_model() -> str:
-    try:
-        found = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:
-        found = None
-    return found[1] if found else platform.processor() or platform.machine()
-
-
-def caches() -> dict[str, str]:
-    """What one CPU has for data, by level, in the system's own words; empty where it does not tell."""
-
-    def read(index: Path, name: str) -> str:
-        return (index / name).read_text().strip()
-
-    indices = [index for index in sorted(CACHES.glob("index*")) if read(index, "type") != "Instruction"]
-    return {f"L{read(index, 'level')}": read(index, "size") for index in indices}
 
 
 def header(facts: dict[str, Any], missing: Sequence[Contender]) -> str:

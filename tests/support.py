@@ -1,11 +1,12 @@
-"""What the tests share: logits and targets, ways to lay them out in memory, and comparisons."""
+"""What the tests share: logits and targets, calls of every kind, ways to lay arrays out in memory, and comparisons."""
 
 import math
 import subprocess
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -15,6 +16,8 @@ from hypothesis.extra import numpy as hnp
 from reference import as_distributions, reference, transformed
 
 import softxent as sx
+
+ROOT = Path(__file__).resolve().parents[1]  # of the checkout
 
 FLOATS = ("float32", "float64")
 HALVES = ("float16", "bfloat16")  # the second is known to np.dtype by its name once ml_dtypes is imported
@@ -100,6 +103,47 @@ def optioned(
         targets = np.asarray(np.where(ignored, -100, targets))
     logits, targets = to_axis(axis, logits, targets)
     return logits, targets, {"axis": axis, **options}
+
+
+class Call(NamedTuple):
+    """A function, the kind of its targets and the names of its options."""
+
+    function: Callable[..., Any]
+    kind: str
+    names: Collection[str] = ()
+
+    def arguments(self, shape: tuple[int, ...], dtype: npt.DTypeLike = "float64", axis: int = -1) -> dict[str, Any]:
+        """Of a problem of shape (..., C), its classes then along `axis`."""
+        logits, targets, options = optioned(shape, self.kind, self.names, dtype, axis)
+        return {"logits": logits, "targets": targets, **options}
+
+    def __call__(self, **arguments: Any) -> tuple[Any, ...]:
+        """Loss and gradient, or all that `evaluate` returns."""
+        return tuple(self.function(**arguments))
+
+
+# What holds of every call is tested over these: each kind of target, each option, all of them.
+PLAIN = {kind: Call(sx.value_and_grad, kind) for kind in ALL_KINDS}
+WITH_ALL = {f"{kind}, all options": Call(sx.value_and_grad, kind, OPTIONS) for kind in ALL_KINDS}
+WITH_ONE = {f"labels, {name}": Call(sx.value_and_grad, "labels", (name,)) for name in OPTIONS}
+EVALUATIONS = {
+    "evaluate": Call(sx.evaluate, "labels"),
+    "evaluate, where": Call(sx.evaluate, "labels", OPTIONS[:-1]),
+    "evaluate, all options": Call(sx.evaluate, "labels", OPTIONS),
+}
+GRADIENTS = PLAIN | WITH_ALL | WITH_ONE | {"soft, where": Call(sx.value_and_grad, "soft", OPTIONS[:-1])}
+CALLS = GRADIENTS | EVALUATIONS
+
+
+def each_array(arguments: dict[str, Any], change: Callable[[np.ndarray], Any]) -> dict[str, Any]:
+    """The arguments, all arrays among them changed."""
+
+    def changed(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(map(change, value))
+        return change(value) if isinstance(value, np.ndarray) else value
+
+    return {name: changed(value) for name, value in arguments.items()}
 
 
 def on_allowed(targets: Any, allowed: np.ndarray, shape: tuple[int, ...]) -> Any:

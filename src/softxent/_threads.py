@@ -10,8 +10,8 @@ import os
 from collections.abc import Callable
 from typing import SupportsIndex, TypeVar
 
-from softxent.call._call import thread_limit
 from softxent._inputs import shown
+from softxent.call._call import thread_limit
 
 C_INT_MAX = 2**31 - 1
 

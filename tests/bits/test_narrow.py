@@ -1,0 +1,117 @@
+"""A row gives the same bits alone and among others, and whichever kernel visits it.
+
+The wide kernel takes a row at a time; the narrow one as many as there are lanes: for few classes, and where rows cannot
+be loaded as they are, as long as its tiles fit.
+"""
+
+from functools import cache
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support import (
+    FLOATS,
+    HALVES,
+    Layout,
+    assert_same_bits,
+    assert_same_results,
+    layouts,
+    row_by_row,
+    unruly,
+)
+
+import softxent as sx
+
+pytestmark = pytest.mark.usefixtures("level")
+
+KINDS = ("labels", "distributions")
+ROWS = (1, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100)
+# Around the widths of vectors and blocks; where the wide kernel takes over; where three tiles, two and one just fit.
+CLASSES = (
+    *range(1, 10), 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, *range(127, 131), *range(166, 170), 200, *range(246, 261),
+    *range(480, 483), *range(495, 516), 1000,
+)  # fmt: skip
+ORDERS = {
+    "side by side": Layout((0, 1), (1, 1), False, 0),
+    "classes first": Layout((1, 0), (1, 1), False, 0),
+    "rows apart": Layout((0, 1), (2, 1), False, 0),
+    "classes apart": Layout((0, 1), (1, 3), False, 8),
+    "backwards": Layout((1, 0), (-1, -1), False, 0),
+    "misaligned": Layout((0, 1), (1, 1), False, 1),
+    "swapped": Layout((0, 1), (1, 1), True, 0),
+}
+
+problem = cache(unruly)
+
+
+@pytest.mark.parametrize(("dtype", "n_classes"), [*product(FLOATS, CLASSES), *product(HALVES, CLASSES[::3])])
+def test_alone_or_among_others(dtype: str, n_classes: int) -> None:
+    numbers = ROWS if dtype in FLOATS and n_classes <= 100 else (7, 34)
+    for kind in KINDS:
+        logits, targets = problem((max(numbers), n_classes), kind, dtype)
+        losses, grad = row_by_row(logits, targets)
+        for x, t in ((logits, targets), (np.asfortranarray(logits), np.asfortranarray(targets))):
+            for n_rows in numbers:
+                expected = losses[:n_rows], grad[:n_rows]
+                assert_same_results(sx.value_and_grad(x[:n_rows], t[:n_rows], reduction="none"), expected)
+            assert_same_bits(sx.cross_entropy(x, t, reduction="none"), losses)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", FLOATS + HALVES)
+def test_each_array_in_another_order(dtype: str, kind: str, order: str) -> None:
+    place = ORDERS[order].place
+    for n_classes in (1, 3, 4, 7, 10, 65, 129, 168, 253, 496, 600):
+        logits, targets = problem((100, n_classes), kind, dtype)
+        logits, targets = logits[:33], targets[:33]
+        expected = row_by_row(logits, targets)
+        placed, out = place(logits)[0], place(np.zeros_like(logits))[0]
+        assert_same_results(sx.value_and_grad(placed, targets, reduction="none"), expected)
+        if kind == "distributions":
+            assert_same_results(sx.value_and_grad(logits, place(targets)[0], reduction="none"), expected)
+        for into in (out, placed):
+            sx.value_and_grad(logits if into is out else placed, targets, reduction="none", out=into)
+            assert_same_bits(into.astype(dtype), expected[1])
+
+
+@pytest.mark.parametrize("options", [{"z_loss": 1.0}, {"z_loss": 1.0, "label_smoothing": 0.1}], ids=str)
+@pytest.mark.parametrize("n_classes", [10, 96, 150])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_signs_of_zeros(dtype: str, n_classes: int, options: dict[str, float]) -> None:
+    """A probability of 0 has the gradient -0.0 where z-loss makes the factor negative, wherever it is written."""
+    rng = np.random.default_rng(n_classes)
+    logits = rng.normal(-50, 1, (16, n_classes)).astype(dtype)
+    logits[:, ::7] = -np.inf
+    targets = rng.choice(np.arange(n_classes)[np.arange(n_classes) % 7 > 0], 16)
+    losses, grad = sx.value_and_grad(logits, targets, reduction="none", **options)
+    assert np.signbit(grad[:, ::7]).all()
+    memory = np.empty(n_classes + 8, dtype)
+    for offset in range(8):
+        out = memory[offset : offset + n_classes]
+        loss, _ = sx.value_and_grad(logits[0], targets[0], reduction="none", out=out, **options)
+        assert_same_results((loss, out), (losses[0], grad[0]))
+
+
+@given(
+    st.data(),
+    st.tuples(st.integers(1, 40), st.one_of(st.integers(1, 20), st.sampled_from(CLASSES))),
+    st.sampled_from(KINDS),
+    st.sampled_from(FLOATS + HALVES),
+    st.sampled_from(FLOATS + HALVES),
+)
+def test_all_arrays_in_any_order(
+    data: st.DataObject, shape: tuple[int, int], kind: str, dtype: str, out_dtype: str
+) -> None:
+    logits, targets = problem(shape, kind, dtype)
+    losses, grad = row_by_row(logits, targets, out_dtype)
+    x, t = (data.draw(layouts(a.ndim)).place(a)[0] for a in (logits, targets))
+    blank = np.full(shape, 7, out_dtype)
+    out, memory = data.draw(layouts(2)).place(blank)
+    before = memory.copy()
+    assert_same_bits(sx.value_and_grad(x, t, reduction="none", out=out)[0], losses)
+    assert_same_bits(out.astype(out_dtype), grad)
+    out[...] = blank
+    assert_same_bits(memory, before)

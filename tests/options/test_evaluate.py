@@ -1,0 +1,360 @@
+"""What `evaluate` says of each row besides the loss, and what it makes of the whole."""
+
+import copy
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+from reference import reference, transformed
+from support import (
+    FLOATS,
+    HALVES,
+    OPTIONS,
+    REDUCTIONS,
+    assert_same_bits,
+    assert_same_results,
+    computed_in,
+    one_hot,
+    optioned,
+    problem,
+    sparse,
+    to_axis,
+)
+
+import softxent as sx
+
+pytestmark = pytest.mark.usefixtures("level")
+
+DTYPES = FLOATS + HALVES
+SHAPES = [((70, 10), -1), ((70, 10), 0), ((5, 40, 9), 1), ((9, 300), -1), ((3, 700), 0), ((7,), 0)]
+COMBINATIONS = [(), ("temperature",), ("softcap",), ("where",), OPTIONS[:-1], OPTIONS]
+FIELDS = ("loss", "log_prob", "lse", "argmax", "correct", "entropy", "row_weight")
+OF_ROWS = FIELDS[1:]
+
+
+def rows_of(logits: np.ndarray, options: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Logits (..., C) as the softmax sees them, in float64, and their probabilities."""
+    x = np.moveaxis(logits.astype(np.float64), options["axis"], -1)
+    where = np.asarray(options.get("where", True))
+    where = np.moveaxis(where, options["axis"], -1) if where.ndim == x.ndim else where
+    z, _ = transformed(x, options.get("temperature", 1.0), options.get("softcap"), where)
+    e = np.exp(z - z.max(axis=-1, keepdims=True))
+    return z, e / e.sum(axis=-1, keepdims=True)
+
+
+@pytest.mark.parametrize("names", COMBINATIONS, ids=lambda names: " + ".join(names) or "nothing")
+@pytest.mark.parametrize(("shape", "axis"), [*SHAPES, ((1, 20_000), -1)], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_each_row(dtype: str, shape: tuple[int, ...], axis: int, names: tuple[str, ...]) -> None:
+    logits, labels, options = optioned(shape, "labels", names, dtype, axis)
+    result = sx.evaluate(logits, labels, **options)
+    z, p = rows_of(logits, options)
+    counted = np.asarray(labels != -100)
+    inside = np.where(counted, labels, 0)
+    allowed = one_hot(inside, shape[-1]) & np.isfinite(z)
+    number = computed_in(logits)
+    tolerance = 8 * float(np.finfo(number).eps) * (1 + np.log(shape[-1]) + np.abs(z[np.isfinite(z)]).max())
+    losses, _ = reference(z, np.where(allowed.any(axis=-1), inside, z.argmax(axis=-1)), "none")
+    expected = {
+        "log_prob": -losses,
+        "lse": z.max(axis=-1) + np.log(np.exp(z - z.max(axis=-1, keepdims=True)).sum(axis=-1)),
+        "entropy": reference(z, p, "none")[0],
+    }
+    for name, values in expected.items():
+        actual = getattr(result, name)
+        assert (actual.dtype, actual.shape) == (number, shape[:-1])
+        np.testing.assert_allclose(actual, np.where(counted, values, 0), rtol=0, atol=tolerance)
+        assert not np.asarray(actual)[~counted].any()
+    assert (result.argmax.dtype, result.argmax.shape) == (np.int64, shape[:-1])
+    np.testing.assert_array_equal(result.argmax[~counted], -1)
+    chosen = np.take_along_axis(z, np.maximum(result.argmax, 0)[..., np.newaxis], -1)[..., 0]
+    assert np.all((chosen >= z.max(axis=-1) - tolerance)[counted])
+    assert (result.correct.dtype, result.correct.shape) == (np.bool_, shape[:-1])
+    np.testing.assert_array_equal(result.correct, counted & (result.argmax == labels))
+    assert (result.row_weight.dtype, result.row_weight.shape) == (np.float64, shape[:-1])
+    np.testing.assert_array_equal(result.row_weight, np.where(counted, options.get("sample_weight", 1), 0))
+
+
+@pytest.mark.parametrize("names", COMBINATIONS, ids=lambda names: " + ".join(names) or "nothing")
+@pytest.mark.parametrize(("shape", "axis"), SHAPES, ids=str)
+def test_the_loss_is_the_loss(shape: tuple[int, ...], axis: int, names: tuple[str, ...]) -> None:
+    for dtype in DTYPES:
+        logits, labels, options = optioned(shape, "labels", names, dtype, axis)
+        for reduction in REDUCTIONS:
+            result = sx.evaluate(logits, labels, reduction=reduction, **options)
+            assert_same_bits(result.loss, sx.cross_entropy(logits, labels, reduction=reduction, **options))
+            assert type(result.loss) is (np.ndarray if reduction == "none" else float)
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (3,)], ids=str)
+def test_a_named_tuple(shape: tuple[int, ...]) -> None:
+    result = sx.evaluate(*problem(shape))
+    assert isinstance(result, sx.Evaluation)
+    assert result._fields == FIELDS
+    assert all(type(value) is np.ndarray for value in result[1:])
+
+
+def test_what_it_prints() -> None:
+    logits, labels = np.log([[0.1, 0.3, 0.6], [0.8, 0.1, 0.1]]), [2, 1]
+    assert repr(sx.evaluate(logits, labels)) == "<Evaluation: loss=1.40671, perplexity=4.08248, accuracy=0.5, rows=2>"
+    per_row = sx.evaluate(logits, labels, reduction="none")
+    assert str(per_row) == "<Evaluation: loss=one a row, perplexity=4.08248, accuracy=0.5, rows=2>"
+    assert repr(sx.evaluate(np.zeros((0, 3)), [])) == "<Evaluation: loss=0, perplexity=nan, accuracy=nan, rows=0>"
+
+
+def test_comparisons_are_bools() -> None:
+    """Equal are the same numbers in the same places, NaN among them."""
+    logits, labels = problem((4, 3))
+    logits[1] = np.nan
+    result, same = (sx.evaluate(logits, labels, reduction="none") for _ in range(2))
+    assert (result == same) is True
+    assert (result != same) is False
+    others = [
+        sx.evaluate(logits, labels),
+        result._replace(argmax=result.argmax + 1),
+        tuple(result),
+        result.loss[0],
+        None,
+    ]
+    for other in others:
+        assert (result == other) is False
+        assert (result != other) is True
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_pickles(protocol: int, reduction: str) -> None:
+    result = sx.evaluate(*problem((4, 3)), reduction=reduction)
+    pickled = pickle.dumps(result, protocol)
+    assert b"_evaluation" not in pickled
+    for twin in (pickle.loads(pickled), copy.copy(result), copy.deepcopy(result)):
+        assert type(twin) is sx.Evaluation
+        assert_same_results(twin, result)
+
+
+@pytest.mark.parametrize("weight", [5e-324, 2e-310, 1e300, 1.7e308])
+def test_weights_of_any_size_are_ratios(weight: float) -> None:
+    logits, labels = problem((30, 4))
+    plain = sx.evaluate(logits, labels, sample_weight=np.ones(30))
+    result = sx.evaluate(logits, labels, sample_weight=np.full(30, weight))
+    assert (result.perplexity, result.accuracy) == pytest.approx((plain.perplexity, plain.accuracy), rel=1e-14)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("n_classes", [10, 300])
+def test_the_log_prob_is_the_loss_of_a_plain_row(n_classes: int, dtype: str) -> None:
+    logits, labels = problem((50, n_classes), dtype=dtype)
+    result = sx.evaluate(logits, labels, reduction="none")
+    np.testing.assert_array_max_ulp(-result.log_prob, result.loss, 1)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n_classes", [10, 300])
+def test_what_only_the_loss_is_made_of_changes_nothing_else(n_classes: int, dtype: str) -> None:
+    names = ("where", "softcap", "temperature")
+    logits, labels, options = optioned((50, n_classes), "labels", names, dtype)
+    plain = sx.evaluate(logits, labels, **options)
+    weight = np.arange(n_classes) % 3
+    others: list[dict[str, Any]] = [
+        {"weight": weight},
+        {"label_smoothing": 0.2},
+        {"z_loss": 0.1},
+        {"reduction": "sum"},
+        {"normalizer": 3},
+        {"weight": weight, "label_smoothing": 0.2, "z_loss": 0.1, "reduction": "none"},
+    ]
+    for more in others:
+        other = sx.evaluate(logits, labels, **options, **more)
+        for name in ("log_prob", "lse", "entropy"):
+            np.testing.assert_array_max_ulp(getattr(other, name), getattr(plain, name), 1)
+        for name in ("argmax", "correct", "row_weight"):
+            assert_same_bits(getattr(other, name), getattr(plain, name))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("n_classes", [3, 10, 300])
+def test_a_confident_row_keeps_its_digits(n_classes: int, dtype: str) -> None:
+    margin = 30 if dtype == "float32" else 50
+    logits = np.full((9, n_classes), -float(margin), dtype)
+    logits[:, 1] = 0
+    result = sx.evaluate(logits, np.ones(9, int))
+    rest = (n_classes - 1) * np.exp(-float(margin))
+    rel = 1e-6 if dtype == "float32" else 1e-13
+    np.testing.assert_allclose(result.log_prob, -rest, rtol=rel)
+    np.testing.assert_allclose(result.lse, rest, rtol=rel)
+    np.testing.assert_allclose(result.entropy, rest * (1 + margin), rtol=rel)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("shape", "axis"), [((60, 9), -1), ((60, 9), 0), ((9, 400), -1), ((2, 50_000), -1)], ids=str)
+def test_the_first_of_the_largest(dtype: str, shape: tuple[int, int], axis: int) -> None:
+    logits, labels = problem(shape)
+    logits = np.round(logits).astype(dtype)
+    logits[0] = 0.0
+    logits[0, 2:4] = -0.0
+    logits[1, 3:] = -np.inf
+    x, labels = to_axis(axis, logits, labels)
+    expected = logits.astype(np.float64).argmax(axis=-1)
+    result = sx.evaluate(x, labels, axis=axis)
+    np.testing.assert_array_equal(result.argmax, expected)
+    np.testing.assert_array_equal(result.correct, expected == labels)
+    where = np.arange(shape[1]) % 3 == 1
+    allowed = np.where(where, logits.astype(np.float64), -np.inf).argmax(axis=-1)
+    np.testing.assert_array_equal(sx.evaluate(x, labels, axis=axis, where=where).argmax, allowed)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n_classes", [5, 300])
+def test_infinities_and_nan(n_classes: int, dtype: str) -> None:
+    """The log_prob of a label that is impossible is infinite, a row with NaN has no numbers, the others have theirs."""
+    logits, labels = problem((20, n_classes), dtype=dtype)
+    good = sx.evaluate(logits, labels)
+    bad = logits.copy()
+    bad[3, 1] = np.nan
+    bad[4, labels[4]] = -np.inf
+    result = sx.evaluate(bad, labels, reduction="none")
+    assert np.isnan([result.log_prob[3], result.lse[3], result.entropy[3], result.loss[3]]).all()
+    assert result.log_prob[4] == -np.inf
+    assert result.loss[4] == np.inf
+    assert np.isfinite([result.lse[4], result.entropy[4]]).all()
+    assert not result.correct[4]
+    others = np.delete(np.arange(20), [3, 4])
+    for name in OF_ROWS:
+        assert_same_bits(getattr(result, name)[others], getattr(good, name)[others])
+    where = np.ones((20, n_classes), bool)
+    where[4, labels[4]] = False
+    masked = sx.evaluate(logits, labels, where=where)
+    assert masked.log_prob[4] == -np.inf
+    assert masked.argmax[4] != labels[4]
+    assert masked.perplexity == np.inf
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("shape", "axis"), SHAPES, ids=str)
+def test_ignored_rows_hold_anything(dtype: str, shape: tuple[int, ...], axis: int) -> None:
+    logits, labels, options = optioned(shape, "labels", OPTIONS, dtype, axis)
+    if not labels.ndim:
+        labels[...] = -100
+    results = []
+    for value in (0, np.nan, np.inf, -np.inf):
+        x, where = logits.copy(), options["where"].copy()
+        np.moveaxis(x, axis, -1)[labels == -100] = value
+        np.moveaxis(where, axis, -1)[labels == -100] = bool(value == 0)
+        results.append(sx.evaluate(x, labels, **{**options, "where": where}))
+    for other in results[1:]:
+        assert_same_results(other, results[0])
+    ignored = [np.asarray(getattr(results[0], name))[labels == -100] for name in OF_ROWS]
+    for values, expected in zip(ignored, (0, 0, -1, False, 0, 0), strict=True):
+        np.testing.assert_array_equal(values, expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("ignored", [0, 2, -1, 2**40])
+def test_any_ignore_index(ignored: int, dtype: str) -> None:
+    logits, labels = problem((40, 6), dtype=dtype)
+    labels[::3] = ignored
+    keep = labels != ignored
+    result = sx.evaluate(logits, labels, ignore_index=ignored)
+    part = sx.evaluate(logits[keep], labels[keep])
+    for name in OF_ROWS:
+        assert_same_bits(getattr(result, name)[keep], getattr(part, name))
+        assert (getattr(result, name)[~keep] == (-1 if name == "argmax" else 0)).all()
+    assert result.loss == pytest.approx(part.loss, rel=1e-14)
+    assert (result.perplexity, result.accuracy) == pytest.approx((part.perplexity, part.accuracy), rel=1e-14)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("names", [(), ("sample_weight",), ("sample_weight", "ignore_index", "weight")], ids=str)
+def test_perplexity_and_accuracy(names: tuple[str, ...], dtype: str) -> None:
+    logits, labels, options = optioned((200, 7), "labels", names, dtype)
+    labels[:50] = logits[:50].astype(np.float64).argmax(axis=1)
+    if names:
+        options["sample_weight"][5] = 0
+    result = sx.evaluate(logits, labels, **options)
+    log_prob, correct, row_weight = (
+        getattr(result, name).astype(np.float64) for name in ("log_prob", "correct", "row_weight")
+    )
+    total = row_weight.sum()
+    assert type(result.perplexity) is type(result.accuracy) is float
+    assert result.perplexity == pytest.approx(np.exp(-(row_weight * log_prob).sum() / total), rel=1e-12)
+    assert result.accuracy == pytest.approx((row_weight * correct).sum() / total, rel=1e-12)
+    if "weight" not in names:
+        assert result.perplexity == pytest.approx(np.exp(result.loss), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"ignore_index": 1}, {"ignore_index": 1, "sample_weight": np.ones(40)}, {"sample_weight": np.zeros(40)}],
+    ids=["ignored", "ignored, of a weight", "of no weight"],
+)
+@pytest.mark.parametrize("n_classes", [3, 300])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_no_row_counts(reduction: str, n_classes: int, options: dict[str, Any]) -> None:
+    logits, labels = np.full((40, n_classes), np.nan), np.ones(40, int)
+    result = sx.evaluate(logits, labels, reduction=reduction, **options)
+    np.testing.assert_array_equal(result.loss, 0)
+    for name, value in zip(OF_ROWS, (0, 0, -1, False, 0, 0), strict=True):
+        np.testing.assert_array_equal(getattr(result, name), value)
+    assert np.isnan([result.perplexity, result.accuracy]).all()
+
+
+@pytest.mark.parametrize("n_classes", [3, 300])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_of_no_weight_are_ignored(dtype: str, n_classes: int) -> None:
+    logits, labels = problem((40, n_classes), dtype=dtype)
+    sample_weight = np.arange(40.0) % 4
+    logits[sample_weight == 0] = np.nan
+    ignored = np.where(sample_weight == 0, -1, labels)
+    for reduction in REDUCTIONS:
+        result = sx.evaluate(logits, labels, sample_weight=sample_weight, reduction=reduction)
+        same = sx.evaluate(logits, ignored, sample_weight=sample_weight, ignore_index=-1, reduction=reduction)
+        assert_same_results(result, same)
+        assert (result.perplexity, result.accuracy) == (same.perplexity, same.accuracy)
+        assert np.isfinite([result.perplexity, result.accuracy]).all()
+
+
+@pytest.mark.parametrize("n_classes", [3, 300])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_a_mean_of_nothing_leaves_the_rows_as_they_are(dtype: str, n_classes: int) -> None:
+    logits, labels = problem((40, n_classes), dtype=dtype)
+    plain = sx.evaluate(logits, labels)
+    options: list[dict[str, Any]] = [{"weight": np.zeros(n_classes)}, {"normalizer": 0}]
+    for nothing in options:
+        result = sx.evaluate(logits, labels, **nothing)
+        assert result.loss == 0.0
+        assert_same_results(result[1:], plain[1:])
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "longdouble", "bool", "int8"])
+def test_weights_of_every_dtype(dtype: str) -> None:
+    logits, labels = problem((20, 12))
+    weights = np.arange(20).astype(dtype)
+    result = sx.evaluate(logits, labels, sample_weight=weights, ignore_index=3)
+    assert_same_results(result, sx.evaluate(logits, labels, sample_weight=weights.astype(np.float64), ignore_index=3))
+
+
+def test_numbers_too_large_for_the_dtype_are_infinite() -> None:
+    """And no warning comes of them."""
+    result = sx.evaluate(np.float32([[-3e38, 3e38, 0]]), [0])
+    assert result.log_prob[0] == -np.inf
+    assert result.loss == pytest.approx(6e38)
+    logits = np.zeros((2, 3), np.float32)
+    assert sx.cross_entropy(logits, [0, 2], weight=[1, 1e300, 1]) == pytest.approx(np.log(3))
+    assert not np.isfinite(sx.cross_entropy(logits, (np.zeros((2, 1), int), np.full((2, 1), 1e300))))
+    weights = np.array([np.finfo(np.longdouble).max, 1])
+    assert sx.evaluate(logits, [0, 1], sample_weight=weights).row_weight.tolist() == [float(weights[0]), 1]
+
+
+@pytest.mark.parametrize("kind", ["one-hot", "soft", "pair"])
+def test_distributions_are_refused(kind: str) -> None:
+    """No class of theirs is the right one."""
+    logits, targets = problem((4, 3), "soft" if kind == "pair" else kind)
+    with pytest.raises(ValueError, match=r"^targets .*labels"):
+        sx.evaluate(logits, sparse((4, 3)) if kind == "pair" else targets)
+
+
+def test_there_is_no_gradient_to_write() -> None:
+    logits, labels = problem((4, 3))
+    with pytest.raises(TypeError, match="out"):
+        sx.evaluate(logits, labels, out=logits)  # type: ignore[call-arg]
