@@ -4,9 +4,10 @@
     python tests/fuzz.py --count 10000000         ten million
     python tests/fuzz.py --seed 7 --start 4711 --count 1 --print    one of them again, and what it is
 
-A good call returns what the float64 reference says, and writes nothing but its gradient. A bad one raises TypeError,
-ValueError (AxisError is one) or, if it is huge, MemoryError, and leaves every byte of the caller's as it was. Anything
-else, a warning or the death of the process included, is a failure, and is printed as a program that repeats it.
+A good call returns what the reference says, and writes nothing but its gradient. A bad one raises TypeError, ValueError
+(AxisError is one) or, if it is huge, MemoryError, and leaves every byte of the caller's as it was. Anything else, a
+warning, an error for a floating-point flag or the death of the process included, is a failure, and is printed as a
+program that repeats it.
 """
 
 import argparse
@@ -21,6 +22,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from functools import cache
 from typing import Any
 
 import ml_dtypes
@@ -39,6 +41,8 @@ REALS = [*FLOATS, "g", "?", "i4", "u1"]
 WIDTHS = (*range(1, 11), 15, 16, 17, 31, 32, 33, 63, 64, 65)
 WIDE = (127, 128, 129, 168, 169, 191, 193, 252, 253, 481, 482, 497, 512, 700, 1000)
 ROWS = (1, 1, 2, 3, 5, 8, 9, 15, 16, 17, 31, 32, 33, 34)
+# Beyond this, what a row's probabilities are multiplied by may be infinite where its gradient is not.
+LARGEST_FACTOR = {"float32": 2.0**100, "float64": 2.0**980}
 
 
 class Strange(np.ndarray):
@@ -95,6 +99,8 @@ class Case:
         self.truth: dict[str, Any] = {}
         self.is_good = True
         self.is_tame = True  # the numbers are to be compared
+        self.is_wild = False  # a double does not hold all that the reference computes on the way
+        self.powers = {"sample_weight": 0, "weight": 0}  # of two: how many of them the truth leaves out of these
         self.function = rng.choice(("cross_entropy", "value_and_grad", "value_and_grad", "value_and_grad", "evaluate"))
         self.generate()
 
@@ -208,9 +214,12 @@ class Case:
                 self.put(logits, rng.choice((-np.inf, -np.inf, np.inf, np.nan)))
             if rng.random() < 0.2:
                 logits[...] = rng.choice((-np.inf, np.nan, np.inf))
-        elif logits.size and rng.random() < 0.01:
-            self.is_tame = False
-            self.put(logits, np.iinfo(logits.dtype).max if dtype in INTS else 1 if dtype == "?" else _largest(logits))
+        elif logits.size and rng.random() < 0.03:
+            if dtype in FLOATS:
+                self.is_wild = True
+                self.put_ends(logits)
+            else:
+                self.put(logits, np.iinfo(logits.dtype).max if dtype in INTS else 1)
         self.computed_in = np.dtype("f4") if dtype in FLOATS and logits.dtype.itemsize <= 4 else np.dtype("f8")
         truth["logits"], arguments["logits"] = logits, self.dressed(logits)
         if where_classes != len(leading) or rng.random() < 0.1:
@@ -230,7 +239,7 @@ class Case:
         if reduction != "mean" or rng.random() < 0.5:
             arguments["reduction"] = reduction
         if reduction == "mean" and rng.random() < 0.1:
-            truth["normalizer"] = normalizer = rng.choice((0, 1, 2.5, 7, 1e-3, 1e6))
+            truth["normalizer"] = normalizer = rng.choice((0, 1, 2.5, 7, 1e-3, 1e6, 1e-309, 5e-324, 1e-290, 1.7e308))
             arguments["normalizer"] = self.number(normalizer)
         if rng.random() < 0.1:
             arguments["n_threads"] = rng.choice((1, 2, np.int8(3), 10**20, 2**31))
@@ -241,12 +250,44 @@ class Case:
             if isinstance(array, np.ndarray) and array.dtype == np.bool_ and array.flags.writeable:
                 truth[name] = array.copy()
                 array.view(np.uint8)[...] = truth[name] * np.uint8(rng.choice((1, 1, 2, 128, 255)))
+        if self.is_wild and self.computed_in == np.float64 and not is_long_double_wide():
+            self.is_tame = False
         if rng.random() < 0.3:
             self.spoil()
 
     def put(self, array: np.ndarray, value: Any) -> None:
         """The value anywhere in the array."""
         array[tuple(self.rng.randrange(n) for n in array.shape)] = value
+
+    @property
+    def has_room_for_weights(self) -> bool:
+        """Whether weights may be at the ends of their range: times losses that are, they are beyond all ranges."""
+        return self.computed_in == np.float32 or not self.is_wild
+
+    def put_ends(self, logits: np.ndarray) -> None:
+        """Make all logits, or those of some rows, or some of any row, as large as their dtype allows."""
+        rng = self.rng
+        shares = np.array(rng.choice(((-1,), (-1,), (-1, -1, -0.875), (1, -1), (1, 0.5, -1, 0), (0.75, -0.75))))
+        where = (
+            np.expand_dims(self.numbers(self.leading), self.axis) if rng.random() < 0.4 else self.numbers(self.shape)
+        )
+        chosen = np.broadcast_to(where > rng.choice((-np.inf, 0, 3)), self.shape)
+        values = _largest(logits) * shares[self.integers(self.shape, shares.size)]
+        logits[chosen] = values[chosen]
+
+    def scaled(self, name: str, weights: np.ndarray, dtype: np.dtype, reach: int = 1) -> np.ndarray:
+        """Multiply floating-point weights by a power of two; returns what they are without it.
+
+        The largest of them may then be anywhere in the range of its dtype and of this one, or, if their products have
+        to be in it too, in the middle of it.
+        """
+        dtype = min(weights.dtype.newbyteorder("="), dtype, key=lambda each: each.itemsize)
+        most = int(np.frexp(np.abs(weights).max(initial=0))[1])
+        _, largest, least = ends(dtype)
+        power = self.rng.randint(math.frexp(least)[1] // reach, math.frexp(largest)[1] // reach) - most
+        weights[...] = np.ldexp(weights.astype(np.float64), power)
+        self.powers[name] = power
+        return np.ldexp(weights.astype(np.float64), -power)
 
     def generate_targets(self, kind: str) -> None:
         rng, truth, arguments = self.rng, self.truth, self.arguments
@@ -257,8 +298,10 @@ class Case:
                 values = np.where(self.numbers(self.shape) > 2, values, 0)
             targets = self.filled(self.shape, dtype, np.minimum(values, 100))
             if targets.size and dtype in FLOATS and rng.random() < 0.05:
-                self.is_tame = False
-                self.put(targets, rng.choice((np.nan, np.inf, -np.inf, -1.0, _largest(targets))))
+                value = rng.choice((np.nan, np.inf, -np.inf, -1.0, _largest(targets)))
+                self.is_wild = True
+                self.is_tame = not abs(value) > 1e30  # their sums, and products with weights, may be infinite
+                self.put(targets, value)
             truth["targets"], arguments["targets"] = targets, self.dressed(targets)
             return
         shape = self.leading if kind == "labels" else (*self.leading, rng.choice((0, 1, 2, 3, 5)))
@@ -298,18 +341,31 @@ class Case:
             if rng.random() < 0.1:
                 self.put(weight, 0)
             elif weight.dtype.kind == "f" and weight.itemsize >= 8 and rng.random() < 0.03:
-                self.is_tame = False
+                self.is_wild = True
+                self.is_tame = self.is_tame and self.computed_in == np.float64
                 self.put(weight, 1e300)
-            truth["weight"], arguments["weight"] = weight, self.dressed(weight)
+            truth["weight"] = weight
+            if weight.dtype.kind == "f" and not self.is_wild and rng.random() < 0.1:
+                truth["weight"] = self.scaled("weight", weight, self.computed_in, 2)
+            arguments["weight"] = self.dressed(weight)
         if rng.random() < share:
             values = self.numbers(self.leading, 0.5)
             weights = self.filled(self.leading, rng.choice(REALS), np.abs(values) if rng.random() < 0.9 else values)
             if weights.size and rng.random() < 0.3:
                 self.put(weights, 0)
-            if weights.size and weights.dtype.kind == "f" and rng.random() < 0.03:
-                self.is_tame = False
-                self.put(weights, rng.choice((np.nan, np.inf, -1e30 if weights.itemsize > 2 else -1e3)))
-            truth["sample_weight"], arguments["sample_weight"] = weights, self.dressed(weights)
+            truth["sample_weight"] = weights
+            if weights.size and weights.dtype.kind == "f" and not self.powers["weight"] and rng.random() < 0.03:
+                value = rng.choice((np.nan, np.inf, -1e30 if weights.itemsize > 2 else -1e3))
+                self.is_tame = self.is_tame and value < 0
+                self.put(weights, value)
+            elif (
+                weights.dtype.kind == "f"
+                and not self.powers["weight"]
+                and self.has_room_for_weights
+                and rng.random() < 0.15
+            ):
+                truth["sample_weight"] = self.scaled("sample_weight", weights, np.dtype("f8"))
+            arguments["sample_weight"] = self.dressed(weights)
         if rng.random() < share:
             full = rng.random() < 0.5
             shape = self.shape if full else (self.n_classes,)
@@ -321,11 +377,17 @@ class Case:
             ("softcap", (0.5, 5.0, 30.0, 1000.0)),
             ("z_loss", (0.0, 1e-4, 0.03, 1.0)),
         ):
-            if rng.random() < share:
+            if rng.random() < share and not (name == "z_loss" and self.powers["weight"]):
                 truth[name] = rng.choice(values)
-                if name in ("temperature", "softcap") and rng.random() < 0.02:
-                    self.is_tame = False
-                    truth[name] = float(np.finfo(self.computed_in).max)
+                if (
+                    name in ("temperature", "softcap")
+                    and not any(self.powers.values())
+                    and rng.random() < (0.3 if self.is_wild else 0.03)
+                ):
+                    self.is_wild = True
+                    info = np.finfo(self.computed_in)
+                    truth[name] = float(rng.choice((info.max, info.tiny, 1e6 * math.sqrt(info.tiny), 1e-3, 0.7)))
+                    self.is_tame = self.is_tame and (name == "temperature" or 1e-4 < truth[name] < 1)
                 arguments[name] = self.number(truth[name])
 
     def generate_out(self, logits: np.ndarray) -> None:
@@ -420,7 +482,7 @@ class Case:
             "from fuzz import Strange, Thing, fail, read_only",
             "from softxent import _dispatch, _loss",
         ]
-        lines += [f"_loss._kernels = _dispatch.load({level!r})", "memory = ["]
+        lines += [f"_loss._kernels = _dispatch.load({level!r})", 'np.seterr(all="raise")', "memory = ["]
         lines += [f"    {packed(memory)}," for memory in snapshot]
         lines += ["]"]
         values = {name: self.source(value) for name, value in self.arguments.items()}
@@ -436,8 +498,20 @@ def read_only(array: np.ndarray) -> np.ndarray:
     return array
 
 
+@cache
+def ends(dtype: np.dtype) -> tuple[float, float, float]:
+    """The spacing at 1, the largest number and the least of a floating dtype."""
+    info = ml_dtypes.finfo(dtype.newbyteorder("=") if dtype.kind == "f" else dtype)
+    return float(info.eps), float(info.max), float(info.smallest_subnormal)
+
+
+def is_long_double_wide() -> bool:
+    """Whether the reference can compute in a type of a wider range than double's; under valgrind it has none."""
+    return "g" in REALS and np.finfo(np.longdouble).maxexp > 4000
+
+
 def _largest(array: np.ndarray) -> float:
-    return float(ml_dtypes.finfo(array.dtype.newbyteorder("=")).max) if array.dtype.kind != "V" else 3e38
+    return ends(array.dtype)[1]
 
 
 # Ways to spoil a call: each returns whether it could.
@@ -651,81 +725,134 @@ class Misbehaved(Exception):
 
 
 def expected(case: Case) -> dict[str, Any]:
-    """By the reference: losses of rows, the gradient, and how far a result may be from them."""
+    """By the reference: losses of rows, the gradient, what evaluate says, and how far results may be from them."""
     truth = dict(case.truth)
     reduction, normalizer = truth.pop("reduction"), truth.pop("normalizer", None)
-    x, axis = truth["logits"].astype(np.float64), truth.get("axis", -1)
-    truth["logits"] = x
-    losses, grad = reference(reduction="none", **truth)
-    # Rows of which nothing can be said.
+    dtype = np.longdouble if case.is_wild and case.computed_in == np.float64 else np.float64
+    axis, temperature, softcap = truth.get("axis", -1), truth.get("temperature", 1.0), truth.get("softcap")
+    z_loss, smoothing = truth.get("z_loss", 0.0), truth.get("label_smoothing", 0.0)
+    truth["logits"] = truth["logits"].astype(dtype)
+    losses, grad = reference(reduction="none", dtype=dtype, **truth)
+    x, grad = np.moveaxis(truth["logits"], axis, -1), np.moveaxis(grad, axis, -1)
     allowed = truth.get("where", np.True_)
-    allowed = np.broadcast_to(allowed if allowed.shape == x.shape else _along(allowed, axis, x.ndim), x.shape)
-    wrong = np.isnan(x) | (np.isposinf(x) & ("softcap" not in truth))
-    there = allowed & (x > -np.inf) if "softcap" not in truth else allowed
-    lost = (allowed & wrong).any(axis=axis) | ~there.any(axis=axis)
-    losses = np.where(lost, np.nan, losses)
-    grad = np.where(np.expand_dims(lost, axis) & allowed, np.nan, grad)
-    temperature, softcap, z_loss = truth.get("temperature", 1.0), truth.get("softcap"), truth.get("z_loss", 0.0)
+    allowed = np.broadcast_to(np.moveaxis(allowed, axis, -1) if allowed.ndim == x.ndim else allowed, x.shape)
+    z, _ = transformed(x, temperature, softcap, allowed)
+    top = z.max(axis=-1)
+    lost = ~np.isfinite(top)  # rows of which nothing can be said
     rows = np.ones(case.leading)
     if "sample_weight" in truth:
         rows = np.asarray(truth["sample_weight"], np.float64)
     if "ignore_index" in truth:
         rows = np.where(truth["targets"] == truth["ignore_index"], 0, rows)
-    losses = np.where(rows == 0, 0, losses)
-    grad = np.where(np.expand_dims(rows == 0, axis), 0, grad)
-    _, t = as_distributions(truth["targets"], (*case.leading, case.n_classes), axis)
-    w = np.asarray(truth.get("weight", 1.0), np.float64)
-    of_row = (t * w).sum(axis=-1) if "weight" in truth else np.ones(case.leading)
-    terms = np.where(rows == 0, 0, rows * of_row)
-    divisor = 1.0
-    if reduction == "mean":
-        divisor = float(terms.sum() if normalizer is None else normalizer)
-    reach = float(np.abs(x[np.isfinite(x)]).max(initial=0)) / temperature
-    if softcap is not None:
-        reach = softcap if np.isinf(x).any() else min(reach, softcap)
-    reach += 1 + math.log(case.n_classes)
-    roundings = 16 * float(np.finfo(case.computed_in).eps) * reach
-    mass = np.abs(t).sum(axis=-1) * np.abs(w).max()
+    losses = np.where(rows == 0, 0, np.where(lost, np.nan, losses))
+    grad = np.where((rows == 0)[..., np.newaxis], 0, np.where(lost[..., np.newaxis] & allowed, np.nan, grad))
+
+    sure = numbers_of_rows(case, x, z, temperature != 1 or softcap is not None)
+    gap, rounded, log_bound, lse_bound = (sure[name] for name in ("gap", "rounded", "log_bound", "lse_bound"))
+    eps, p_bound, lse = 16 * ends(case.computed_in)[0], sure["p_bound"], top + sure["log"]
+    _, t = as_distributions(truth["targets"], x.shape, axis)
+    w = np.asarray(truth.get("weight", 1.0), dtype)
+    u = (1 - smoothing) * w * np.abs(t)
+    if smoothing:
+        u = u + smoothing * w * allowed * np.abs(t).sum(axis=-1, keepdims=True) / allowed.sum(axis=-1, keepdims=True)
+    mass = u.sum(axis=-1)
+    far = np.where((u != 0) & (gap < np.inf), u * (eps * gap + rounded), 0).sum(axis=-1)
+    loss_bound = far + mass * log_bound + z_loss * lse_bound * (2 * np.abs(lse) + lse_bound)
+    grad_bound = (mass * p_bound + 2 * z_loss * (np.abs(lse) * p_bound + lse_bound)) / temperature
+    has_grad = (u != 0) | ~(gap > 12000 + 2 * rounded)
+
+    terms = np.where(rows == 0, 0, rows * ((t * w).sum(axis=-1) if "weight" in truth else 1))
+    divisor, power = 1.0, case.powers["sample_weight"] + case.powers["weight"]
+    if normalizer is not None:
+        divisor, exponent = math.frexp(normalizer)
+        power -= exponent
+    elif reduction == "mean":
+        divisor, power = terms.sum(), 0
     size = abs(divisor) or 1.0
-    certain = float(np.abs(terms).sum()) / size if reduction == "mean" and normalizer is None else 1.0
-    scale = (1 + certain) / size
+    certain = float(np.abs(terms).sum() / size) if reduction == "mean" and normalizer is None else 1.0
+    scale, weights = (1 + certain) / size, np.where(lost, 0, np.abs(rows))
+    factor = np.ldexp(np.abs(rows) * (mass + 2 * z_loss * np.abs(lse)) * scale / temperature, power)
+    may_overflow = (mass > 1.01) | bool(z_loss) | (softcap is not None)
+    may_overflow = may_overflow & (factor > LARGEST_FACTOR[case.computed_in.name])
+    tiny = (4 + mass) * sure["least"]  # what the factors of a gradient lose below the normal numbers
+    loss_bound, grad_bound = (np.where(weights == 0, 0, weights * each) for each in (loss_bound, grad_bound))
+    grad_bound = np.where(may_overflow, np.inf, grad_bound)
     return {
-        "losses": losses,
-        "grad": grad / divisor if divisor else np.zeros_like(grad),
-        "loss": float(losses.sum()) / divisor if divisor else 0.0,
-        "loss_bound": roundings * np.abs(rows) * (2 * mass + z_loss * reach) * reach,
-        "grad_bound": roundings * scale * np.abs(rows) * (mass + 2 * z_loss * reach) / temperature,
-        "scale": scale,
-        "rows": rows,
-        "certain": divisor == 0 or certain < 1e3,
-        "reach": reach,
+        "losses": np.ldexp(losses, power),
+        "grad": np.moveaxis(np.ldexp(grad / divisor if divisor else np.zeros_like(grad), power), -1, axis),
+        "loss": np.ldexp(losses.sum() / divisor if divisor else 0.0, power),
+        "losses_bound": np.ldexp(loss_bound, power),
+        "loss_bound": np.ldexp(loss_bound.sum() * scale, power),
+        "grad_bound": np.moveaxis(
+            np.where(has_grad, (np.ldexp(grad_bound * scale, power) + tiny)[..., np.newaxis], 0), -1, axis
+        ),
+        "rows": np.ldexp(rows, case.powers["sample_weight"]),
+        # Losses that no double holds may have no sum, if they differ in sign.
+        "certain": divisor == 0 or (certain < 1e3 and not {-np.inf, np.inf} <= set(losses.astype(float).flat)),
+        **sure,
     }
 
 
-def _along(classes: np.ndarray, axis: int, ndim: int) -> np.ndarray:
-    """An array (C,), or of no axes, as one that broadcasts along the axis."""
-    return classes.reshape([-1 if each == axis % ndim else 1 for each in range(ndim)])
+def numbers_of_rows(case: Case, x: np.ndarray, z: np.ndarray, is_transformed: bool) -> dict[str, Any]:
+    """What does not depend on the target, of logits x, transformed to z, and how far all of it may be off."""
+    # A quotient or a cap rounds each logit, and equal ones alike. What that makes of the probabilities is up to the
+    # classes that have any; of the loss, up to those that the target wants.
+    eps, _, least = ends(case.computed_in)
+    eps, least = 16 * eps, 4 * least * max(1, case.truth.get("softcap", 1))
+    top = z.max(axis=-1)
+    gap, m = top[..., np.newaxis] - z, top[..., np.newaxis]
+    argmax = z.argmax(axis=-1)[..., np.newaxis]
+    rounded: Any = 0.0
+    if is_transformed:
+        differs = x != np.take_along_axis(x, argmax, -1)
+        rounded = np.where(differs, eps * np.maximum(np.abs(z), np.abs(m)) + least, 0)
+    unsure = np.where(gap < 1000 + 2 * rounded, rounded, 0).max(axis=-1)
+    e = np.exp(-gap)
+    rest = np.where(np.arange(case.n_classes) == argmax, 0, e).sum(axis=-1)
+    p, log = e / (1 + rest)[..., np.newaxis], np.log1p(rest)
+    cross = np.multiply(p, gap, where=p != 0, out=np.zeros_like(z)).sum(axis=-1)
+    log_bound = eps * (log + cross) + 2 * unsure + least
+    lse = top + log
+    p_bound = np.minimum(np.expm1(2 * unsure), 1) + eps
+    lse_bound = eps * (np.abs(lse) + np.abs(top)) + 2 * unsure + least
+    return {
+        "z": z,
+        "top": top,
+        "gap": gap,
+        "rounded": rounded,
+        "log": log,
+        "entropy": log + cross,
+        "log_bound": log_bound,
+        "p_bound": p_bound,
+        "lse_bound": lse_bound,
+        "least": least,
+    }
 
 
-def close(actual: Any, truth: Any, bound: Any) -> bool:
-    actual = np.asarray(actual, np.float64)
-    return bool(np.all((np.abs(actual - truth) <= bound) | (actual == truth) | (np.isnan(actual) & np.isnan(truth))))
+def close(actual: Any, truth: Any, bound: Any, dtype: np.dtype, relative: float = 0.0) -> bool:
+    """Whether a result is within its bound of what the dtype holds of the truth."""
+    _, largest, least = ends(dtype)
+    actual, size = np.asarray(actual, np.float64), np.abs(truth)
+    bound = bound + (relative * size + least)
+    is_near = (np.abs(actual - truth) <= bound) | (actual == truth) | (np.isnan(actual) & np.isnan(truth))
+    may_be_infinite = (np.abs(actual) == np.inf) & (np.sign(actual) == np.sign(truth)) & ~(size + bound <= largest)
+    return bool(np.all((is_near & ~(size - bound > largest)) | may_be_infinite))
 
 
 def compare(case: Case, want: dict[str, Any], result: Any) -> None:
-    reduction, axis = case.truth["reduction"], case.truth.get("axis", -1)
+    reduction = case.truth["reduction"]
     loss = result[0] if isinstance(result, tuple) else result
     tame = case.is_tame and want["certain"]
     if reduction == "none":
         if type(loss) is not np.ndarray or loss.dtype != case.computed_in or loss.shape != case.leading:
             raise Misbehaved(f"losses are {loss!r}")
-        if tame and not close(loss, want["losses"], want["loss_bound"]):
-            raise Misbehaved(f"losses {loss} instead of {want['losses']}, at most {want['loss_bound']} off")
+        if tame and not close(loss, want["losses"], want["losses_bound"], case.computed_in):
+            raise Misbehaved(f"losses {loss} instead of {want['losses']}, at most {want['losses_bound']} off")
     else:
         if type(loss) is not float:
             raise Misbehaved(f"the loss is {loss!r}")
-        bound = float(want["loss_bound"].sum()) * want["scale"]
-        if tame and not close(loss, want["loss"], bound):
+        bound = want["loss_bound"] + math.prod(case.leading) * ends(np.dtype("f8"))[2]
+        if tame and not close(loss, want["loss"], bound, np.dtype("f8")):
             raise Misbehaved(f"loss {loss} instead of {want['loss']}, at most {bound} off")
     if case.function == "value_and_grad":
         grad, out = result[1], case.arguments.get("out")
@@ -736,24 +863,18 @@ def compare(case: Case, want: dict[str, Any], result: Any) -> None:
         natural = np.dtype("f8") if x.kind in "iub" else x.newbyteorder("=")
         if grad.shape != case.shape or (out is None and grad.dtype != natural):
             raise Misbehaved(f"the gradient has shape {grad.shape} and dtype {grad.dtype}")
-        info = ml_dtypes.finfo(grad.dtype.newbyteorder("=") if grad.dtype.kind == "f" else grad.dtype)
-        bound = (
-            np.expand_dims(want["grad_bound"], axis)
-            + float(info.eps) * np.abs(want["grad"])
-            + float(info.smallest_subnormal)
-        )
-        bound = np.where(np.abs(want["grad"]) + bound > float(info.max), np.inf, bound)
         if "softcap" in case.truth:  # a logit far beyond the cap has no gradient, whatever its row is
             want["grad"] = np.where(np.isnan(want["grad"]) & (grad == 0), 0, want["grad"])
-        if tame and not close(grad, want["grad"], bound):
-            raise Misbehaved(f"gradient {grad} instead of {want['grad']}, at most {bound} off")
+        held = min(grad.dtype, case.computed_in, key=lambda each: each.itemsize)
+        if tame and not close(grad, want["grad"], want["grad_bound"], held, ends(held)[0]):
+            raise Misbehaved(f"gradient {grad} instead of {want['grad']}, at most {want['grad_bound']} off")
     if case.function == "evaluate":
-        compare_rows(case, want, result, tame)
+        compare_rows(case, want, result)
 
 
-def compare_rows(case: Case, want: dict[str, Any], result: Any, tame: bool) -> None:
+def compare_rows(case: Case, want: dict[str, Any], result: Any) -> None:
     """What evaluate says of each row."""
-    truth, leading, axis = case.truth, case.leading, case.truth.get("axis", -1)
+    truth, leading = case.truth, case.leading
     for name, dtype in (
         ("log_prob", case.computed_in), ("lse", case.computed_in), ("entropy", case.computed_in), ("argmax", np.int64),
         ("correct", np.bool_), ("row_weight", np.float64),
@@ -766,38 +887,51 @@ def compare_rows(case: Case, want: dict[str, Any], result: Any, tame: bool) -> N
     counts, labels = want["rows"] != 0, truth["targets"]
     if not np.array_equal(result.correct, (result.argmax == labels) & counts):
         raise Misbehaved(f"correct {result.correct} of argmax {result.argmax}")
-    if np.any((result.argmax < -1) | (result.argmax >= case.n_classes) | ((result.argmax >= 0) & ~counts)):
-        raise Misbehaved(f"argmax {result.argmax}")
-    if not tame:
+    z, top, gap, rounded, eps = want["z"], want["top"], want["gap"], want["rounded"], 16 * ends(case.computed_in)[0]
+    argmax = np.where(counts & ~np.isnan(top), z.argmax(axis=-1), -1)  # the first of several
+    if np.ndim(rounded):
+        at = np.where(counts, result.argmax, 0).clip(0).astype(np.int64)[..., np.newaxis]
+        is_top = np.take_along_axis(gap - 2 * rounded, at, -1)[..., 0] <= 0
+        argmax = np.where((argmax >= 0) & (result.argmax >= 0) & is_top, result.argmax, argmax)
+    if not case.is_tame:
         return
-    x = np.moveaxis(truth["logits"].astype(np.float64), axis, -1)
-    allowed = truth.get("where", np.True_)
-    z, _ = transformed(
-        x,
-        truth.get("temperature", 1.0),
-        truth.get("softcap"),
-        np.moveaxis(allowed, axis, -1) if allowed.ndim == x.ndim else allowed,
+    if not np.array_equal(result.argmax, argmax):
+        raise Misbehaved(f"argmax {result.argmax} instead of {argmax}")
+    # Of infinite logits the log-sum-exp is infinite, and the rest not a number.
+    lost = ~np.isfinite(top)
+    lse = np.where(lost, top, top + want["log"])
+    at = np.where(counts, labels, 0).astype(np.int64)[..., np.newaxis]
+    label_gap, label_rounded = (
+        np.take_along_axis(np.broadcast_to(each, z.shape), at, -1)[..., 0] for each in (gap, rounded)
     )
-    top = np.where(np.isnan(z), -np.inf, z).max(axis=-1)
-    m = top[..., np.newaxis]
-    e = np.exp(z - m)
-    lse = top + np.log(e.sum(axis=-1))
-    chosen, label = (
-        np.take_along_axis(
-            z, np.where(counts, at, 0).clip(0, case.n_classes - 1).astype(np.int64)[..., np.newaxis], -1
-        )[..., 0]
-        for at in (result.argmax, labels)
-    )
-    p = e / e.sum(axis=-1, keepdims=True)
-    entropy = lse - np.multiply(p, z, where=p != 0, out=np.zeros_like(z)).sum(axis=-1)
-    bound = 16 * float(np.finfo(case.computed_in).eps) * want["reach"] * (1 + want["reach"])
-    for name, values in (("lse", lse), ("log_prob", label - lse), ("entropy", entropy)):
-        values = np.where(counts, values, 0)
-        if not close(getattr(result, name), values, bound):
+    entropy = np.where(lost, np.nan, want["entropy"])
+    for name, values, bound in (
+        ("lse", lse, want["lse_bound"]),
+        (
+            "log_prob",
+            np.where(lost, np.nan, -(want["log"] + label_gap)),
+            want["log_bound"] + eps * label_gap + label_rounded,
+        ),
+        ("entropy", entropy, eps * entropy + want["p_bound"] * (2 + math.log(case.n_classes))),
+    ):
+        values, bound = np.where(counts, values, 0), np.where(counts & np.isfinite(bound), bound, 0)
+        if not close(getattr(result, name), values, bound, case.computed_in):
             raise Misbehaved(f"{name} {getattr(result, name)} instead of {values}, at most {bound} off")
-    is_top = (chosen >= top - bound) | (chosen == top)
-    if not np.all(np.where(counts & (top > -np.inf), is_top, True)):
-        raise Misbehaved(f"argmax {result.argmax} is not at {top}")
+
+
+def compare_labels(case: Case, result: Any) -> None:
+    """What evaluate says of a row beside its label, and says again with other labels."""
+    labels, ignored = case.truth["targets"], case.truth.get("ignore_index")
+    others = (labels.astype(np.int64) + case.rng.randrange(1, 1 + case.n_classes)) % case.n_classes
+    if ignored is not None:
+        others = np.where((labels == ignored) | (others == ignored), labels.astype(np.int64), others)
+    other = sx.evaluate(**(case.arguments | {"targets": others}))
+    for name in ("lse", "entropy", "argmax"):
+        one, two = (
+            np.where(np.isnan(each), np.nan, each).tobytes() for each in (getattr(result, name), getattr(other, name))
+        )
+        if one != two:
+            raise Misbehaved(f"{name} {getattr(result, name)}, and {getattr(other, name)} with the labels {others}")
 
 
 def run(case: Case, snapshot: list[bytes]) -> None:
@@ -806,7 +940,11 @@ def run(case: Case, snapshot: list[bytes]) -> None:
         want = expected(case) if case.is_good else {}
     out = case.arguments.get("out") if case.is_good else None
     try:
-        result = getattr(sx, case.function)(**case.arguments)
+        with np.errstate(all="raise"):
+            result = getattr(sx, case.function)(**case.arguments)
+            if case.is_good and case.function == "evaluate":
+                repr(result)
+                compare_labels(case, result)
     except (TypeError, ValueError, MemoryError) as error:
         if case.is_good or (
             type(error) not in (TypeError, ValueError, np.exceptions.AxisError) and not isinstance(error, MemoryError)

@@ -21,16 +21,20 @@ def reference(
     z_loss: float = 0.0,
     where: npt.ArrayLike | None = None,
     normalizer: float | None = None,
+    dtype: npt.DTypeLike = np.float64,
 ) -> tuple[Any, np.ndarray]:
-    """Softmax cross-entropy of logits with C classes along `axis` and its gradient; arguments as of softxent."""
-    x = np.moveaxis(np.asarray(logits, np.float64), axis, -1)
+    """Softmax cross-entropy of logits with C classes along `axis` and its gradient.
+
+    Arguments as of softxent, but for the dtype that all is computed in.
+    """
+    x = np.moveaxis(np.asarray(logits, dtype), axis, -1)
     is_soft, t = as_distributions(targets, x.shape, axis)
-    s = np.ones(x.shape[:-1]) if sample_weight is None else np.asarray(sample_weight, np.float64)
+    s = np.ones(x.shape[:-1]) if sample_weight is None else np.asarray(sample_weight, dtype)
     counted = (s != 0) & (ignore_index is None or np.asarray(targets) != ignore_index)
     s = s[counted]
     allowed = np.asarray(True if where is None else where)
     allowed = np.broadcast_to(np.moveaxis(allowed, axis, -1) if allowed.ndim == x.ndim else allowed, x.shape)[counted]
-    w = np.ones(x.shape[-1]) if weight is None else np.asarray(weight, np.float64)
+    w = np.ones(x.shape[-1]) if weight is None else np.asarray(weight, dtype)
 
     # From here on rows that count, one after the other.
     z, slope = transformed(x[counted], temperature, softcap, allowed)
@@ -52,7 +56,7 @@ def reference(
     p = e / (1 + rest)
     row_grads = np.where(top & (rest < 1), rest_mass - mass * (rest / (1 + rest)), mass * p - u) + 2 * z_loss * lse * p
 
-    losses, grad = np.zeros(counted.shape), np.zeros(x.shape)
+    losses, grad = np.zeros(counted.shape, dtype), np.zeros(x.shape, dtype)
     losses[counted] = s * row_losses
     grad[counted] = s[:, np.newaxis] * np.where(allowed, slope * row_grads, 0)
     grad = np.moveaxis(grad, -1, axis)

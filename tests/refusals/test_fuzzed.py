@@ -61,3 +61,88 @@ def test_pairs_of_nothing_overlap_nothing() -> None:
     assert loss == 0
     assert grad is out
     assert not out.any()
+
+
+@pytest.mark.parametrize("weight", [1e-310, 4e-213, 1e-170, 1e200])
+@pytest.mark.parametrize("n_rows", [1, 20])
+def test_small_weights_hide_no_nan_and_no_infinity(n_rows: int, weight: float) -> None:
+    """They are brought into range for a sum, but not so far that they become 0."""
+    for logit, reduction in ((math.nan, "mean"), (math.nan, "sum"), (-math.inf, "mean"), (-math.inf, "sum")):
+        logits = np.zeros((n_rows, 3))
+        logits[0, 0] = logit
+        loss = sx.cross_entropy(logits, [0] * n_rows, sample_weight=[weight] * n_rows, reduction=reduction)
+        np.testing.assert_array_equal(loss, math.nan if math.isnan(logit) else math.inf)
+
+
+@pytest.mark.parametrize("weight", [1e7, 1e8, 1e30, 1e300])
+def test_a_divisor_of_0_makes_0_of_large_weights(weight: float) -> None:
+    logits = np.array([[0.0, 1.0], [2.0, 0.0]])
+    for given in (
+        {"sample_weight": [weight, -weight]},
+        {"sample_weight": [weight, weight], "weight": [0, 1]},
+        {"sample_weight": [weight, weight], "normalizer": 0},
+    ):
+        loss, grad = sx.value_and_grad(logits, [0, 0], **given)
+        assert loss == 0
+        np.testing.assert_array_equal(grad, 0)
+
+
+@pytest.mark.parametrize("n_rows", [1, 20])
+def test_a_small_divisor_of_large_weights(n_rows: int) -> None:
+    """Gradients that no double holds are infinite, and not NaN."""
+    for targets in ([0] * n_rows, np.full((n_rows, 3), [1.0, 0.0, 0.0])):
+        loss, grad = sx.value_and_grad(np.zeros((n_rows, 3)), targets, sample_weight=[1e22] * n_rows, normalizer=1e-309)
+        assert loss == math.inf
+        np.testing.assert_array_equal(grad, [[-math.inf, math.inf, math.inf]] * n_rows)
+
+
+@pytest.mark.parametrize("n_rows", [1, 20])
+def test_rows_of_small_weights_count_under_a_large_divisor(n_rows: int) -> None:
+    logits = np.array([[0.0, 1.0, 0.0]] * n_rows)
+    result = sx.evaluate(logits, [1] * n_rows, sample_weight=[1e-30] * n_rows, normalizer=1.7e308)
+    assert result.loss == 0
+    assert result.argmax.tolist() == [1] * n_rows
+    assert result.accuracy == 1
+    np.testing.assert_allclose(result.lse, math.log(2 + math.e))
+    logits[0, 1] = -math.inf
+    loss = sx.cross_entropy(logits, [1] * n_rows, sample_weight=[1e-30] * n_rows, normalizer=1.7e308)
+    assert loss == math.inf
+
+
+@pytest.mark.parametrize("temperature", [1e-290, 1e-302, 2.3e-308])
+def test_the_mean_of_losses_under_a_temperature_of_next_to_nothing(temperature: float) -> None:
+    logits = np.array([[1e-3, 0.0]] * 3)
+    loss, grad = sx.value_and_grad(logits, [1] * 3, temperature=temperature)
+    assert loss == pytest.approx(1e-3 / temperature)
+    np.testing.assert_allclose(grad, [[1 / temperature / 3, -1 / temperature / 3]] * 3)
+
+
+@pytest.mark.parametrize("n_rows", [1, 20])
+def test_gradients_beyond_float32_are_infinite(n_rows: int) -> None:
+    """With class weights and smoothing too, whose share of the gradient is of the other sign."""
+    logits = np.array([[0.0, 0.0, 0.0]] * n_rows, np.float32)
+    _, grad = sx.value_and_grad(
+        logits, [0] * n_rows, label_smoothing=0.5, weight=[1e18] * 3, sample_weight=[1e30] * n_rows, reduction="sum"
+    )
+    np.testing.assert_array_equal(grad, [[-math.inf, math.inf, math.inf]] * n_rows)
+
+
+@pytest.mark.parametrize("n_rows", [1, 20])
+@pytest.mark.parametrize("n_classes", [3, 300])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_nan_leaves_no_class_of_its_row_a_gradient(dtype: str, n_classes: int, n_rows: int) -> None:
+    logits = np.zeros((n_rows, n_classes), dtype)
+    logits[0, 0] = math.nan
+    _, grad = sx.value_and_grad(logits, [1] * n_rows)
+    assert np.isnan(grad[0]).all()
+    assert not np.isnan(grad[1:]).any()
+
+
+@pytest.mark.parametrize("n_rows", [1, 20])
+@pytest.mark.parametrize("masked", [math.inf, -math.inf, math.nan])
+def test_what_is_masked_is_not_read_where_a_temperature_leaves_the_range(masked: float, n_rows: int) -> None:
+    lowest = np.finfo(np.float32).min
+    logits = np.array([[lowest, lowest, masked]] * n_rows, np.float32)
+    loss, grad = sx.value_and_grad(logits, [1] * n_rows, temperature=0.5, where=[True, True, False])
+    assert loss == pytest.approx(math.log(2))
+    np.testing.assert_allclose(grad, [[1 / n_rows, -1 / n_rows, 0]] * n_rows, rtol=1e-6)
