@@ -42,6 +42,7 @@ cdef void add_losses(
     cdef double[MAX_LANES + 2 * ROWS_AT_ONCE] losses
     cdef Py_ssize_t offset = before % ROWS_AT_ONCE, k
     cdef Sum[double] sum_before = sum[0]
+    cdef double unit = job.class_unit if job.class_unit != 0 else 1
     for k in range(offset):
         losses[k] = 0
     row_losses(tag, numbers[0], count, job.formula.z_loss, &losses[offset])
@@ -54,10 +55,10 @@ cdef void add_losses(
         add_far_losses(job, count, tag, numbers, &losses[offset], far_sum)
     if job.losses32 != NULL:
         for k in range(count):
-            job.losses32[i + k] = <float> losses[offset + k]
+            job.losses32[i + k] = <float> (losses[offset + k] * unit)
     elif job.losses64 != NULL:
         for k in range(count):
-            job.losses64[i + k] = losses[offset + k]
+            job.losses64[i + k] = losses[offset + k] * unit
 
 
 cdef void visit_block(const Job* job, Py_ssize_t block, real* scratch, int n_threads, Total* total) noexcept nogil:
