@@ -787,8 +787,13 @@ def expected(case: Case) -> dict[str, Any]:
             np.where(has_grad, (np.ldexp(grad_bound * scale, power) + tiny)[..., np.newaxis], 0), -1, axis
         ),
         "rows": np.ldexp(rows, case.powers["sample_weight"]),
-        # Losses that no double holds may have no sum, if they differ in sign.
-        "certain": divisor == 0 or (certain < 1e3 and not {-np.inf, np.inf} <= set(losses.astype(float).flat)),
+        # Losses that no double holds may have no sum, if they differ in sign; a weight brings back 500 powers of two.
+        "certain": divisor == 0
+        or (
+            certain < 1e3
+            and not {-np.inf, np.inf} <= set(losses.astype(float).flat)
+            and not (np.isfinite(losses) & (np.abs(losses) > dtype(2) ** min(1500, np.finfo(dtype).maxexp - 1))).any()
+        ),
         **sure,
     }
 

@@ -59,6 +59,7 @@ cdef extern from "vec/vec.hpp" namespace "softxent" nogil:
     Block[T] maximum[T](Block[T], Block[T])
     Vec[T] select_equal[T](Vec[T], Vec[T], Vec[T], Vec[T])
     Lanes[T] select_equal[T](Lanes[T], Lanes[T], Lanes[T], Lanes[T])
+    Block[T] select_equal[T](Block[T], Block[T], Block[T], Block[T])
     unsigned int equal_bits[T](Vec[T], Vec[T])
     int lowest_bit(unsigned int)
     Vec[T] without_lane[T](Vec[T], Py_ssize_t lane)
@@ -179,11 +180,11 @@ cdef extern from "row/finish.hpp" namespace "softxent" nogil:
         D factor, offset, minus, grad_at_argmax
 
     Factors[double] find_factors[T](
-        const T*, const Formula&, const Denominator[T, double]& whole, double R, double mass, double rest, double pull,
-        double share, double scale)
+        const T*, const Formula&, const Denominator[T, double]& whole, double R, double mass, double rest, double share,
+        double scale)
     Factors[Vec[double]] find_factors[T](
         const T*, const Formula&, const Denominator[T, Vec[double]]& whole, Vec[double] R, Vec[double] mass,
-        Vec[double] rest, Vec[double] pull, Vec[double] share, Vec[double] scale)
+        Vec[double] rest, Vec[double] share, Vec[double] scale)
 
     cdef cppclass Gradient[N]:
         Gradient()
