@@ -194,7 +194,7 @@ class BuildWithFlags(build_ext):
 
 
 def extension(name: str, macros: Sequence[str] = ()) -> Extension:
-    headers = [path for pattern in ("*.hpp", "*.pxi") for path in PACKAGE.rglob(pattern)]
+    headers = PACKAGE.rglob("*.hpp")  # Cython finds what a module includes of .pxi, but not the headers of headers
     return Extension(
         name,
         [f"src/{name.replace('.', '/')}.pyx"],

@@ -85,3 +85,20 @@ def test_vanishing_probabilities_are_zero_not_nan(n_classes: int, dtype: str) ->
     loss, grad = sx.value_and_grad(logits, [0])
     assert loss == 1e6
     np.testing.assert_array_equal(grad[0], np.eye(n_classes)[1] - np.eye(n_classes)[0])
+
+
+@pytest.mark.parametrize("n_rows", [1, 20])
+@pytest.mark.parametrize("n_classes", [3, 300])
+def test_nothing_of_an_infinite_gap_is_nothing(n_classes: int, n_rows: int, dtype: str) -> None:
+    """A target without mass has nothing to share out; a share of all leaves nothing to the label."""
+    logits = np.zeros((n_rows, n_classes), dtype)
+    logits[:, 1] = -INF
+    for smoothing in (0.25, 1):
+        loss, grad = sx.value_and_grad(logits, np.zeros_like(logits), label_smoothing=smoothing)
+        assert loss == 0
+        assert not grad.any()
+    loss, grad = sx.value_and_grad(logits, [1] * n_rows, label_smoothing=1, reduction="sum")
+    assert loss == INF
+    expected = np.full((n_rows, n_classes), 1 / (n_classes - 1) - 1 / n_classes)
+    expected[:, 1] = -1 / n_classes
+    np.testing.assert_allclose(grad, expected, rtol=0, atol=float(np.finfo(dtype).eps))

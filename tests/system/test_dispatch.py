@@ -1,5 +1,6 @@
 """Which kernel module is used: the best one, or the one that is asked for, or an error that says what there is."""
 
+import ctypes
 import importlib
 import os
 import re
@@ -8,6 +9,7 @@ import pytest
 from support import run_python
 
 from softxent import _cpu, _dispatch
+from softxent.call._call import Kernels
 
 # NumPy's names for what a level needs; older versions know fewer of them.
 FEATURES = {
@@ -16,6 +18,7 @@ FEATURES = {
     "neon": {"NEON", "ASIMD"},
 }
 LACKING = "needs instructions that this CPU does not have"
+TABLE = b"softxent.kernels.table"
 REPORT = """
 import sys
 from softxent import _dispatch
@@ -89,7 +92,7 @@ def test_a_build_for_other_cpus_says_so(built: str, message: str, monkeypatch: p
 def test_levels_are_those_known_best_first() -> None:
     for levels in (_dispatch.built_levels(), _dispatch.usable_levels(), _cpu.supported_levels()):
         assert list(levels) == [level for level in _dispatch.LEVELS if level in levels]
-        assert levels[-1] == "baseline"
+    assert _cpu.supported_levels()[-1] == "baseline"
 
 
 @pytest.mark.skipif("NPY_DISABLE_CPU_FEATURES" in os.environ, reason="NumPy was told to see less")
@@ -101,3 +104,31 @@ def test_numpy_sees_the_same_cpu() -> None:
     known = {level: needs & features.keys() for level, needs in FEATURES.items()}
     usable = {level for level, needs in known.items() if needs and all(features[name] for name in needs)}
     assert set(_cpu.supported_levels()) - {"baseline"} == usable
+
+
+@pytest.fixture
+def table() -> ctypes.Array[ctypes.c_uint32]:
+    """A copy of the table of a level. It begins with its version and its size in bytes."""
+    module = importlib.import_module(f"softxent.kernels.levels.{_dispatch.level}")
+    ctypes.pythonapi.PyCapsule_GetPointer.restype = ctypes.c_void_p
+    address = ctypes.pythonapi.PyCapsule_GetPointer(ctypes.py_object(module.table), TABLE)
+    size = (2 * ctypes.c_uint32).from_address(address)[1]
+    return (size // 4 * ctypes.c_uint32)(*(size // 4 * ctypes.c_uint32).from_address(address))
+
+
+def kernels_of(table: ctypes.Array[ctypes.c_uint32], name: bytes = TABLE) -> Kernels:
+    ctypes.pythonapi.PyCapsule_New.restype = ctypes.py_object
+    return Kernels(ctypes.pythonapi.PyCapsule_New(table, name, None))
+
+
+def test_kernels_of_another_build_are_refused(table: ctypes.Array[ctypes.c_uint32]) -> None:
+    """Of another version, or with fewer functions. A larger table only has more at its end."""
+    version, size = table[:2]
+    message = f"kernels of version {{}} in an installation that needs version {version}: install softxent again"
+    for table[0], table[1] in ((version + 1, size), (version - 1, size), (version, size - 8)):
+        with pytest.raises(ImportError, match=f"^{message.format(table[0])}$"):
+            kernels_of(table)
+    table[0], table[1] = version, size + 8
+    assert isinstance(kernels_of(table), Kernels)
+    with pytest.raises(ValueError, match="PyCapsule_GetPointer"):
+        kernels_of(table, b"another")
