@@ -29,7 +29,7 @@ include "plan.pxi"
 
 # What `Kernels.run` returns in place of a loss.
 NOT_AS_IT_IS = 1     # an argument has another type, dtype or shape than kernels take, or a label is no class
-OVERLAPS = 2         # all is in order, but the gradient would overwrite an input other than the logits, or parts of them
+OVERLAPS = 2         # all is in order, but the gradient would overwrite an input other than the logits, or part of them
 
 
 def openmp():
