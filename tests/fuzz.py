@@ -840,7 +840,8 @@ def close(actual: Any, truth: Any, bound: Any, dtype: np.dtype, relative: float 
     actual, size = np.asarray(actual, np.float64), np.abs(truth)
     bound = bound + (relative * size + least)
     is_near = (np.abs(actual - truth) <= bound) | (actual == truth) | (np.isnan(actual) & np.isnan(truth))
-    may_be_infinite = (np.abs(actual) == np.inf) & (np.sign(actual) == np.sign(truth)) & ~(size + bound <= largest)
+    same_sign = (np.sign(actual) == np.sign(truth)) | (size < bound)
+    may_be_infinite = (np.abs(actual) == np.inf) & same_sign & ~(size + bound <= largest)
     return bool(np.all((is_near & ~(size - bound > largest)) | may_be_infinite))
 
 
