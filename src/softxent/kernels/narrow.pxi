@@ -296,6 +296,73 @@ cdef bint find_scales(const Job* job, const double* weight, double* scales, cons
     return job.scale.exponent == 0 and largest_size(scales, lanes_of(tag)) <= largest_scale(tag)
 
 
+cdef void read_tiles(
+    const Job* job, Py_ssize_t i, Py_ssize_t count, real* space, Tiles[real]* tiles
+) noexcept nogil:
+    """The tiles of `count` rows from i on: logits, and distributions and allowed classes, if there are any."""
+    cdef Py_ssize_t n = job.n_classes, size = n * lanes_of(space)
+    cdef real* staging = space + size
+    tiles.x = space
+    tiles.t = tiles.slope = tiles.logits = NULL
+    if job.kind == DISTRIBUTIONS or job.builds_target:
+        tiles.t = staging
+        staging += size
+    if job.has_slope:
+        tiles.slope = staging
+        staging += size
+    if job.diagnostics.argmax != NULL:
+        tiles.logits = staging
+        staging += size
+    tiles.staging = staging
+    if job.kind == DISTRIBUTIONS:
+        read_tile(&job.targets, i, count, n, tiles.t, staging)
+    read_tile(&job.logits, i, count, n, tiles.x, staging)
+    if job.has_allowed:
+        read_tile(&job.allowed, i, count, n, tiles.slope, staging)
+
+
+cdef bint transform_tiles(
+    const Job* job, Py_ssize_t i, Py_ssize_t count, LaneGroup[real]* group, Tiles[real]* tiles
+) noexcept nogil:
+    """The logits of the softmax, and the targets that are built; False if a logit leaves its range."""
+    cdef Py_ssize_t size = job.n_classes * lanes_of(tiles.x)
+    cdef double reach
+    if job.may_leave_range:
+        row_range(tiles.x, size, &reach)
+        if leaves_range(job, tiles.x, reach):
+            return False
+    if job.builds_target:
+        build_targets_of_lanes(job, i, count, group, tiles.slope, tiles.t)
+    if job.transforms:
+        transform_logits(&job.transform, tiles.x, tiles.slope, job.has_allowed, size)
+    return True
+
+
+cdef bint find_targets(
+    const Job* job, Py_ssize_t i, Py_ssize_t count, LaneGroup[real]* group, Tiles[real]* tiles, double* share,
+    RowNumbers* numbers
+) noexcept nogil:
+    """Maximum and target of each lane, smoothed; False if a sum of gaps leaves its range."""
+    cdef real* x = tiles.x
+    cdef Py_ssize_t n = job.n_classes
+    cdef double reach
+    find_m(group, x, n, numbers)
+    if tiles.t != NULL:
+        find_distributions(group, x, tiles.t, n, numbers)
+    elif job.kind == LABELS:
+        find_labels(group, x, <real*> job.class_weight, count, numbers)
+    else:
+        find_sparse_of_lanes(job, i, count, group, x, numbers)
+    if job.formula.smoothing != 0:
+        smooth_lanes(group, x, &job.formula, n, share, numbers)
+    if not (real is double or job.formula.smoothing != 0) or largest_size(numbers.cross, lanes_of(x)) != INFINITY:
+        return True
+    # A label on an infinite logit is as infinite for the other kernel.
+    row_range(x, n * lanes_of(x), &reach)
+    return (
+        job.kind == LABELS and tiles.t == NULL and job.class_weight == NULL and reach <= largest_number(x) / (8 * n))
+
+
 cdef bint visit_lanes(
     const Job* job, Py_ssize_t i, Py_ssize_t count, int64_t* label, const real* tag, RowNumbers* numbers
 ) noexcept nogil:
@@ -304,80 +371,46 @@ cdef bint visit_lanes(
     False, and no gradient is written, if one of them has numbers that only visit_row_of takes: see visit_one_by_one.
     """
     cdef Tile[real] tile
+    cdef Tiles[real] tiles
     cdef LaneGroup[real] group
     cdef Py_ssize_t n = job.n_classes, size = n * lanes_of(tag)
     cdef double[MAX_LANES] scales, share
-    cdef double reach
     cdef bint mass_is_1 = (
         job.kind == LABELS and job.class_weight == NULL and job.formula.z_loss == 0 and not job.has_sample_weight
         and not job.has_ignored)
     cdef real* x = tile.space
-    cdef real* t = NULL
-    cdef real* slope = NULL
-    cdef real* logits = NULL
     cdef NextRows next_logits = NextRows(<char*> x, 0), next_grad = next_logits       # which is in the cache already
-    cdef real* staging = x + size
-    if job.kind == DISTRIBUTIONS or job.builds_target:
-        t = staging
-        staging += size
-    if job.has_slope:
-        slope = staging
-        staging += size
-    if job.diagnostics.argmax != NULL:
-        logits = staging
-        staging += size
-    if job.kind == DISTRIBUTIONS:
-        read_tile(&job.targets, i, count, n, t, staging)
-    read_tile(&job.logits, i, count, n, x, staging)
-    if job.has_allowed:
-        read_tile(&job.allowed, i, count, n, slope, staging)
     group.label = label
+    read_tiles(job, i, count, x, &tiles)
     if job.has_grad and not find_scales(job, numbers.weight, scales, tag):
         return False
-    if job.builds_target:
-        build_targets_of_lanes(job, i, count, &group, slope, t)
-    if job.may_leave_range:
-        row_range(x, size, &reach)
-        if leaves_range(job, x, reach):
-            return False
-    if job.transforms:
-        transform_logits(&job.transform, x, slope, job.has_allowed, size)
-    find_m(&group, x, n, numbers)
-    if t != NULL:
-        find_distributions(&group, x, t, n, numbers)
-    elif job.kind == LABELS:
-        find_labels(&group, x, <real*> job.class_weight, count, numbers)
-    else:
-        find_sparse_of_lanes(job, i, count, &group, x, numbers)
-    if job.formula.smoothing != 0:
-        smooth_lanes(&group, x, &job.formula, n, share, numbers)
-    if (real is double or job.formula.smoothing != 0) and largest_size(numbers.cross, lanes_of(tag)) == INFINITY:
-        # A label on an infinite logit is as infinite for the other kernel.
-        row_range(x, size, &reach)
-        if job.kind != LABELS or t != NULL or job.class_weight != NULL or reach > largest_number(x) / (8 * n):
-            return False
+    if not transform_tiles(job, i, count, &group, &tiles):
+        return False
+    if not find_targets(job, i, count, &group, &tiles, share, numbers):
+        return False
     if job.prefetching and i + 2 * count <= job.n_rows:
         next_logits = find_next_rows(&job.logits, i + count, count, n)
         if job.has_grad and not job.streaming:
             next_grad = find_next_rows(&job.grad, i + count, count, n)
-    if job.diagnostics.argmax != NULL:
-        memcpy(logits, x, size * sizeof(real))
+    if tiles.logits != NULL:
+        memcpy(tiles.logits, x, size * sizeof(real))
     take_exponentials(&group, x, n, &next_logits, &next_grad, numbers)
-    if job.diagnostics.argmax != NULL:
-        find_diagnostics_of_lanes(&job.diagnostics, i, count, &group, logits, x, n, numbers)
-    if job.has_grad:
-        if not finish_lanes(
-            &group, x, &job.formula, share, scales, mass_is_1 and fabs(scales[0]) >= smallest_scale(tag), numbers
-        ):
-            return False
-        take_gradients(&group, x, t, job.formula.smoothing != 0, t == NULL and job.kind == LABELS, n)
-        if t == NULL and job.kind == SPARSE:
-            subtract_sparse_of_lanes(job, i, count, &group, x)
-        if job.has_slope:
-            multiply_by_slope(x, slope, size)
-        if job.has_sample_weight or job.has_ignored:
-            zero_lanes(x, numbers.weight, n)
-        write_tile(&job.grad, i, count, n, x, staging, job.streaming)
+    if tiles.logits != NULL:
+        find_diagnostics_of_lanes(&job.diagnostics, i, count, &group, tiles.logits, x, n, numbers)
+    if not job.has_grad:
+        return True
+    if not finish_lanes(
+        &group, x, &job.formula, share, scales, mass_is_1 and fabs(scales[0]) >= smallest_scale(tag), numbers
+    ):
+        return False
+    take_gradients(&group, x, tiles.t, job.formula.smoothing != 0, tiles.t == NULL and job.kind == LABELS, n)
+    if tiles.t == NULL and job.kind == SPARSE:
+        subtract_sparse_of_lanes(job, i, count, &group, x)
+    if job.has_slope:
+        multiply_by_slope(x, tiles.slope, size)
+    if job.has_sample_weight or job.has_ignored:
+        zero_lanes(x, numbers.weight, n)
+    write_tile(&job.grad, i, count, n, x, tiles.staging, job.streaming)
     return True
 
 

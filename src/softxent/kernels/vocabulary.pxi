@@ -213,6 +213,14 @@ cdef extern from "row/lanes.hpp" namespace "softxent" nogil:
         T* own_grad
         LanesUnit[T] unit
 
+    cdef cppclass Tiles[T]:
+        Tiles()
+        T* x
+        T* t
+        T* slope
+        T* logits
+        T* staging
+
     void lane_sums[T](const T* v, Py_ssize_t n, const T* left_out, const T* taken_off, double* values, double* rounded)
     void lane_gap_sums[T](const T* x, Py_ssize_t n, const T* m, double* values)
     void lane_gaps[T](

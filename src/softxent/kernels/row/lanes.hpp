@@ -93,6 +93,14 @@ template <class S> struct alignas(64) LaneGroup {
     LanesUnit<S> unit;
     std::int64_t *label;                                       // last, to leave the arrays on cache lines
 };
+// Where the tiles of a group of rows stand: one after the other, as far as a call needs them, null where it does not.
+template <class S> struct Tiles {
+    S *x;                                                      // logits, then exponentials, then the gradient
+    S *t;                                                      // a distribution
+    S *slope;                                                  // allowed classes, then the derivative of the logits
+    S *logits;                                                 // kept for the diagnostics
+    S *staging;                                                // rows that are converted on their way
+};
 static_assert(TILE_BYTES / LANE_BYTES < 1 << 24, "class numbers are exact in the lanes of a float");
 static_assert(sizeof(Lanes<float>) == LANE_BYTES && sizeof(Lanes<double>) == LANE_BYTES, "what tiles are planned with");
 
