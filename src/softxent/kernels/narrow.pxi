@@ -355,9 +355,9 @@ cdef bint find_targets(
         find_sparse_of_lanes(job, i, count, group, x, numbers)
     if job.formula.smoothing != 0:
         smooth_lanes(group, x, &job.formula, n, share, numbers)
-    if not (real is double or job.formula.smoothing != 0) or largest_size(numbers.cross, lanes_of(x)) != INFINITY:
+    if not (real is double or job.formula.smoothing != 0) or are_finite(numbers.cross, numbers.weight, lanes_of(x)):
         return True
-    # A label on an infinite logit is as infinite for the other kernel.
+    # A label on an infinite logit, or on NaN, is the same for the other kernel.
     row_range(x, n * lanes_of(x), &reach)
     return (
         job.kind == LABELS and tiles.t == NULL and job.class_weight == NULL and reach <= largest_number(x) / (8 * n))

@@ -122,7 +122,7 @@ cdef inline void visit_stretch(
         find_sparse(sums, x, 1, &row.target, start, n, m)
     if formula.smoothing != 0:
         sums.gaps = gap_sum(x, n, m)
-    if sums.cross.sum == INFINITY or sums.gaps.sum == INFINITY:
+    if not is_finite(sums.cross.sum) or not is_finite(sums.gaps.sum):
         find_far_gaps(sums, row, formula, start, n, m, 1)
     sums.R = exp_sum(x, row.e + start if row.e != NULL else NULL, n, sums.argmax, unit, prefetch_distance)
 

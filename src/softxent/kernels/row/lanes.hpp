@@ -93,6 +93,15 @@ template <class S> struct alignas(64) LaneGroup {
     LanesUnit<S> unit;
     std::int64_t *label;                                       // last, to leave the arrays on cache lines
 };
+// Whether all numbers for lanes of a weight are finite.
+inline bool are_finite(const double *v, const double *weight, std::ptrdiff_t n) {
+    const Vec<double> zero(0);
+    Vec<double> sum = zero;
+    for (std::ptrdiff_t i = 0; i < n; i += Vec<double>::lanes)
+        sum = sum + select_equal(load(weight + i), zero, zero, load(v + i) - load(v + i));
+    return equal_bits(sum, zero) == equal_bits(zero, zero);
+}
+
 // Where the tiles of a group of rows stand: one after the other, as far as a call needs them, null where it does not.
 template <class S> struct Tiles {
     S *x;                                                      // logits, then exponentials, then the gradient
