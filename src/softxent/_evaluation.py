@@ -1,4 +1,4 @@
-"""What an evaluation wants besides the loss, from the same visit to each row."""
+"""`evaluate`: the loss with what perplexity, accuracy and calibration need, from one visit to each row."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class Evaluation(NamedTuple, Generic[Loss]):
     loss : float or ndarray
         As `cross_entropy` returns it.
     log_prob : ndarray, shape (...)
-        The logarithm of the label's probability, in nats; neither weights nor smoothing nor z-loss enter it.
+        The logarithm of the label's probability, in nats; weights, smoothing and z-loss do not change it.
     lse : ndarray, shape (...)
-        The logarithm of the sum of the exponentials of the logits (of those that the softmax is taken of).
+        The logarithm of the sum of the exponentials of the logits, after temperature, softcap and mask.
     argmax : ndarray of int64, shape (...)
-        The most probable class, the first of several; NaNs are passed over, and -1 stands where there is nothing else.
+        The most probable class, the first of several; -1 if the logit of an allowed class is NaN.
     correct : ndarray of bool, shape (...)
-        Whether that is the label.
+        Whether `argmax` is the label.
     entropy : ndarray, shape (...)
         Of the row's probabilities, in nats.
     row_weight : ndarray of float64, shape (...)
@@ -66,7 +66,7 @@ class Evaluation(NamedTuple, Generic[Loss]):
 
     def _mean(self, values: np.ndarray) -> float:
         with np.errstate(all="ignore"):
-            # By a power of two, which rounds nothing: weights near the largest number have no sum.
+            # The sum of weights near the largest number would overflow. To divide by a power of two rounds nothing.
             weights = np.ldexp(self.row_weight, -np.frexp(np.abs(self.row_weight).max(initial=0))[1])
             total = weights.sum()
             return float((weights * values).sum() / total) if total != 0 else float("nan")

@@ -60,7 +60,7 @@ def read_array(value: Any, name: str) -> np.ndarray:
 def _has_mask(value: object) -> bool:
     """Whether it is a masked array, or a list that holds one, a masked element included."""
     if isinstance(value, list | tuple):
-        # A list of numbers is passed over at the speed of its types.
+        # For a list of numbers this looks at their types only, which is fast.
         return any(
             issubclass(kind, np.ma.MaskedArray)
             or (issubclass(kind, list | tuple) and any(_has_mask(part) for part in value if type(part) is kind))

@@ -52,8 +52,8 @@ def cross_entropy(
         shape of `logits`: one distribution over the classes per row, one-hot or soft, of any real or bool dtype, read
         in the precision that the logits are computed in. A tuple ``(indices, probs)`` of two ndarrays, integers and
         real numbers, both of the shape of `logits` less the class axis and with one axis more at the end: a
-        distribution that gives probs to the classes indices, adding up where one comes twice, and nothing to others.
-        No row of a distribution need sum to one.
+        distribution that has probs at the classes indices; repeated classes are added, all other classes get 0. The
+        rows of a distribution need not sum to one.
     axis : int, default -1
         The axis of the classes. Shapes are given here with C last; with ``axis=1``, ``(N, C, H, W)`` logits take
         ``(N, H, W)`` labels. Nothing is transposed or copied.
@@ -61,8 +61,8 @@ def cross_entropy(
         The mean over all rows that count, weighted with `sample_weight` and, if given, the `weight` of their targets;
         the sum; or the loss of each row.
     normalizer : float, optional
-        What "mean" divides the sum by, in place of the total weight of the rows that count: the number of tokens of a
-        batch of which this is a part, for instance. Where the one or the other is 0, so are loss and gradient.
+        "mean" divides the sum by this instead of the total weight of the rows that count: for instance the number of
+        tokens of a batch of which this is a part. If the divisor is 0, loss and gradient are 0.
     n_threads : int, optional
         How many threads this call may use; see `set_num_threads`.
     **options
@@ -154,8 +154,8 @@ def value_and_grad(
     out : ndarray, shape (..., C), optional
         Where to write the gradient: any writeable array of the logits' shape and one of the floating dtypes above, with
         any strides, or the logits themselves, which are then overwritten. If it overlaps an input in another way, the
-        result is the same as if it did not, at the cost of a copy of the gradient; that two arrays overlap is judged by
-        the stretches of memory they lie in.
+        result is the same as if it did not, at the cost of a copy of the gradient. Two arrays count as overlapping if
+        their memory ranges overlap.
     n_threads, **options
         As in `cross_entropy`.
 
@@ -182,7 +182,7 @@ def value_and_grad(
 
     .. math:: \frac{\partial L}{\partial x_j} = p_j \sum_k t_k - t_j,
 
-    divided by the number of rows for "mean" [1]_. Where :math:`p_j > 1/2` it is taken from the sum of the other
+    divided by the number of rows for "mean" [1]_. If :math:`p_j > 1/2`, it is computed from the sum of the other
     classes, so that the gradient of a confident row keeps all its digits.
 
     References
@@ -221,7 +221,7 @@ def visit(
     out: Any = None,
     diagnostics: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> tuple[Any, Any]:
-    """Loss and gradient (None without) of arrays as they came, if a kernel takes them so; of others with care."""
+    """Loss and gradient (None if not wanted). Arrays that a kernel takes as they are go to it at once."""
     try:
         mean, per_row = REDUCTIONS[reduction]
     except (KeyError, TypeError):
@@ -263,7 +263,7 @@ def _visit_with_care(
     out: Any,
     diagnostics: tuple[np.ndarray, np.ndarray] | None,
 ) -> tuple[Any, Any]:
-    """The same of any arguments: refused with a reason, or converted on the way, a row at a time."""
+    """`visit` for any arguments: they are refused with a reason, or brought to a form that a kernel takes."""
     x, class_axis = read_logits(logits, axis)
     grad_dtype, dtype = result_dtypes(x)
     t = read_targets(targets, x, class_axis, None if given is None else given.ignore_index, dtype)

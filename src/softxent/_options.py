@@ -157,13 +157,16 @@ def _fit_weight(name: str, value: np.ndarray, logits: np.ndarray, class_axis: in
 def _in_unit(weights: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, float]:
     """Weights of classes in `dtype`, in a unit, a power of two, in which they neither vanish nor have no sum."""
     wide, info, exponent = taken_as(weights, np.float64), np.finfo(dtype), 0
-    largest = float(np.max(np.abs(wide), where=np.isfinite(wide), initial=0))
-    if 0 < largest < float(info.smallest_normal) * 2**26:
-        exponent = math.frexp(largest)[1]
-    elif largest > float(info.max) * 2.0**-28:
-        exponent = 64
-    if exponent:
-        with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"):
+        largest = float(np.max(np.abs(wide), where=np.isfinite(wide), initial=0))
+        if 0 < largest < float(info.smallest_normal) * 2**26:
+            exponent = math.frexp(largest)[1]
+        elif largest > float(info.max) * 2.0**-28:
+            # All of them are brought into range, if it is wide enough; else the largest become infinite.
+            smallest = float(np.min(np.abs(wide), where=wide != 0, initial=np.inf))
+            exponent = math.frexp(largest)[1] - math.frexp(float(info.max))[1] + 28
+            exponent = exponent if math.ldexp(smallest, -exponent) >= float(info.smallest_normal) else 64
+        if exponent:
             weights = np.ldexp(wide, -exponent)
     return taken_as(weights, dtype), math.ldexp(1, exponent)
 

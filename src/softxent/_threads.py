@@ -1,8 +1,8 @@
 """How many threads a call may use, and the fork guard.
 
-GNU OpenMP hangs in a forked child that enters a team from a thread whose parent had already run one: the team is still
-there on paper, its threads are not. So a child starts with one thread, and if it is told to use more it enters their
-team from a thread of its own, which has inherited nothing.
+If a thread has run a team of OpenMP threads and then forks, GNU OpenMP hangs when the child uses a team: the child
+still has the record of the team, but not its threads. So a child starts with one thread. If it is told to use more, it
+starts the team from a new Python thread, which has no such record.
 """
 
 import operator

@@ -222,12 +222,10 @@ def test_weights_of_any_size_give_the_result_of_their_ratios(weight: float, dtyp
 
 @pytest.mark.parametrize("n_classes", [3, 300])
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("weight", [2e-310, 5e-324, 1e-50, 1e307, 1.7e308])
+@pytest.mark.parametrize("weight", [2e-310, 5e-324, 1e-50, 1e38, 1e58, 1e307, 1.7e308])
 def test_so_do_weights_of_classes(weight: float, dtype: str, n_classes: int) -> None:
     rng = np.random.default_rng(n_classes)
     logits, labels = rng.normal(0, 3, (N_ROWS, n_classes)).astype(dtype), rng.integers(n_classes, size=N_ROWS)
-    if weight > 1e300 and dtype == "float32":
-        weight = 1e38
     ratios = 2.0 ** -(np.arange(n_classes) % 3) if weight > 1e-300 else np.ones(n_classes)
     for targets in (labels, rng.random((N_ROWS, n_classes)).astype(dtype)):
         for more in ({}, {"label_smoothing": 0.1}, {"temperature": 0.5}):

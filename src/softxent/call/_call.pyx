@@ -1,8 +1,8 @@
 # From NumPy arrays to a Job, and from the Job to its result. This is compiled once, for any CPU. The kernels of a level
 # come as a table of functions.
 #
-# A call is looked at once. Either it is done, or a status says what is in the way, and nothing has been written. Which
-# arrays to pass, and what to tell the user, is decided in Python.
+# Each call is examined once. Either it is done, or the status that is returned says why not, and nothing has been
+# written. Python decides which arrays to pass, and what to tell the user.
 
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cpython.pycapsule cimport PyCapsule_GetPointer
@@ -28,8 +28,8 @@ include "operands.pxi"
 include "plan.pxi"
 
 # What `Kernels.run` returns in place of a loss.
-NOT_AS_IT_IS = 1     # an argument has another type, dtype or shape than kernels take, or a label is no class
-OVERLAPS = 2         # all is in order, but the gradient would overwrite an input other than the logits, or part of them
+NOT_AS_IT_IS = 1     # kernels do not take this type, dtype, shape or size of weights, or a label is no class
+OVERLAPS = 2         # the gradient would overwrite an input that is still needed; all else is in order
 
 
 def openmp():
@@ -38,7 +38,7 @@ def openmp():
 
 
 cdef bint is_target(targets):
-    """Whether it is an array, or two."""
+    """Whether `targets` is an ndarray, or a tuple of two."""
     if type(targets) is tuple:
         return len(targets) == 2 and cnp.PyArray_CheckExact(targets[0]) and cnp.PyArray_CheckExact(targets[1])
     return cnp.PyArray_CheckExact(targets)
@@ -80,7 +80,7 @@ cdef bint is_normal(double x, bint in_double) noexcept:
 
 
 cdef bint describe_options(Job* job, cnp.ndarray x, options, int axis, int computed_in):
-    """Fill in what is not as by default, besides `ignored`; False if an array cannot be used as it is."""
+    """Fill in all options but ignore_index; False if one cannot be used as it is."""
     cdef cnp.ndarray sample_weight = options.sample_weight, class_weight = options.weight, allowed = options.where
     cdef double smoothing = options.label_smoothing
     job.has_sample_weight = sample_weight is not None
@@ -191,15 +191,18 @@ cdef class Kernels:
     def run(
         self, logits, targets, int axis, losses, grad, bint mean, int n_threads, options=None, diagnostics=None
     ):
-        """Sum or mean of the losses as a float, or a status; per-row losses into `losses`, the gradient into `grad`.
+        """Returns the sum or mean of the losses as a float, or a status. Fills `losses` and `grad`, each if not None.
 
-        logits with C classes along `axis`; targets, class labels without that axis or distributions with it, or a tuple
-        of classes (int64) and their amounts (of the type computed in), along the last axis, contiguous there; losses
-        without the class axis, C-contiguous, float32 or float64; grad like logits. Computes in float32 for float16,
-        bfloat16 and float32 logits, and in float64 for all others.
+        The type computed in is float32 for float16, bfloat16 and float32 logits, and float64 for all others.
 
-        options have scalars that are good; sample_weight of any real dtype; weight C-contiguous, of the type computed
-        in and divided by weight_unit, if that is known; where of the shape of the logits.
+        - logits: any shape, with the classes along `axis`.
+        - targets: class labels, without that axis; distributions, with it; or a tuple of indices (int64) and probs (of
+          the type computed in), whose last axis is contiguous.
+        - losses: without the class axis, C-contiguous, float32 or float64.
+        - grad: of the shape of the logits, any floating dtype.
+        - options: scalars in their ranges; sample_weight of any real dtype; weight C-contiguous, of the type computed
+          in, divided by weight_unit unless that is None; where of the shape of the logits.
+        - diagnostics: see describe_diagnostics.
         """
         cdef Job job
         cdef void* memory = NULL
@@ -253,7 +256,7 @@ cdef class Kernels:
         return NOT_AS_IT_IS if job.needs_class_unit else loss
 
     def exp_of(self, cnp.ndarray x, double m, cnp.ndarray out):
-        """The exponentials of x <= m, counted in the unit of a row with the maximum m, and that of m itself, returned.
+        """Writes the exponentials of x <= m, in the unit of a row with the maximum m; returns that of m itself.
 
         For the tests of the bound that kernels/math states. Contiguous arrays of one float dtype and size.
         """

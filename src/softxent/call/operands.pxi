@@ -1,8 +1,8 @@
-# What a NumPy array is to the kernels: a Layout of elements; and what memory it shares with others.
+# NumPy arrays as kernels see them: the Layout of an array, and whether arrays share memory.
 
 
 cdef int element_type(cnp.ndarray array):
-    """Of the array's dtype; bfloat16 is known by the name that its users gave it, not by NumPy."""
+    """The ElementType of the array's dtype. NumPy has no bfloat16 of its own, so its name tells."""
     cdef char kind
     cdef int size = cnp.PyArray_ITEMSIZE(array)
     if cnp.PyTypeNum_ISUSERDEF(cnp.PyArray_TYPE(array)):
@@ -19,7 +19,7 @@ cdef int element_type(cnp.ndarray array):
 
 
 cdef int read_layout(Layout* layout, cnp.ndarray array, int class_axis, int computed_in) except -1:
-    """Fill in a layout from an array whose classes are along `class_axis`, -1 if it has none."""
+    """Fill in the layout of an array whose classes are along `class_axis`; -1 if it has no class axis."""
     cdef int axis, last = -1
     cdef Py_ssize_t length, stride, n_classes = 1
     cdef bint native = cnp.PyArray_ISNOTSWAPPED(array), plain = native and cnp.PyArray_ISALIGNED(array)
@@ -57,7 +57,7 @@ cdef int read_layout(Layout* layout, cnp.ndarray array, int class_axis, int comp
 
 
 cdef bint same_rows(cnp.ndarray a, int a_axis, cnp.ndarray b, int b_axis) noexcept:
-    """Whether a but for one axis has the shape of b but for one axis; -1 for no axis to leave out."""
+    """Whether a without a_axis has the shape of b without b_axis; -1 leaves no axis out."""
     cdef int i = 0, k = 0
     while True:
         i += i == a_axis
@@ -97,7 +97,7 @@ cdef bint may_overlap(cnp.ndarray a, cnp.ndarray b) noexcept:
 
 
 cpdef bint may_overlap_itself(cnp.ndarray array):
-    """Whether two elements may share memory: False if each axis steps over all that the axes of smaller steps span."""
+    """Whether two elements may share memory. False if each axis steps over the span of those with smaller steps."""
     cdef Py_ssize_t span, step, other_step
     cdef int axis, other
     for axis in range(cnp.PyArray_NDIM(array)):
@@ -115,7 +115,7 @@ cpdef bint may_overlap_itself(cnp.ndarray array):
 
 
 cdef bint same_elements(cnp.ndarray a, cnp.ndarray b) noexcept:
-    """Two arrays of one shape whose elements lie in the same places."""
+    """Whether two arrays of one shape have the same elements in the same places."""
     cdef int axis
     if cnp.PyArray_DATA(a) != cnp.PyArray_DATA(b) or cnp.PyArray_TYPE(a) != cnp.PyArray_TYPE(b):
         return False

@@ -1,17 +1,17 @@
-# How a call is done: which kernel visits the rows, how they are shared out over threads, how much scratch that takes.
+# How a call is done: which kernel visits the rows, how threads share them, how much scratch that takes.
 
 cdef enum:
-    NARROW_BYTES = 768          # in rows of up to as many bytes the narrow kernel is the faster one (measured),
-    FEW_ROWS = 8                # if there are not fewer rows
+    NARROW_BYTES = 768          # of a row: up to here the narrow kernel is faster (measured)
+    FEW_ROWS = 8                # with fewer rows it is not
     MAX_LANES = 32
-    PREFETCH_FROM = 262144      # logits: where they no longer stay in a cache near the core
-    STREAM_FROM = 4194304       # logits: where a gradient is too large for the caches
+    PREFETCH_FROM = 262144      # logits: from here on, they do not stay in a cache near the core
+    STREAM_FROM = 4194304       # logits: from here on, the gradient is too large for the caches
 
 
 cpdef int thread_limit(int n_threads) noexcept:
     """How many threads a large call runs on, if it may use n_threads; 0 leaves that to OpenMP.
 
-    Never more than there are CPUs to run them on, unless OpenMP itself has been told so.
+    Never more than there are CPUs, unless OpenMP is set to more.
     """
     return openmp_threads() if n_threads <= 0 else min(n_threads, max(processors(), openmp_threads()))
 
@@ -26,15 +26,15 @@ cpdef int team_size(Py_ssize_t n_rows, Py_ssize_t n_classes, int n_threads) noex
 
 cdef bint fits_lanes(const Job* job, bint direct, Py_ssize_t itemsize) noexcept:
     """Whether the narrow kernel takes this call: for few classes, and wherever rows cannot be loaded as they are."""
-    # Halves are converted by way of a tile of their own.
+    # Half-precision rows are converted in a tile of their own.
     cdef bint staged = job.logits.halves or (job.has_grad and job.grad.halves)
     cdef bint tile_of_targets = job.kind == DISTRIBUTIONS or job.builds_target
     cdef Py_ssize_t n_tiles
-    if job.n_classes > TILE_BYTES // LANE_BYTES:        # nor would the product below fit
+    if job.n_classes > TILE_BYTES // LANE_BYTES:        # else the product below might overflow
         return False
     staged |= job.kind == DISTRIBUTIONS and job.targets.halves
     n_tiles = 1 + tile_of_targets + job.has_slope + (job.diagnostics.argmax != NULL) + staged
-    # And a row beyond the tiles, which lanes without a row of their own are written to.
+    # Beyond the tiles there is one more row: lanes without a row of their own are written to it.
     if n_tiles * job.n_classes * LANE_BYTES + job.n_classes * itemsize > TILE_BYTES:
         return False
     return not direct or (job.n_classes * itemsize <= NARROW_BYTES and job.n_rows >= FEW_ROWS)
@@ -61,7 +61,7 @@ cdef void make_plan(Job* job, bint in_place, int n_threads) noexcept:
     job.by_stretches = job.n_classes > STRETCH and job.n_rows < 2 * n_threads and job.n_rows % n_threads != 0
     job.n_threads = n_threads if job.by_stretches else min(n_threads, job.n_rows)
     job.prefetching = <double> job.n_rows * job.n_classes >= PREFETCH_FROM
-    # Enough rows to fill the lanes or to share a logarithm, unless that makes too much work to hand out at once.
+    # Enough rows to fill the lanes and to compute logarithms together, but not too much work for one block.
     job.rows_per_block = max(
         min(LOGITS_PER_THREAD // job.n_classes, <Py_ssize_t> (2 * MAX_LANES)),
         (job.n_rows + MAX_BLOCKS - 1) // MAX_BLOCKS)

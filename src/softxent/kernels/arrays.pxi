@@ -22,7 +22,7 @@ cdef inline Py_ssize_t run_from(const Layout* rows, Py_ssize_t i, Py_ssize_t cou
 cdef inline bint read_labels(
     const Layout* labels, Py_ssize_t i, Py_ssize_t count, const LabelRange* range, int64_t* to
 ) noexcept nogil:
-    """LabelsReader in elements.hpp, for `count` labels from i on."""
+    """What LabelsReader in elements.hpp does, for `count` labels from i on."""
     cdef Py_ssize_t done = 0, run
     cdef bint good = True
     while done < count:
@@ -34,7 +34,7 @@ cdef inline bint read_labels(
 
 
 cdef inline void read_numbers(const Layout* numbers, Py_ssize_t i, Py_ssize_t count, double* to) noexcept nogil:
-    """`count` numbers of an array without classes, from i on."""
+    """Read `count` numbers from i on, of an array without a class axis."""
     cdef Py_ssize_t done = 0, run
     while done < count:
         run = run_from(numbers, i + done, count - done)

@@ -1,16 +1,17 @@
 # A whole call: its rows, in blocks that are shared out over the threads, and the sum of their losses.
 #
 # Which rows make a block depends on the shape alone, and block sums are added in order, so the result does not depend
-# on the number of threads. Where there are few long rows, and not as many for each thread, the threads share each row.
+# on the number of threads. If there are only a few long rows, which
+# cannot be shared out evenly, the threads work on one row together.
 
 
 cdef enum:
-    FAR_EXPONENT = 512          # of 1 / FAR_STEP
+    FAR_EXPONENT = 512          # 1 / FAR_STEP is 2 to this power
     MAX_UNIT_EXPONENT = 1000
 
 
 cdef struct Total:
-    # The losses of a block, in two sums: see add_losses.
+    # The losses of a block, in two sums: see add_losses. far_sum is multiplied by FAR_STEP.
     Carried[double] sum
     Carried[double] far_sum
 
@@ -19,7 +20,10 @@ cdef void add_far_losses(
     const Job* job, Py_ssize_t count, const real* tag, const RowNumbers* numbers, const double* losses,
     Carried[double]* far_sum
 ) noexcept nogil:
-    """Add losses, or what they would be in the unit if they are too large, though nothing in them is infinite."""
+    """Add losses times FAR_STEP to `far_sum`.
+
+    A loss that is too large for a double, though no part of it is infinite, is computed again with a smaller weight.
+    """
     cdef double[MAX_LANES + ROWS_AT_ONCE] far_losses
     cdef RowNumbers far
     cdef Py_ssize_t k
@@ -40,11 +44,11 @@ cdef void add_losses(
     const Job* job, Py_ssize_t i, Py_ssize_t count, Py_ssize_t before, const real* tag, const RowNumbers* numbers,
     Sum[double]* sum, Carried[double]* far_sum
 ) noexcept nogil:
-    """The losses of the rows from i on, of which as many come `before` in their block.
+    """Write and add up the losses of `count` rows from i on; `before` is how many rows of the block came earlier.
 
-    Where they do not fit into the sum, they go to `far_sum`, in the unit FAR_STEP.
+    If they do not fit into `sum`, they go to `far_sum`, multiplied by FAR_STEP.
     """
-    # Row by row in turn to the lanes of the sum, however they come in groups.
+    # Row k of a block goes to lane k % ROWS_AT_ONCE of the sum, whatever groups its rows come in.
     cdef double[MAX_LANES + 2 * ROWS_AT_ONCE] losses
     cdef Py_ssize_t offset = before % ROWS_AT_ONCE, k
     cdef Sum[double] sum_before = sum[0]
@@ -79,7 +83,7 @@ cdef void visit_block(const Job* job, Py_ssize_t block, real* scratch, int n_thr
     while i < stop:
         count = min(stop - i, lanes_of(scratch))
         if job.by_lanes and job.streaming:
-            # Whole cache lines to the next group: this one ends where a line does.
+            # This group ends at the end of a cache line, so that the next ones store whole lines.
             k = to_line(<real*> row_address(&job.grad, i))
             count = min(count, k) if k > 0 else count
         begin_rows(job, i, count, label, numbers.weight)
@@ -101,7 +105,7 @@ cdef void visit_block(const Job* job, Py_ssize_t block, real* scratch, int n_thr
 
 
 cdef double visit_all(const Job* job, const Scale* divisor, real* scratch) noexcept nogil:
-    """All rows, shared out over the threads; returns the sum of their losses over the divisor, 0 if that is 0."""
+    """Visit all rows, on all threads. Returns the sum of their losses divided by `divisor`, 0 if that is 0."""
     cdef Py_ssize_t n_blocks = (job.n_rows + job.rows_per_block - 1) // job.rows_per_block
     cdef Py_ssize_t scratch_per_thread = job.scratch_rows * job.n_classes, block
     cdef Total totals[MAX_BLOCKS]
@@ -125,7 +129,7 @@ cdef double visit_all(const Job* job, const Scale* divisor, real* scratch) noexc
 
 
 cdef Scale find_divisor(const Job* job, const real* one) noexcept nogil:
-    """What the sum of the losses is divided by, where the weights of rows are counted in the unit of the job."""
+    """What the sum of the losses is divided by. It is multiplied by job.unit, like the weights of the rows."""
     cdef Scale divisor
     if job.mean:
         divisor.mantissa = job.normalizer if job.has_normalizer else total_weight(job, one)
@@ -136,7 +140,7 @@ cdef Scale find_divisor(const Job* job, const real* one) noexcept nogil:
 
 
 cdef Scale inverse(const Scale* divisor, double temperature) noexcept nogil:
-    """1 / (divisor * temperature)"""
+    """1 / (divisor * temperature), without overflow."""
     cdef double product = divisor.mantissa * temperature
     cdef Scale scale
     cdef int exponent
@@ -152,7 +156,7 @@ cdef Scale inverse(const Scale* divisor, double temperature) noexcept nogil:
 
 
 cdef double run_in(Job* job, real* scratch) noexcept nogil:
-    """The loss of a job that is computed in a type."""
+    """Do a job in the type `real`; returns the loss."""
     cdef real one = 1
     cdef Scale divisor = find_divisor(job, &one)
     cdef double size = fabs(divisor.mantissa), weight
@@ -168,7 +172,7 @@ cdef double run_in(Job* job, real* scratch) noexcept nogil:
             return 0
     weight = largest_weight(job) if size != 0 and not LEAST_DIVISOR < size < 1 / LEAST_DIVISOR else 1
     if weight != 1 and 0 < weight < INFINITY:
-        # The weights of rows, or their sum, leave the range of a double: they are counted in the largest of them.
+        # The weights of rows, or their sum, may leave the range of a double. A power of two brings the largest near 1.
         frexp(weight, &exponent)
         job.unit = ldexp(1, -max(exponent, -MAX_UNIT_EXPONENT))
         divisor = find_divisor(job, &one)

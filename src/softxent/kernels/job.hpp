@@ -1,7 +1,7 @@
-// What a kernel is told of a call, and what a level offers: plain numbers and pointers, no object of Python, no lanes.
+// All that a kernel is told of a call, and what a level offers: numbers and pointers, no Python object, no lanes.
 //
-// A Job is filled in once, by call/, and handed to the table of functions of the level that this process uses. Every
-// field has a value from the start: what a call does not use stays as it is here.
+// call/ fills in a Job once, and hands it to the table of functions of the level that this process uses. Every field
+// has a default here, which stays if the call does not use the field.
 #pragma once
 
 #include <cstddef>
@@ -19,48 +19,49 @@ constexpr bool is_floating(int type) { return FLOAT16 <= type && type <= FLOAT64
 
 inline constexpr int MAX_AXES = 64;                            // NumPy's own limit
 
-// Row i of an array: `data` plus the offset of i in a C-order walk over all axes but that of the classes, neighbouring
-// axes merged wherever one stride serves both; there is at least one, the last, along which rows are `step` apart.
+// Where the rows of an array are. Row i starts at `data` plus the offset of place i in a C-order walk over all axes but
+// the class axis. Neighbouring axes are merged where one stride serves both. At least one axis is left; along the last
+// one, rows are `step` bytes apart.
 struct Layout {
     char *data = nullptr;
     int element = NO_ELEMENT;
-    bool swapped = false;                                      // in the byte order that is not the machine's
-    bool packed = false;                                       // aligned, in native byte order, a row's side by side
-    bool typed = false;                                        // aligned, in native byte order, of the type computed in
-    bool direct = false;                                       // packed and typed: loaded and stored as they are
-    bool halves = false;                                       // packed, and converted to and from float row by row
+    bool swapped = false;                                      // not in the machine's byte order
+    bool packed = false;                                       // aligned, native byte order, classes side by side
+    bool typed = false;                                        // aligned, native byte order, the type computed in
+    bool direct = false;                                       // packed and typed: loaded and stored without conversion
+    bool halves = false;                                       // packed half precision, converted a row at a time
     int n_axes = 1;
-    std::ptrdiff_t class_stride = 0, length = 1, step = 0;     // length: of the last axis
-    std::ptrdiff_t shape[MAX_AXES], strides[MAX_AXES];         // the first n_axes of them
+    std::ptrdiff_t class_stride = 0, length = 1, step = 0;     // in bytes; `length` is that of the last axis
+    std::ptrdiff_t shape[MAX_AXES], strides[MAX_AXES];         // only the first n_axes are set
 };
 
-// What the targets are: the class of each row, an amount for every class, or amounts for some.
+// The form of the targets: a class for each row, an amount for every class, or amounts for some classes.
 enum TargetKind : int { LABELS, DISTRIBUTIONS, SPARSE };
 
 // What becomes of the logits before the softmax is taken.
 struct Transform {
     double temperature = 1;
-    double cap = 0;                                            // 0 for none
+    double cap = 0;                                            // of softcap; 0 for none
 };
 
-// What all rows have in common: the share of each target that goes to all classes alike, and the weight of lse^2.
+// The share of each target that smoothing spreads over all classes, and the weight of lse^2 in the loss.
 struct Formula {
     double smoothing = 0, z_loss = 0;
 };
 
-// Where `evaluate` wants what is known of each row besides its loss; none if argmax is null.
+// Where the results of `evaluate` for each row go, besides the loss. A null argmax means that there are none.
 struct Diagnostics {
     double *log_prob = nullptr, *lse = nullptr, *entropy = nullptr;
     std::int64_t *argmax = nullptr;
 };
 
-// A group of rows in lanes, class by class, and the memory that tiles of such groups take on the stack.
+// The narrow kernel: the bytes of one class of a group of rows, and of all tiles of a group together, on the stack.
 inline constexpr std::ptrdiff_t LANE_BYTES = 128, TILE_BYTES = 65536;
-inline constexpr std::ptrdiff_t MAX_BLOCKS = 512;              // that rows are shared out in
-inline constexpr std::ptrdiff_t STRETCH = 16384;               // classes that are added up by themselves
-inline constexpr std::ptrdiff_t LOGITS_PER_THREAD = 16384;     // less is not worth waking a thread for (measured)
+inline constexpr std::ptrdiff_t MAX_BLOCKS = 512;              // of rows, which the threads share out
+inline constexpr std::ptrdiff_t STRETCH = 16384;               // classes of a long row that are added up together
+inline constexpr std::ptrdiff_t LOGITS_PER_THREAD = 16384;     // a thread with fewer does not pay (measured)
 
-// A number as mantissa * 2^exponent, for one that no double holds.
+// mantissa * 2^exponent, a number that may be too large or too small for a double.
 struct Scale {
     double mantissa = 1;
     int exponent = 0;
@@ -68,51 +69,51 @@ struct Scale {
 
 struct Job {
     std::ptrdiff_t n_rows = 0, n_classes = 0;
-    bool in_double = false;                                    // what is computed in, else float
+    bool in_double = false;                                    // computed in double, else in float
     Layout logits;
     TargetKind kind = LABELS;
-    Layout targets;                                            // labels, distributions, or the classes of sparse targets
+    Layout targets;                                            // labels, distributions, or indices of sparse targets
     Layout probs;                                              // the amounts of sparse targets
-    std::ptrdiff_t n_entries = 1;                              // of each row's target: 0 of a distribution
+    std::ptrdiff_t n_entries = 1;                              // of each row's target; 0 for a distribution
     Layout grad;
     bool has_grad = false;
     Layout sample_weight;
     bool has_sample_weight = false;
-    const void *class_weight = nullptr;                        // a number of the type computed in for each class
-    Layout allowed;                                            // classes: those where it is not 0
+    const void *class_weight = nullptr;                        // one for each class, of the type computed in
+    Layout allowed;                                            // a class is allowed where this is not 0
     bool has_allowed = false;
     bool has_ignored = false;                                  // rows with the label `ignored` do not count
     std::int64_t ignored = 0;
     Formula formula;
     Transform transform;
-    bool transforms = false;                                   // the softmax's logits are made of those given,
-    bool has_slope = false;                                    // and not all with the same derivative,
-    bool may_leave_range = false;                              // and a finite one may become infinite
-    bool builds_target = false;                                // weights, smoothing and allowed classes enter a target
-    double built_smoothing = 0;                                // of its own, with this smoothing; formula's is 0 then
+    bool transforms = false;                                   // logits are transformed before the softmax
+    bool has_slope = false;                                    // the derivatives of the transforms differ by class
+    bool may_leave_range = false;                              // the temperature may make a finite logit infinite
+    bool builds_target = false;                                // each row's target is built in full: build_target
+    double built_smoothing = 0;                                // its smoothing; that of `formula` is 0 then
     bool mean = false, has_normalizer = false;
     double normalizer = 1;
-    double class_unit = 0;                                     // class weights were divided by it; 0: never looked at
+    double class_unit = 0;                                     // class weights were divided by it; 0: none was chosen
     float *losses32 = nullptr;                                 // of the rows; at most one of the two is given
     double *losses64 = nullptr;
     Diagnostics diagnostics;
 
-    // How it is done: call/plan.pxi.
-    bool by_lanes = false;                                     // by the narrow kernel, a row to a lane
+    // How the call is done; call/plan.pxi fills this in.
+    bool by_lanes = false;                                     // by the narrow kernel, one row to a lane
     bool by_stretches = false;                                 // all threads work on one row after the other
     bool streaming = false;                                    // the gradient is stored past the caches
-    bool prefetching = false;                                  // logits are asked for before they are needed
+    bool prefetching = false;                                  // the logits of the next rows are prefetched
     int n_threads = 1;
     std::ptrdiff_t rows_per_block = 1;
     std::ptrdiff_t scratch_rows = 0;                           // rows of n_classes numbers that each thread needs
 
     // Found by the kernels from the weights of the rows.
-    double unit = 1;                                           // a power of two that they are multiplied by
-    Scale scale;                                               // of the gradient, before the weight of the row
-    bool needs_class_unit = false;                             // nothing was done, since class weights need one
+    double unit = 1;                                           // a power of two; the weights are multiplied by it
+    Scale scale;                                               // of all gradients, without the weights of rows
+    bool needs_class_unit = false;                             // nothing was done: class weights need a class_unit
 };
 
-// What a level offers. Only ever added to, at the end.
+// What a level offers. New fields go to the end; the others keep their places.
 struct KernelTable {
     static constexpr std::uint32_t VERSION = 1;
     std::uint32_t version, size;

@@ -1,15 +1,16 @@
-# The narrow kernel: as many rows at once as Lanes has lanes, a row to a lane, class by class.
+# The narrow kernel: as many rows at once as Lanes has lanes, one row to a lane, class by class.
 #
-# It computes what the wide kernel in wide.pxi computes, by the same operations in the same order for each row, so the
-# two agree to the bit and a call may use either. What is added across lanes there is added across classes here.
+# It computes what the wide kernel in wide.pxi computes. For each row the operations and their order are the same, so
+# the two agree to the bit, and a call may use either. What the wide kernel adds across lanes is added across classes
+# here.
 #
-# The logits stand in a tile and are overwritten by the exponentials and then by the gradient. The phases follow each
-# other as the functions stand here; what one knows for the next is in LaneGroup. A row whose numbers leave their range
-# is left to the wide kernel, and its group with it.
+# The logits are in a tile. The exponentials overwrite them, and then the gradient. The phases are the functions below,
+# in their order; LaneGroup holds what one phase finds for the next. If a number of one row leaves its range, the wide
+# kernel takes the whole group.
 
 
 cdef void find_m(LaneGroup[real]* group, const real* x, Py_ssize_t n, RowNumbers* numbers) noexcept nogil:
-    """The maximum of each lane, NaNs passed over, the unit that follows from it, and its exponential."""
+    """The maximum of each lane (NaNs are ignored), the unit that follows from it, and its exponential."""
     cdef Lanes[real] m = Lanes[real](-INFINITY)
     cdef Py_ssize_t i
     for i in range(n):
@@ -33,7 +34,7 @@ cdef Lanes[real] at_labels(const LaneGroup[real]* group, const real* x) noexcept
 cdef void find_labels(
     LaneGroup[real]* group, const real* x, const real* class_weight, Py_ssize_t count, RowNumbers* numbers
 ) noexcept nogil:
-    """find_sparse of each lane, of the one entry that its label is; only `count` have a label."""
+    """As find_sparse, for each lane, with its label as the only entry; only the first `count` lanes have a label."""
     cdef real[MAX_LANES] picked
     cdef Lanes[real] none = Lanes[real](-1)
     cdef Py_ssize_t i
@@ -60,7 +61,7 @@ cdef void find_labels(
 cdef void find_distributions(
     LaneGroup[real]* group, const real* x, const real* t, Py_ssize_t n, RowNumbers* numbers
 ) noexcept nogil:
-    """find_distribution of each lane, whose row is one stretch."""
+    """As find_distribution, for each lane; a row is one stretch."""
     cdef Lanes[real] argmax = Lanes[real](-1), at_argmax = Lanes[real](0), m = load_lanes(group.m)
     cdef Lanes[real] logits, weights, here, zero = at_argmax
     cdef real[MAX_LANES] t_at_argmax
@@ -83,7 +84,7 @@ cdef void find_distributions(
 cdef void read_target_of_lane(
     const Job* job, Py_ssize_t i, Py_ssize_t count, LaneGroup[real]* group, Py_ssize_t lane, Target[real]* target
 ) noexcept nogil:
-    """read_target of the row in a lane; lanes without a row of their own have the target of the last row."""
+    """As read_target, for the row in a lane; lanes without a row of their own get the target of the last row."""
     if lane >= count:
         group.label[lane] = group.label[count - 1]
     group.label_amount[lane] = 1
@@ -93,7 +94,7 @@ cdef void read_target_of_lane(
 cdef void find_sparse_of_lanes(
     const Job* job, Py_ssize_t i, Py_ssize_t count, LaneGroup[real]* group, const real* x, RowNumbers* numbers
 ) noexcept nogil:
-    """find_sparse in each lane."""
+    """As find_sparse, for each lane."""
     cdef Target[real] target
     cdef Py_ssize_t lane
     cdef RowSums sums
@@ -110,7 +111,7 @@ cdef void find_sparse_of_lanes(
 cdef void build_targets_of_lanes(
     const Job* job, Py_ssize_t i, Py_ssize_t count, LaneGroup[real]* group, const real* allowed, real* t
 ) noexcept nogil:
-    """build_target in each lane of a tile."""
+    """As build_target, for each lane of the tile t."""
     cdef Target[real] target
     cdef Py_ssize_t lane
     for lane in range(lanes_of(t)):
@@ -124,7 +125,7 @@ cdef void build_targets_of_lanes(
 cdef void smooth_lanes(
     LaneGroup[real]* group, const real* x, const Formula* formula, Py_ssize_t n, double* share, RowNumbers* numbers
 ) noexcept nogil:
-    """smooth_sums of each lane, whose share goes to `share`."""
+    """As smooth_sums, for each lane; the share of each class goes to `share`."""
     cdef double[MAX_LANES] gaps
     cdef Vec[double] cross, rest
     cdef Py_ssize_t i = 0
@@ -142,7 +143,7 @@ cdef void take_exponentials(
     LaneGroup[real]* group, real* x, Py_ssize_t n, const NextRows* next_logits, const NextRows* next_grad,
     RowNumbers* numbers
 ) noexcept nogil:
-    """The logits become exponentials, R of each lane their sum; what the next group needs is asked for."""
+    """The logits become exponentials; R of each lane is their sum. Meanwhile the next group is prefetched."""
     cdef LanesUnit[real] unit = group.unit
     cdef real[MAX_LANES] taken_off
     cdef Py_ssize_t c
@@ -159,7 +160,7 @@ cdef void find_diagnostics_of_lanes(
     const Diagnostics* diagnostics, Py_ssize_t i, Py_ssize_t count, LaneGroup[real]* group, const real* x,
     const real* e, Py_ssize_t n, RowNumbers* numbers
 ) noexcept nogil:
-    """find_diagnostics of each lane, from logits x and their exponentials e."""
+    """As find_diagnostics, for each lane, from logits x and their exponentials e."""
     cdef Lanes[real] m = load_lanes(group.m), argmax = Lanes[real](-1)
     cdef real[MAX_LANES] first_at_m
     cdef double[MAX_LANES] gaps, R, R_low, logs
@@ -187,7 +188,10 @@ cdef void find_diagnostics_of_lanes(
 
 
 cdef inline double smallest_scale(const real* tag) noexcept nogil:
-    """Of a gradient whose factor is a normal number: it is over a sum of at most as many units as there are classes."""
+    """From this size of scale * mass on, the factor scale * mass / S is a normal number.
+
+    A tile has at most 512 classes, so S is below 1024 * unit_size.
+    """
     return 1024 * unit_size(tag) * smallest_normal(tag)
 
 
@@ -204,9 +208,10 @@ cdef bint finish_lanes(
     LaneGroup[real]* group, const real* e, const Formula* formula, double* share, double* scales, bint scales_suffice,
     RowNumbers* numbers
 ) noexcept nogil:
-    """What makes the gradient of the exponentials; False if finish_row may do more than find_factors for one of them.
+    """The numbers that make the gradient of the exponentials, as in finish_row.
 
-    That is a matter of the product of scale and mass: it is not looked at if the scales alone say that it is in range.
+    False if scale * mass of a row is so large or small that finish_row treats the row specially. `scales_suffice` says
+    that the scales alone rule this out.
     """
     cdef Vec[double] zero = Vec[double](0), none = Vec[double](-1), least = Vec[double](-INFINITY), most = zero
     cdef double[MAX_LANES] pull
@@ -246,7 +251,7 @@ cdef bint finish_lanes(
 cdef void take_gradients(
     LaneGroup[real]* group, real* e, const real* t, bint smoothed, bint has_labels, Py_ssize_t n
 ) noexcept nogil:
-    """The exponentials become the gradient; t is NULL but for distributions."""
+    """The exponentials become the gradient; t has the distributions, or is NULL."""
     cdef Gradient[Lanes[real]] gradient
     cdef Lanes[real] own_class = load_lanes(group.own_class), own_grad = load_lanes(group.own_grad), label, g
     cdef Py_ssize_t c, i
@@ -255,7 +260,7 @@ cdef void take_gradients(
     gradient.minus = load_lanes(group.minus)
     gradient.smoothed = smoothed
     if has_labels:
-        # The label is the one class that is another number, if it is not the argmax of a confident row.
+        # The gradient at the label is set by itself: own_grad if the row is confident and right, else the usual one.
         label = load_lanes(group.label_class)
         g = gradient.minus_target(gradient.of(at_labels(group, e)), load_lanes(group.label_amount))
         own_grad = select_equal(own_class, label, own_grad, g)
@@ -271,7 +276,7 @@ cdef void take_gradients(
 cdef void subtract_sparse_of_lanes(
     const Job* job, Py_ssize_t i, Py_ssize_t count, LaneGroup[real]* group, real* g
 ) noexcept nogil:
-    """subtract_sparse in each lane, and what its own class has."""
+    """As subtract_sparse, for each lane; then the gradient at its own class is set."""
     cdef Target[real] target
     cdef Gradient[double] gradient
     cdef Py_ssize_t lane
@@ -291,7 +296,7 @@ cdef bint find_scales(const Job* job, const double* weight, double* scales, cons
     if not job.has_sample_weight and not job.has_ignored:
         return job.scale.exponent == 0 and fabs(scales[0]) <= largest_scale(tag)
     for lane in range(lanes_of(tag)):
-        # Rows of weight 0 get their zeros in the end; a scale of 0 would pass for a target of next to no mass.
+        # Rows of weight 0 are set to zero at the end. Until then they take part with the weight job.unit.
         scales[lane] = job.scale.mantissa * (weight[lane] if weight[lane] != 0 else job.unit)
     return job.scale.exponent == 0 and largest_size(scales, lanes_of(tag)) <= largest_scale(tag)
 
@@ -357,7 +362,8 @@ cdef bint find_targets(
         smooth_lanes(group, x, &job.formula, n, share, numbers)
     if not (real is double or job.formula.smoothing != 0) or are_finite(numbers.cross, numbers.weight, lanes_of(x)):
         return True
-    # A label on an infinite logit, or on NaN, is the same for the other kernel.
+    # Either a logit is infinite or NaN, or a sum of gaps overflowed. Only the wide kernel can compute the latter. It is
+    # ruled out for plain labels, if all finite logits are far from the largest number.
     row_range(x, n * lanes_of(x), &reach)
     return (
         job.kind == LABELS and tiles.t == NULL and job.class_weight == NULL and reach <= largest_number(x) / (8 * n))
@@ -366,9 +372,9 @@ cdef bint find_targets(
 cdef bint visit_lanes(
     const Job* job, Py_ssize_t i, Py_ssize_t count, int64_t* label, const real* tag, RowNumbers* numbers
 ) noexcept nogil:
-    """Visit `count` rows from i on, at most as many as there are lanes, in tiles on the stack; as visit_row_of.
+    """As visit_row_of, for `count` rows from i on, at most as many as there are lanes; all tiles are on the stack.
 
-    False, and no gradient is written, if one of them has numbers that only visit_row_of takes: see visit_one_by_one.
+    False if a row has numbers that only visit_row_of takes. Then no gradient is written: see visit_one_by_one.
     """
     cdef Tile[real] tile
     cdef Tiles[real] tiles
@@ -379,7 +385,7 @@ cdef bint visit_lanes(
         job.kind == LABELS and job.class_weight == NULL and job.formula.z_loss == 0 and not job.has_sample_weight
         and not job.has_ignored)
     cdef real* x = tile.space
-    cdef NextRows next_logits = NextRows(<char*> x, 0), next_grad = next_logits       # which is in the cache already
+    cdef NextRows next_logits = NextRows(<char*> x, 0), next_grad = next_logits       # prefetches nothing new
     group.label = label
     read_tiles(job, i, count, x, &tiles)
     if job.has_grad and not find_scales(job, numbers.weight, scales, tag):
@@ -417,7 +423,7 @@ cdef bint visit_lanes(
 cdef void visit_one_by_one(
     const Job* job, Py_ssize_t i, Py_ssize_t count, int64_t* label, const real* tag, RowNumbers* numbers
 ) noexcept nogil:
-    """Visit `count` rows of the narrow kernel's by the wide one, which takes whatever numbers may stand there."""
+    """Visit `count` rows of the narrow kernel by the wide one, which takes any numbers."""
     cdef Tile[real] scratch
     cdef Py_ssize_t k
     for k in range(count):

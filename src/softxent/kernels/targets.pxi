@@ -1,7 +1,7 @@
-# What the rows of a call want: their labels and weights, and targets as both kernels see them.
+# Labels and weights of rows, and their targets as both kernels see them.
 
 cdef enum:
-    MASSES = 8                  # sums of a target's amounts side by side, since each waits long for its last
+    MASSES = 8                  # sums side by side: an addition to one must wait for the last one
 
 cdef double SMALLEST = 5e-324
 
@@ -14,7 +14,7 @@ cdef inline LabelRange label_range(const Job* job) noexcept nogil:
 
 
 cdef bint labels_are_good(const Job* job) noexcept nogil:
-    """Whether all labels, or indices of sparse targets, are classes or the label that is ignored."""
+    """Whether all labels, or indices of sparse targets, are classes or the ignored label."""
     cdef LabelRange labels = label_range(job)
     cdef Py_ssize_t i
     if job.kind == LABELS:
@@ -30,9 +30,10 @@ cdef bint labels_are_good(const Job* job) noexcept nogil:
 cdef inline void begin_rows(
     const Job* job, Py_ssize_t i, Py_ssize_t count, int64_t* label, double* weight
 ) noexcept nogil:
-    """Labels and weights of `count` rows from i on: 0 for rows that do not count; job.unit after the last row.
+    """Read labels and weights of `count` rows from i on. The weights are multiplied by job.unit.
 
-    A weight that vanishes in the unit is the smallest number, since its row counts all the same.
+    Rows that do not count get the weight 0, and lanes after the last row get job.unit. If the product underflows to 0,
+    the weight is the smallest number, because its row counts.
     """
     cdef LabelRange labels = label_range(job)
     cdef Py_ssize_t k
@@ -46,7 +47,8 @@ cdef inline void begin_rows(
                     weight[k] *= job.unit
                     weight[k] = SMALLEST if weight[k] == 0 else weight[k]
     if job.kind == LABELS:
-        # Checked before, but another thread may have changed it since: then the result is wrong, not the memory.
+        # Labels were checked, but another thread may have changed them since. read_labels gives 0 for what is no
+        # class: the result is wrong then, but no other memory is touched.
         read_labels(&job.targets, i, count, &labels, label)
     if job.has_ignored:
         for k in range(count):
@@ -58,7 +60,10 @@ cdef inline void begin_rows(
 cdef inline void read_target(
     const Job* job, Py_ssize_t i, const int64_t* label, const real* one, Target[real]* target
 ) noexcept nogil:
-    """The target of row i, whose label and its amount stand there; without its distribution, if it is one."""
+    """Fill in the target of row i. With labels, its one entry is `label` with the amount `one`.
+
+    A distribution is not filled in here.
+    """
     target.distribution = NULL
     target.indices = label
     target.probs = one
@@ -70,7 +75,7 @@ cdef inline void read_target(
 
 
 cdef double target_mass(const Job* job, Py_ssize_t i, const real* one) noexcept nogil:
-    """The sum of a target that is no label, multiplied by the weights of the classes."""
+    """The sum of a distribution or sparse target, multiplied by the class weights."""
     cdef Target[real] target
     cdef Carried[double] total = Carried[double](0, 0)
     cdef Sum[real] sum
@@ -96,7 +101,7 @@ cdef double target_mass(const Job* job, Py_ssize_t i, const real* one) noexcept 
 
 
 cdef double total_weight(const Job* job, const real* one) noexcept nogil:
-    """The weight of all rows; a row of weight 0 adds nothing, even where its class has no finite weight."""
+    """The sum of the weights of all rows; a row of weight 0 adds nothing, even if its class weight is infinite."""
     cdef Sum[double] total
     cdef double[MAX_LANES] weight
     cdef int64_t[MAX_LANES] label
@@ -136,9 +141,9 @@ cdef double largest_weight(const Job* job) noexcept nogil:
 cdef inline void build_target(
     const Target[real]* target, const real* allowed, double smoothing, real* t, Py_ssize_t stride, Py_ssize_t n
 ) noexcept nogil:
-    """t becomes the distribution that is meant by a target, smoothed over the allowed classes (NULL: over all).
+    """t becomes the whole target, smoothed over the allowed classes (NULL: over all), then multiplied by class weights.
 
-    Classes are `stride` apart in t, which is the target's own distribution if it has one, and in `allowed`.
+    If the target is a distribution, t holds it already. Classes are `stride` apart in t and in `allowed`.
     """
     cdef Carried[double] masses[MASSES]
     cdef double low, kept = 1 - smoothing, share = 0, amount
@@ -221,7 +226,7 @@ cdef inline void add_distribution(
 cdef inline void find_distribution(
     RowSums* sums, const real* x, const real* t, Py_ssize_t n, double m, Py_ssize_t prefetch_distance
 ) noexcept nogil:
-    """Add up a stretch of a target that is the distribution t; what is so far behind it is asked for."""
+    """Add up a stretch of a target that is the distribution t; t is prefetched `prefetch_distance` ahead."""
     cdef Vec[real] most = Vec[real](m)
     cdef Sum[real] cross, rest
     cdef Py_ssize_t i = 0
@@ -240,7 +245,10 @@ cdef void find_far_gaps(
     RowSums* sums, const RowArrays[real]* row, const Formula* formula, Py_ssize_t start, Py_ssize_t n, double m,
     double temperature
 ) noexcept nogil:
-    """The sums of gaps that no double holds, of logits and a maximum that are still to be divided by `temperature`."""
+    """The sums of gaps that no double holds, multiplied by FAR_STEP^2.
+
+    Logits and m are not yet divided by `temperature`.
+    """
     cdef Carried[double] cross = Carried[double](0, 0), gaps = cross
     cdef double most = m * FAR_STEP, step = temperature / FAR_STEP, amount
     cdef const real* x = row.x + start

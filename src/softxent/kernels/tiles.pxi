@@ -1,24 +1,24 @@
-# Tiles: as many rows as Lanes has lanes, class c of the row in lane k at tile[c * lanes_of(tile) + k].
+# Tiles: as many rows as Lanes has lanes. Class c of the row in lane k is at tile[c * lanes_of(tile) + k].
 
 
 cdef struct NextRows:
-    # Where the next group of rows is: what class c of this one asks for starts at start + c * step. With a step of 0
-    # that is the same line again and again, which costs next to nothing.
+    # Memory of the next group of rows. While class c of this group is visited, LANE_BYTES are prefetched from
+    # start + c * step. With a step of 0 these are the same lines again and again, which costs next to nothing.
     const char* start
     Py_ssize_t step
 
 
 cdef inline void ask_for(const NextRows* next_rows, Py_ssize_t c) noexcept nogil:
-    """Ask for the share of class c: of what the whole group needs, asked for at once, most would be dropped."""
+    """Prefetch the share of class c. If a whole group were prefetched at once, the CPU would drop most of it."""
     prefetch(next_rows.start + c * next_rows.step, LANE_BYTES)
 
 
 cdef bint place_lanes(
     const Layout* rows, Py_ssize_t i, Py_ssize_t count, Py_ssize_t n_lanes, char** at, char* spare
 ) noexcept nogil:
-    """Where the rows of the lanes start: `count` from i on, and `spare` for the other lanes, or the last if it is NULL.
+    """at[lane] becomes the start of a row: `count` rows from i on, then `spare`, or the last row again if that is NULL.
 
-    True if all those rows are rows.step apart.
+    True if the `count` rows are rows.step apart.
     """
     cdef Py_ssize_t lane = 0, run, k
     cdef char* start
@@ -36,7 +36,7 @@ cdef bint place_lanes(
 cdef void read_tile(
     const Layout* rows, Py_ssize_t i, Py_ssize_t count, Py_ssize_t n, real* tile, real* staging
 ) noexcept nogil:
-    """Layout to lanes, `count` of them from i on; the other lanes hold zeros, or the last row again."""
+    """Rows to lanes, `count` rows from i on; the other lanes hold zeros, or the last row again."""
     cdef char* at[MAX_LANES]
     cdef Py_ssize_t lane, c
     cdef bint even = place_lanes(rows, i, count, lanes_of(tile), at, NULL)
@@ -72,7 +72,7 @@ cdef void write_tile(
     const Layout* rows, Py_ssize_t i, Py_ssize_t count, Py_ssize_t n, const real* tile, real* staging,
     bint streaming
 ) noexcept nogil:
-    """Lanes to rows."""
+    """Lanes to rows, `count` rows from i on."""
     cdef Lanes[real] column
     cdef char* at[MAX_LANES]
     cdef char* staged[MAX_LANES]
@@ -107,7 +107,7 @@ cdef void write_tile(
 
 
 cdef NextRows find_next_rows(const Layout* rows, Py_ssize_t i, Py_ssize_t count, Py_ssize_t n) noexcept nogil:
-    """Where `count` rows from i on are; a step of 0 if neither they nor the elements of a class are close together."""
+    """Where `count` rows from i on are; a step of 0 if neither rows nor the elements of a class are close together."""
     cdef Py_ssize_t size = n * rows.class_stride
     cdef NextRows next_rows = NextRows(row_address(rows, i), 0)
     if rows.packed and rows.n_axes == 1 and size <= rows.step <= size + 64:
@@ -118,7 +118,7 @@ cdef NextRows find_next_rows(const Layout* rows, Py_ssize_t i, Py_ssize_t count,
 
 
 cdef void zero_lanes(real* tile, const double* weight, Py_ssize_t n) noexcept nogil:
-    """Zeros for the lanes that have the weight 0."""
+    """Set the lanes of rows of weight 0 to zero."""
     cdef real[MAX_LANES] counts
     cdef Lanes[real] zero = Lanes[real](0)
     cdef Py_ssize_t lane, c

@@ -1,5 +1,5 @@
-# What becomes of logits before a kernel visits them: temperature, capping, classes that are not allowed. A row of the
-# wide kernel and a tile of the narrow one are the same to them.
+# What becomes of logits before the softmax: temperature, capping, classes that are not allowed. The functions take a
+# row of the wide kernel or a tile of the narrow one.
 
 
 cdef void transform_logits(
@@ -7,7 +7,7 @@ cdef void transform_logits(
 ) noexcept nogil:
     """x becomes the logits of the softmax, and `slope`, unless it is NULL, their derivative times the temperature.
 
-    If masked, `slope` holds 0 for the classes that are not allowed, and another number for the others.
+    If masked, `slope` comes with 0 for the classes that are not allowed, and with another number for the others.
     """
     cdef Vec[real] temperature = Vec[real](transform.temperature), cap = Vec[real](transform.cap)
     cdef Vec[real] inverse_cap = Vec[real](1 / transform.cap if transform.cap > 0 else 0)
@@ -39,10 +39,7 @@ cdef void multiply_by_slope(real* g, const real* slope, Py_ssize_t n) noexcept n
 
 
 cdef inline double row_range(const real* x, Py_ssize_t n, double* size) noexcept nogil:
-    """The largest element, and in `size` the largest absolute value of a finite one.
-
-    NaNs are passed over; the largest element is -inf if there is nothing else.
-    """
+    """The largest element, -inf if all are NaN; `size` becomes the largest absolute value of a finite one."""
     cdef Block[real] zero = Block[real](0), most = Block[real](-INFINITY), least = most, v
     cdef Vec[real] infinite = Vec[real](INFINITY), nothing = Vec[real](0), top, bottom, w
     cdef Py_ssize_t i = 0
@@ -71,24 +68,25 @@ cdef inline double row_range(const real* x, Py_ssize_t n, double* size) noexcept
 
 
 cdef bint leaves_range(const Job* job, const real* x, double size) noexcept nogil:
-    """Whether a finite logit, of which `size` is the largest absolute value, becomes infinite."""
+    """Whether the temperature makes a finite logit infinite; `size` is the largest absolute value of these."""
     return size / job.transform.temperature > largest_number(x)
 
 
 cdef struct FarRow:
-    # What cannot be told from logits that a temperature has made infinite, and that were put within range again.
-    RowSums gaps             # its sums of gaps
-    double m                 # the maximum, infinite where no double holds it
-    double far_m             # the same in the unit of FAR_STEP
-    double label_gap         # to the label
+    # A row that the temperature takes out of range: what bring_back cannot keep in its logits.
+    RowSums gaps             # the sums of gaps, times FAR_STEP^2
+    double m                 # the maximum, infinite if no double holds it
+    double far_m             # the maximum times FAR_STEP^2
+    double label_gap         # from the maximum to the label
 
 
 cdef void bring_back(
     const Job* job, const RowArrays[real]* row, real* x, real* slope, int64_t label, FarRow* far
 ) noexcept nogil:
-    """transform_logits of a row of which some leave the range: x becomes logits of the same softmax, `far` the rest.
+    """As transform_logits, for a row with logits that leave the range.
 
-    If the maximum leaves it, then two logits that differ do so by more than any exponential can tell.
+    x becomes logits in range with the same softmax, and `far` gets what they cannot tell. If the maximum leaves the
+    range, any logit below it is so far below that its exponential is 0.
     """
     cdef real temperature = <real> job.transform.temperature, m, z
     cdef double step = job.transform.temperature / FAR_STEP

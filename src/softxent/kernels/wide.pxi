@@ -1,17 +1,17 @@
 # The wide kernel: one row at a time, lanes across its classes.
 #
-# Three sweeps over a row that stays in cache: maximum, exponentials (written where the gradient will stand, or to a
-# scratch row if that is beyond the cache), gradient. row/finish.hpp has the formula. The maximum of the next row is
-# taken before the gradient of this one, whose factor takes long to come. The exponentials are counted in a power of two
-# near e^m (Unit in math/exp.hpp), which R / e_m and e_j / S are free of.
+# Three sweeps over a row that stays in cache: maximum, exponentials, gradient. row/finish.hpp has the formula. The
+# exponentials are written where the gradient will be, or to a scratch row if the gradient is stored past the caches.
+# The factor of the gradient takes long to compute. Meanwhile the maximum of the next row is taken. The exponentials are
+# multiples of a power of two near e^m (Unit in math/exp.hpp), which cancels in R / e_m and in e_j / S.
 #
-# In a confident row R is tiny and p_a - t_a cancels. So where the target wants the argmax a, neither R nor T - t_a ever
-# contains what a contributes; where it does not, nothing cancels, and e_a is taken off the sum of all. The share that
-# smoothing gives to all classes is too small to cancel with p_a, so the target alone decides on a.
+# In a confident row R is tiny, and p_a - t_a cancels. So if the target gives something to a class a with the largest
+# logit, R and T - t_a are summed without a. If it does not, nothing cancels, and e_m is subtracted from the sum of all.
+# The share that smoothing gives to each class is too small to cancel with p_a, so the choice of a ignores it.
 #
-# Long rows are added up in stretches, and these in order, so that several threads may share one row.
+# Long rows are added up in stretches, and the stretches in order, so that several threads can share one row.
 #
-# Assumes n >= 1 contiguous, aligned elements. The gradient may overwrite the logits it comes from; it may not overlap
+# Assumes n >= 1 contiguous, aligned elements. The gradient may overwrite the logits it comes from. It may not overlap
 # the targets. Never allocates, never raises: NaN and infinities flow through the arithmetic.
 
 
@@ -19,11 +19,11 @@ cdef enum:
     MAX_STRETCHES = 256
     SCALE_STEP_EXPONENT = 30
     SCALE_STEP = 1 << SCALE_STEP_EXPONENT
-    PREFETCHED_ROW = 65536      # classes: a row of more would drive out the one that is worked on
+    PREFETCHED_ROW = 65536      # classes: a longer next row would drive this one out of the cache
 
 
 cdef inline double row_max(const real* x, Py_ssize_t n) noexcept nogil:
-    """The largest element, NaNs passed over; -inf if there is nothing else."""
+    """The largest element that is not NaN; -inf if all are NaN."""
     cdef Py_ssize_t i = line_start(x, n)
     cdef Block[real] maxima = Block[real](-INFINITY)
     cdef Vec[real] most = Vec[real](-INFINITY)
@@ -44,9 +44,9 @@ cdef inline Sum[real] exp_blocks(
     const real* x, real* e, Py_ssize_t start, Py_ssize_t stop, RowUnit[real] unit, Sum[real] total,
     Py_ssize_t prefetch_distance
 ) noexcept nogil:
-    """Exponentials of as many whole Blocks as fit; e may be NULL, or x.
+    """Exponentials of as many whole Blocks as fit, added to `total`; e may be NULL, or x.
 
-    What is prefetch_distance behind it is asked for, unless that is 0.
+    Logits are prefetched `prefetch_distance` ahead, unless that is 0.
     """
     while start + block_lanes(x) <= stop:
         if prefetch_distance != 0:
@@ -60,7 +60,7 @@ cdef inline Sum[real] exp_vectors(
     const real* x, real* e, Py_ssize_t start, Py_ssize_t stop, Py_ssize_t left_out, RowUnit[real] unit,
     Sum[real] total
 ) noexcept nogil:
-    """Exponentials of any stretch; the one at `left_out` is written, but not added."""
+    """Exponentials of any stretch, Vec by Vec; the one at `left_out` is written, but not added."""
     cdef Py_ssize_t count
     cdef Vec[real] v
     while start < stop:
@@ -82,8 +82,8 @@ cdef inline Carried[double] exp_sum(
     cdef Py_ssize_t split = left_out - left_out % width if 0 <= left_out < blocks_end else blocks_end
     cdef Sum[real] total
     cdef Block[real] v
-    # Whole blocks up to the one with `left_out`, that one, whole blocks again, and the tail Vec by Vec. What is added
-    # to what does not depend on where `left_out` is.
+    # Whole blocks up to the one with `left_out`, that one, whole blocks again, and the tail Vec by Vec. The order of
+    # additions does not depend on where `left_out` is.
     total = exp_blocks(x, e, 0, split, unit, total, prefetch_distance)
     if split < blocks_end:
         v = exp(load_block(x + split), unit)
@@ -115,7 +115,7 @@ cdef inline void visit_stretch(
     """Target and exponentials of the n classes from `start` on, of a row whose maximum is m."""
     cdef const real* x = row.x + start
     sums.clear()
-    # All else that is needed of x is read before exp_sum, which may overwrite it.
+    # exp_sum may overwrite x, so it comes last.
     if row.target.distribution != NULL:
         find_distribution(sums, x, row.target.distribution + start, n, m, prefetch_distance)
     else:
@@ -128,7 +128,7 @@ cdef inline void visit_stretch(
 
 
 cdef inline void add_stretch(RowSums* sums, const RowSums* more, Py_ssize_t start, double e_m) noexcept nogil:
-    """Add what a stretch that begins at the class `start` adds up; stretches come in order."""
+    """Add the sums of the next stretch, which begins at the class `start`."""
     cdef double unit = FAR_STEP * FAR_STEP if more.far and not sums.far else 1
     cdef double more_unit = FAR_STEP * FAR_STEP if sums.far and not more.far else 1
     sums.R = sums.R + more.R
@@ -145,7 +145,11 @@ cdef inline void add_stretch(RowSums* sums, const RowSums* more, Py_ssize_t star
 
 
 cdef void leave_far(RowNumbers* numbers, int k, double cross) noexcept nogil:
-    """From a sum of gaps in the unit of FAR_STEP, the numbers of row k: in a unit of its own if they must be."""
+    """Set `cross` of row k, which comes multiplied by FAR_STEP^2.
+
+    If no double holds the true one, then mass, cross and unit of the row are multiplied by FAR_STEP, and the weight is
+    divided by it, until it fits.
+    """
     cdef double back = 1 / FAR_STEP
     numbers.cross[k] = cross * back * back
     if not is_finite(cross) or is_finite(numbers.cross[k]):
@@ -161,15 +165,15 @@ cdef void leave_far(RowNumbers* numbers, int k, double cross) noexcept nogil:
 
 
 cdef struct RowScaling:
-    # What is done with the exponentials of a row besides its Gradient.
-    double unscale        # they are multiplied by it first, if it is not 1
-    Py_ssize_t own_class  # the class of another gradient, -1 for none,
-    double own_grad       # and that
-    int steps             # how often all is multiplied by SCALE_STEP in the end, too large for the type at once
+    # What is done to a row besides its Gradient.
+    double unscale        # the exponentials are multiplied by it first, if it is not 1
+    Py_ssize_t own_class  # the class whose gradient is set by itself, -1 for none
+    double own_grad       # that gradient
+    int steps             # how often the gradient is multiplied by SCALE_STEP at the end: at once would overflow
 
 
 cdef double in_steps(const Scale* scale, double weight, double mass, const real* tag, int* steps) noexcept nogil:
-    """scale * weight, without as many factors of SCALE_STEP as make it, or a gradient with it, too large."""
+    """scale * weight, divided by SCALE_STEP until neither it nor a gradient is too large; `steps` counts how often."""
     cdef double product = scale.mantissa * weight, limit = largest_scale(tag)
     cdef int exponent, exponent_of_weight, exponent_of_mass, excess
     if scale.exponent == 0 and fabs(product) <= limit and fabs(product * mass) <= limit:
@@ -186,7 +190,7 @@ cdef inline RowScaling finish_row(
     const RowSums* sums, const RowArrays[real]* row, const Formula* formula, double m, RowUnit[real] unit, double e_m,
     const Scale* job_scale, const FarRow* far, Gradient[double]* gradient, RowNumbers* numbers, int k
 ) noexcept nogil:
-    """From all that was added up, the numbers of row k, and what makes its gradient, unless it has no exponentials."""
+    """From the sums of row k: the numbers of its loss and, if its exponentials were kept, what makes its gradient."""
     cdef double low, rest = sums.rest.minus(0, &low), cross = sums.cross.minus(0, &low), mass = rest + sums.t_at_argmax
     cdef double R = sums.R.minus(e_m if sums.argmax < 0 else 0, &numbers.R_low[k])
     cdef double pull = 0, share = 0, weight = numbers.weight[k], scale
@@ -219,11 +223,11 @@ cdef inline RowScaling finish_row(
         scaling.own_class = sums.argmax
         scaling.own_grad = factors.grad_at_argmax
     if fabs(factors.factor) < smallest_normal(x):
-        # A target of next to no mass: its factor keeps its digits only if the unit is taken out first.
+        # The target has almost no mass. To keep the digits of the factor, the exponentials lose their unit first.
         scaling.unscale = 1 / unit_size(x)
         factors.factor = scale * mass / (whole.sum / unit_size(x))
     elif fabs(factors.factor) > largest_scale(x) or (is_finite(R) and fabs(scale * mass) == INFINITY):
-        # All but zeros become infinite: of the z-loss of logits that are as large as numbers are.
+        # The z-loss of logits near the largest number: every entry that is not 0 becomes infinite.
         factors.factor = largest_scale(x) if (scale < 0) == (mass < 0) else -largest_scale(x)
         scaling.own_grad = factors.factor * largest_number(x)
     gradient.factor, gradient.offset, gradient.minus = factors.factor, factors.offset, factors.minus
@@ -244,7 +248,7 @@ cdef void take_gradient(
     const Gradient[double]* gradient, double unscale, real* e, const real* t, real* g, Py_ssize_t n, bint streaming
 ) noexcept nogil:
     """g becomes the gradient of n exponentials e; t may be NULL, e may be g."""
-    # Stores that cross a cache line cost twice; where a row starts is chance.
+    # Whole blocks start at a cache line, wherever the row does: a store across two lines costs twice.
     cdef Py_ssize_t i = line_start(g, n)
     cdef Gradient[double] numbers = gradient[0]
     cdef Block[real] v
@@ -276,11 +280,11 @@ cdef void multiply(real* v, double factor, Py_ssize_t n) noexcept nogil:
 cdef inline void subtract_sparse(
     const Gradient[double]* gradient, real* g, Py_ssize_t stride, Py_ssize_t n, const Target[real]* target
 ) noexcept nogil:
-    """Take the entries of a sparse target off a gradient whose n classes are `stride` apart."""
+    """Subtract the entries of a sparse target from a gradient whose n classes are `stride` apart."""
     cdef Py_ssize_t i, c
     for i in range(target.count):
         c = target.indices[i]
-        # All of them were classes when they were checked, but another thread may have changed them since.
+        # Indices were checked, but another thread may have changed them since.
         if 0 <= c < n:
             g[c * stride] = <real> lane0(gradient.minus_target(
                 Vec[real](g[c * stride]), Vec[real](target.amount(i, c))))
@@ -298,7 +302,7 @@ cdef inline void set_own_classes(
 
 
 cdef inline Py_ssize_t stretch_length(Py_ssize_t n) noexcept nogil:
-    """How many classes of a row are added up by themselves, a matter of n alone: in fours, to share them out evenly."""
+    """How many classes make a stretch. It depends on n alone; stretches come in fours, to share them out evenly."""
     cdef Py_ssize_t fours = min((n + 4 * STRETCH - 1) // (4 * STRETCH), <Py_ssize_t> (MAX_STRETCHES // 4))
     cdef Py_ssize_t length = (n + 4 * fours - 1) // (4 * fours)
     return n if n <= STRETCH else (length + 63) // 64 * 64
@@ -308,9 +312,10 @@ cdef inline void visit_row(
     const RowArrays[real]* row, const Formula* formula, const Scale* scale, bint streaming,
     Py_ssize_t prefetch_distance, const real* next_row, const FarRow* far, RowNumbers* numbers, int k
 ) noexcept nogil:
-    """Visit one row, which is row k of `numbers`, where its maximum is already; that of the next row is put there.
+    """Visit one row. It is row k of `numbers`, which has its maximum and weight already.
 
-    Its gradient is multiplied by `scale` and by its weight. Unless `far` is NULL, that has the gaps.
+    The gradient is multiplied by `scale` and by the weight. The maximum of `next_row`, unless that is NULL, becomes
+    numbers.m[k + 1]. The sums of gaps are those of `far`, unless that is NULL.
     """
     cdef double m = numbers.m[k]
     cdef RowUnit[real] unit = RowUnit[real](<real> m)
@@ -329,7 +334,7 @@ cdef inline void visit_row(
         sums.cross, sums.gaps, sums.far = far.gaps.cross, far.gaps.gaps, True
     scaling = finish_row(sums, row, formula, m, unit, e_m, scale, far, &gradient, numbers, k)
     if next_row != NULL:
-        # The factor comes late, and this need not wait for it as the gradient must.
+        # The gradient must wait for its factor. This need not.
         numbers.m[k + 1] = row_max(next_row, row.n)
     if row.grad != NULL:
         take_gradient(&gradient, scaling.unscale, row.e, row.target.distribution, row.grad, row.n, streaming)
@@ -340,7 +345,7 @@ cdef void share_row(
     const RowArrays[real]* row, const Formula* formula, const Scale* scale, bint streaming, int n_threads,
     const FarRow* far, RowNumbers* numbers, int k
 ) noexcept nogil:
-    """visit_row, its stretches shared out over the threads."""
+    """As visit_row, with the stretches shared out over the threads."""
     cdef Py_ssize_t n = row.n, length = stretch_length(n), n_stretches = (n + length - 1) // length, i, start
     cdef double[MAX_STRETCHES] maxima
     cdef RowSums stretches[MAX_STRETCHES]
@@ -379,7 +384,10 @@ cdef inline void set_diagnostics(
     const Diagnostics* diagnostics, Py_ssize_t i, int64_t argmax, bint has_nan, double log, double m, double gap,
     double mean_gap
 ) noexcept nogil:
-    """From log(S / e_m), the maximum, the gap to it of the label, and the mean one over the row's probabilities."""
+    """Write what is known of row i: from log(S / e_m), the maximum m, the label's gap m - x, and the mean of all gaps.
+
+    The mean is weighted by the probabilities.
+    """
     diagnostics.argmax[i] = -1 if has_nan else argmax
     diagnostics.log_prob[i] = -(log + gap)
     diagnostics.lse[i] = m if fabs(m) == INFINITY and not has_nan else m + log
@@ -395,7 +403,7 @@ cdef void find_diagnostics(
     const Diagnostics* diagnostics, Py_ssize_t i, const real* x, int64_t label, Py_ssize_t n, const FarRow* far,
     const RowNumbers* numbers, int k
 ) noexcept nogil:
-    """The diagnostics of row i, of its logits x and its numbers k. Only the gap of the label depends on the label."""
+    """The diagnostics of row i, from its logits x and row k of `numbers`. Of these, only log_prob uses the label."""
     cdef double m = numbers.m[k] if far == NULL else row_max(x, n), low, R_low
     cdef double R, log, gap = m - x[label] if far == NULL else far.label_gap
     cdef RowUnit[real] unit = RowUnit[real](<real> m)
@@ -427,7 +435,7 @@ cdef void find_diagnostics(
 
 
 cdef void skip_row(const Job* job, Py_ssize_t i, RowNumbers* numbers, int k) noexcept nogil:
-    """The numbers and the gradient of a row of weight 0; its logits are not read."""
+    """Set the numbers and the gradient of a row of weight 0; its logits are not read."""
     numbers.R[k] = numbers.R_low[k] = numbers.m[k] = numbers.m_shifted[k] = numbers.n0[k] = 0
     numbers.mass[k] = numbers.cross[k] = 0
     if job.has_grad:
@@ -437,7 +445,7 @@ cdef void skip_row(const Job* job, Py_ssize_t i, RowNumbers* numbers, int k) noe
 
 
 cdef void read_stretches(const Job* job, Py_ssize_t i, int n_threads, real* x) noexcept nogil:
-    """The logits of row i as they are."""
+    """Read the logits of row i into x, before any transform."""
     cdef Py_ssize_t n = job.n_classes, length = stretch_length(n), n_stretches = (n + length - 1) // length, k, start
     cdef char* source = row_address(&job.logits, i)
     if n_threads == 1:
@@ -463,7 +471,7 @@ cdef void transform_stretches(const Job* job, int n_threads, real* x, real* slop
 cdef inline void place_row(
     const Job* job, Py_ssize_t i, const int64_t* label, const real* one, real* scratch, RowArrays[real]* row
 ) noexcept nogil:
-    """Where the numbers of row i stand, and its target; what is not where it is used goes to `scratch`."""
+    """Fill in where the numbers of row i are, and its target. What cannot be used in place is read into `scratch`."""
     cdef Py_ssize_t n = job.n_classes
     cdef real* t = scratch + n
     cdef real* slope = scratch + 2 * n
@@ -492,10 +500,10 @@ cdef inline bint visit_row_of(
     const Job* job, Py_ssize_t i, const int64_t* label, real* scratch, int n_threads, RowNumbers* numbers, int k,
     bint next_counts, bint m_is_known
 ) noexcept nogil:
-    """Visit row i, which is row k of its group, whose label, if it has one, and weight are known.
+    """Visit row i, which is row k of `numbers`. Its weight is there already, and its label, if any, in `label`.
 
-    `m_is_known` tells whether its maximum is, too; what is returned, whether that of the group's next row now is. What
-    cannot be loaded or stored as it is goes through `scratch`: a row of logits, a distribution, and slopes.
+    `m_is_known` says that its maximum is there, too. True is returned if the maximum of row k + 1 now is. `scratch` is
+    for what cannot be loaded or stored in place: a row of logits, then a distribution, then slopes.
     """
     cdef Py_ssize_t n = job.n_classes, prefetch_distance = 0
     cdef real one = 1

@@ -1,4 +1,4 @@
-// Exponentials, counted in a power of two of the row's own.
+// Exponentials as multiples of a power of two, which each row chooses.
 #pragma once
 
 #include <limits>
@@ -30,10 +30,10 @@ template <> struct ExpConstants<double> {
 
 // The unit that one row's exponentials are counted in: 2^(n0 - HEADROOM), n0 = round(m / ln 2), m the row's largest logit.
 //
-// Dividing by a power of two near e^m instead of by e^m itself costs nothing, since it only moves exponents, and
-// x - m is never formed: its rounding alone would be 16 ulp of the exponential at a spread of 40. HEADROOM keeps all
-// that can matter among the normal numbers; one product at the end scales back and rounds once, subnormals included.
-// Only where |m| >= SHIFT_FROM is m subtracted first: there the difference is exact for every x near enough to count.
+// To divide by a power of two near e^m, instead of by e^m, costs nothing: it only changes exponents. And x - m is never
+// formed: its rounding alone would be 16 ulp of the exponential at a spread of 40. HEADROOM keeps all exponentials that
+// can matter among the normal numbers. One product at the end removes the unit and rounds once, also to a subnormal.
+// If |m| >= SHIFT_FROM, m is subtracted first: there the difference is exact for every x that is near enough to matter.
 template <class S, class D> struct Unit {
     D shift, n0, lowest, rounder;
 
@@ -45,14 +45,14 @@ template <class S, class D> struct Unit {
         n0 = (m - shift) * D(LOG2E) + D(K::ROUNDER) - D(K::ROUNDER);
         const D exponent = D(K::EXPONENT_OF_ONE + K::HEADROOM) - n0;
         rounder = D(K::ROUNDER) + exponent;
-        lowest = (zero - exponent) * D(LN2);                   // the exponent field comes out as 0: the factor 0.0
+        lowest = (zero - exponent) * D(LN2);                   // at and below it, the power of two is 0.0
     }
 };
 
 template <class S> using RowUnit = Unit<S, S>;
 template <class S> using LanesUnit = Unit<S, Lanes<S>>;
 
-// What the lanes of P's registers, from register i on, are to use of a number for all or of one for each.
+// The numbers for the lanes of a P: x for all of them, or those of v from register i on.
 template <class P> SOFTXENT_INLINE P for_lanes(double x, int) { return P(x); }
 template <class P, class S, int N> SOFTXENT_INLINE P for_lanes(const Pack<S, N> &v, int i) {
     return registers_from<static_cast<int>(sizeof(P) / sizeof(Register<S>))>(v, i);
@@ -79,8 +79,8 @@ template <class S, int N, class U> SOFTXENT_INLINE Pack<S, N> exp(const Pack<S, 
     return out;
 }
 
-// The exponentials of a Block at x, folded like fold_sum does; they are written to e, which may be x, unless it is NULL.
-// What is added up is taken together, so that few registers are in use at once.
+// The exponentials of a Block at x, added like fold_sum does. They are written to e, which may be x, unless it is NULL.
+// Registers that are added to each other are computed together, so that few are in use at once.
 template <class S, class U> SOFTXENT_INLINE Vec<S> exp_block(const S *x, S *e, const U &unit) {
     constexpr int step = Vec<S>::lanes;
     Vec<S> sums;

@@ -1,4 +1,4 @@
-// log(1 + u), and the small numbers as sums of two doubles that it needs.
+// log(1 + u), and the exponential of a small number, both as sums of two doubles.
 #pragma once
 
 #include "exp.hpp"
@@ -25,7 +25,7 @@ template <int N> SOFTXENT_INLINE TwoDoubles<N> log1p_parts(const Pack<double, N>
     const V z = g / (V(2) + g), w = z * z, half_square = V(0.5) * g * g;
     V q(POLYNOMIAL[0]);
     for (std::size_t i = 1; i < sizeof(POLYNOMIAL) / sizeof(double); ++i) q = fma(q, w, V(POLYNOMIAL[i]));
-    // Only k ln 2 + g is as large as the result: all that it rounds off goes with the rest.
+    // k ln 2 + g is about as large as the result. What it rounds off is added to the small terms.
     const V high = k * V(K::LN2_HI) + g, rest = (k * V(K::LN2_HI) - high) + g + lost_of_g * (one - g);
     return {high, rest - (half_square - (z * (half_square + w * q) + k * V(K::LN2_LO)))};
 }
@@ -34,7 +34,7 @@ SOFTXENT_INLINE Vec<double> log1p(const Vec<double> &u) {
     return parts.high + parts.low;
 }
 
-// exp(high + low) for a sum of at most ln(2) / 2, as a sum of two.
+// exp(high + low) as a sum of two doubles, for |high + low| <= ln(2) / 2.
 template <int N> SOFTXENT_INLINE TwoDoubles<N> exp_parts(const Pack<double, N> &high, const Pack<double, N> &low) {
     using K = ExpConstants<double>;
     using V = Pack<double, N>;

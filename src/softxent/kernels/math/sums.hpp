@@ -1,7 +1,7 @@
-// Sums that lose nothing, and the roundings that they are made good with.
+// Sums that keep what their additions round off.
 //
-// What is written over D is written once for a number and for a Pack of numbers, one for each row in its lanes: the
-// operations and their order are the same, and so are the bits.
+// D is a double, or a Pack with the numbers of several rows in its lanes. The operations and their order are the same,
+// and so are the bits.
 #pragma once
 
 #include "../vec/vec.hpp"
@@ -17,7 +17,7 @@ SOFTXENT_INLINE double exact_fma(double a, double b, double c) {
     return lane0(exact_fma(P(a), P(b), P(c)));
 }
 
-// What a + b rounded off, `sum` being that (Knuth's two-sum).
+// What the addition sum = a + b rounded off (Knuth's two-sum).
 template <class T> SOFTXENT_INLINE T rounded_off(const T &a, const T &b, const T &sum) {
     const T of_b = sum - a;
     return (a - (sum - of_b)) + (b - of_b);
@@ -29,7 +29,7 @@ SOFTXENT_INLINE Vec<double> wanted_gap(const Vec<double> &t, const Vec<double> &
     return select_equal(t, zero, zero, m - x);
 }
 
-// A sum and what its additions rounded off, of doubles or of Vecs.
+// A sum, and what its additions rounded off.
 template <class D> struct Carried {
     D sum, lost;
     Carried() = default;
@@ -39,10 +39,10 @@ template <class D> struct Carried {
         lost = lost + rounded_off(sum, v, next);
         sum = next;
     }
-    // The sum minus what is taken off; `rounded` gets what that rounds off.
+    // The sum minus taken_off; `rounded` gets what the result rounds off.
     SOFTXENT_INLINE D minus(const D &taken_off, D *rounded) const {
         const D rest = sum - taken_off, zero(0), low = lost + rounded_off(sum, zero - taken_off, rest);
-        const D result = rest + low, finite = rest - rest;     // NaN where the sum is not: `low` is too, and `rest` the answer
+        const D result = rest + low, finite = rest - rest;     // NaN if `rest` is not finite: then it is the result
         *rounded = select_equal(finite, zero, rounded_off(rest, low, result), zero);
         return select_equal(finite, zero, result, rest);
     }
@@ -56,8 +56,8 @@ template <class D> SOFTXENT_INLINE Carried<D> operator+(const Carried<D> &a, con
 }
 SOFTXENT_INLINE Wide operator+(const Wide &a, const Wide &b) { return {a.low + b.low, a.high + b.high}; }
 
-// leaf(0) + ... + leaf(LEAVES - 1), of which all from `count` on are 0: halves are added, i to i + LEAVES / 2, until one is
-// left. The order is that in which `total` adds lanes.
+// leaf(0) + ... + leaf(LEAVES - 1), where all from `count` on are 0. Halves are added, i to i + LEAVES / 2, until one
+// is left: the order in which `total` adds lanes.
 template <int LEAVES, int N = 1, class F> SOFTXENT_INLINE auto tree_sum(F leaf, int count, int i = 0) {
     if constexpr (N == LEAVES) {
         return leaf(i);
@@ -68,10 +68,10 @@ template <int LEAVES, int N = 1, class F> SOFTXENT_INLINE auto tree_sum(F leaf, 
     }
 }
 
-// A sum, lane by lane, whose error does not grow with the number of terms.
+// A sum for each lane, whose error does not grow with the number of terms.
 template <class S> struct Sum;
 
-// float: in double.
+// float numbers are added in double.
 template <> struct Sum<float> {
     static constexpr int lanes = Vec<float>::lanes;
     Wide sum{Vec<double>(0), Vec<double>(0)};
@@ -82,10 +82,10 @@ template <> struct Sum<float> {
         sum.low = fma(t.low, wanted_gap(t.low, wide.low, most.low), sum.low);
         sum.high = fma(t.high, wanted_gap(t.high, wide.high, most.high), sum.high);
     }
-    // All lanes together; what that rounds off, float exponentials are not worth.
+    // The sum of all lanes. What that rounds off is far below the errors of float exponentials.
     SOFTXENT_INLINE Carried<double> value() const { return {total(sum.low + sum.high), 0}; }
-    // The same, minus what is taken off, for rows that stand in the lanes: slots[i] is what lane i of a Sum of their own
-    // would hold, 0 from `count` on.
+    // `value` minus taken_off, for several rows at once, one to a lane. slots[i] has lane i of the Sum of each row.
+    // Slots from `count` on are 0.
     SOFTXENT_INLINE static void values_minus(const Wide *slots, int count, const float *taken_off, double *values, double *rounded) {
         const Wide sum = tree_sum<lanes>([=](int i) { return slots[i]; }, count), off = widen(load(taken_off));
         store(values, sum.low - off.low);
@@ -95,7 +95,7 @@ template <> struct Sum<float> {
     }
 };
 
-// double: each lane carries what its additions rounded off, and so do the additions of the lanes.
+// double numbers: each lane keeps what its additions round off, and so does the sum of the lanes.
 template <> struct Sum<double> {
     static constexpr int lanes = Vec<double>::lanes;
     Carried<Vec<double>> sum{Vec<double>(0), Vec<double>(0)};
@@ -122,7 +122,7 @@ template <> struct Sum<double> {
 };
 
 SOFTXENT_INLINE bool is_finite(double x) { return x - x == 0; }
-// Whether all lanes are numbers so far below the largest that a few thousand like them can still be added up.
+// Whether all lanes are so far below the largest number that a few thousand like them can be added up.
 SOFTXENT_INLINE bool has_room(const Sum<double> &sum) {
     const Vec<double> zero(0), v = sum.sum.sum * Vec<double>(0x1p20);
     return equal_bits(v - v, zero) == equal_bits(zero, zero);

@@ -5,9 +5,9 @@
 
 namespace softxent {
 
-// tanh(v) = sign(v) u / (u + 2), u = exp(2 |v|) - 1, and its slope, 4 (u + 1) / (u + 2)^2. Max error 3 ulp; the slope keeps
-// its digits where 1 - tanh^2 would long have none, and is 0 from about the smallest normal number on. Never beyond 1; NaN
-// stays NaN.
+// tanh(v) = sign(v) u / (u + 2), u = exp(2 |v|) - 1, and its slope, 4 (u + 1) / (u + 2)^2. Max error 3 ulp. The slope
+// keeps its digits where 1 - tanh^2 would have lost all; it is 0 where it would be about the smallest normal number or
+// less. |tanh| is never above 1; NaN stays NaN.
 template <class S> Vec<S> tanh(const Vec<S> &v, Vec<S> *slope) {
     using K = ExpConstants<S>;
     using V = Vec<S>;
@@ -23,7 +23,7 @@ template <class S> Vec<S> tanh(const Vec<S> &v, Vec<S> *slope) {
     const V power = map([](auto b) { return isa::shift_to_exponent(b); }, biased);
     const V u = fma(fma(r * r, q, r), power, power - one), whole = u + V(2), inverse = one / whole;
     *slope = select_equal(x, V(MOST), zero, (V(4) * inverse) * ((u + one) * inverse));
-    // The quotient and what it is short of; `inverse` alone may be subnormal.
+    // The quotient, corrected by what it misses: `inverse` may be subnormal.
     const V quotient = u * inverse, better = fma(fma(zero - quotient, whole, u), inverse, quotient);
     const V size = zero - maximum(zero - one, zero - better);
     return select_equal(zero - v, minus_size, size, zero - size);

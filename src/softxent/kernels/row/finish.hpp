@@ -1,13 +1,15 @@
-// How a row is finished: from what was added up to the numbers of its loss, and to what makes the gradient.
+// How a row is finished: from its sums to the numbers that make its gradient.
 //
-// With T the sum of the target t, m the largest logit, a the first class there that the target wants, e_j = exp(x_j - m),
+// With T the sum of the target t, m the largest logit, a the first class with x_a = m and t_a != 0, e_j = exp(x_j - m),
 // R the sum of e_j over j != a, and S = R + e_a:
 //     loss       T log(S / e_m) + sum over j of t_j (m - x_j)
 //     gradient   T e_j / S - t_j,   and at a, where p_a > 1/2:   (T - t_a) - T R / S
-// Label smoothing keeps (1 - s) t_j of the target and gives the share s T / n to each of the n classes. z_loss adds
-// z lse^2 to the loss, so 2 z lse p_j to the gradient: T grows by that, t does not.
+// If there is no such class, R is the sum of all e_j minus 1, S = R + 1, and all classes have the first gradient.
 //
-// Everything is written over D: a double for the one row of the wide kernel, a Vec<double> for rows of the narrow one.
+// Label smoothing keeps (1 - s) t_j of the target and gives the share s T / n to each of the n classes. z_loss adds
+// z lse^2 to the loss, so 2 z lse p_j to the gradient: there T grows by 2 z lse, and t does not.
+//
+// D is a double for the one row of the wide kernel, and a Vec<double> for several rows of the narrow kernel.
 #pragma once
 
 #include "../job.hpp"
@@ -15,7 +17,7 @@
 
 namespace softxent {
 
-// share * x; 0 for no share, whatever it is of.
+// share * x; 0 if the share is 0, whatever x is.
 template <class D> SOFTXENT_INLINE D share_of(const D &share, const D &x) { return select_equal(share, D(0), D(0), share * x); }
 
 // Smooth the sums of a row, whose gaps m - x_j add up to `gaps`; returns the share of each class.
@@ -30,7 +32,7 @@ SOFTXENT_INLINE D smooth_sums(const Formula &formula, double n, const D &mass, c
 // The factors of a gradient: factor * e + offset + minus * t, but grad_at_argmax where the argmax has more than half.
 template <class D> struct Factors { D factor, offset, minus, grad_at_argmax; };
 
-// Mass and rest with what a z-loss adds to both; `share` is what smoothing gives to each class.
+// `mass` is T and `rest` is T - t_a, both with what a z-loss adds. `share` is what smoothing gives to each class.
 template <class S, class D>
 SOFTXENT_INLINE Factors<D> find_factors(
     const S *, const Formula &formula, const Denominator<S, D> &whole, const D &R, const D &mass, const D &rest, const D &share,
@@ -43,10 +45,10 @@ SOFTXENT_INLINE Factors<D> find_factors(
         scale * (rest - mass * whole.under(R))};
 }
 
-// The gradient of exponentials e with targets t. Its numbers are one for all lanes, or one for each.
+// The gradient of exponentials e with targets t. N is a double, for all lanes, or a Pack with a number for each.
 template <class N> struct Gradient {
     N factor, offset, minus;
-    bool smoothed;                                             // an offset of 0 would not do: it turns -0.0 into 0.0
+    bool smoothed;                                             // if not, no offset is added: 0 would turn -0.0 into 0.0
 
     template <class P> SOFTXENT_INLINE P of(const P &e) const {
         const P f = for_lanes<P>(factor, 0);

@@ -7,8 +7,8 @@
 
 namespace softxent {
 
-// The narrow kernel's sums over the n classes of a tile (see narrow.pxi), minus what is taken off: for every lane what the
-// wide kernel's Sum of Blocks would give. term(lane, c) is what class c has to add in the Vec of rows from `lane` on.
+// For every lane of a tile, the sum over its n classes minus taken_off, with the bits of the wide kernel's sums.
+// term(lane, c) is what class c adds, a Vec for the rows from `lane` on. `rounded` gets what `values` round off.
 template <class S, class F>
 SOFTXENT_INLINE void lane_sums_of(F term, std::ptrdiff_t n, const S *taken_off, double *values, double *rounded) {
     constexpr int step = Vec<S>::lanes, block = Block<S>::lanes;
@@ -30,20 +30,20 @@ SOFTXENT_INLINE void lane_sums_of(F term, std::ptrdiff_t n, const S *taken_off, 
 template <class S> SOFTXENT_INLINE Vec<S> all_but(const Vec<S> &left_out, const S *v, std::ptrdiff_t c) {
     return select_equal(Vec<S>(static_cast<double>(c)), left_out, Vec<S>(0), load(v + c * Lanes<S>::lanes));
 }
-// Of v, but for the class that each lane leaves out.
+// The sums of v, without the class that each lane leaves out.
 template <class S>
 void lane_sums(const S *v, std::ptrdiff_t n, const S *left_out, const S *taken_off, double *values, double *rounded) {
     lane_sums_of([=](int lane, std::ptrdiff_t c) { return all_but(load(left_out + lane), v + lane, c); }, n, taken_off, values, rounded);
 }
-// Of m - x.
+// The sums of m - x.
 template <class S> void lane_gap_sums(const S *x, std::ptrdiff_t n, const S *m, double *values) {
     constexpr int lanes = Lanes<S>::lanes;
     const S nothing[lanes] = {};
     double rounded[lanes];
     lane_sums_of([=](int lane, std::ptrdiff_t c) { return load(m + lane) - load(x + lane + c * lanes); }, n, nothing, values, rounded);
 }
-// Of distributions t: their gaps to m, and what they give to all classes but the one that each lane leaves out, with what
-// that sum rounds off.
+// For distributions t: the sums of t (m - x), and the sums of t without the class that each lane leaves out, with what
+// these round off in weights_low.
 template <class S>
 void lane_gaps(
     const S *x, const S *t, std::ptrdiff_t n, const S *m, const S *left_out, double *gaps, double *weights, double *weights_low
@@ -69,7 +69,7 @@ void lane_gaps(
     }
 }
 
-// The largest absolute value of n numbers, NaNs passed over.
+// The largest absolute value of n numbers; NaNs are ignored.
 inline double largest_size(const double *v, std::ptrdiff_t n) {
     constexpr std::ptrdiff_t step = Vec<double>::lanes;
     const Vec<double> zero(0);
@@ -87,11 +87,11 @@ template <class S> struct alignas(64) LaneGroup {
     S m[lanes], e_m[lanes];                                    // the largest logit, and its exponential
     S argmax[lanes];                                           // as in RowSums; a float holds every class there can be
     double rest[lanes];                                        // as in RowSums
-    S label_class[lanes], label_amount[lanes];                 // the label, and what the target gives to it
+    S label_class[lanes], label_amount[lanes];                 // the label as a number, and its amount in the target
     S factor[lanes], offset[lanes], minus[lanes];              // of the Gradient
-    S own_class[lanes], own_grad[lanes];                       // and the class where it is another number, -1 for none
+    S own_class[lanes], own_grad[lanes];                       // the class whose gradient is set by itself, -1 for none
     LanesUnit<S> unit;
-    std::int64_t *label;                                       // last, to leave the arrays on cache lines
+    std::int64_t *label;                                       // last, so that the arrays start at cache lines
 };
 // Whether all numbers for lanes of a weight are finite.
 inline bool are_finite(const double *v, const double *weight, std::ptrdiff_t n) {

@@ -1,4 +1,4 @@
-// What the loss of a row is made of: its numbers, and the loss of several rows at once.
+// The numbers that the loss of a row is made of, and the losses of several rows at once.
 #pragma once
 
 #include <limits>
@@ -7,16 +7,16 @@
 
 namespace softxent {
 
-// Where a row's gaps m - x do not fit into a double, they are counted in a unit so large that they do, whatever the
-// temperature that they are divided by. FAR_STEP times FAR_STEP is its inverse: one number would be too small to divide by.
+// If the gaps m - x of a row do not fit into a double, they are multiplied by FAR_STEP^2, which is small enough for any
+// temperature. It is removed in two steps, since its inverse is not finite.
 inline constexpr double FAR_STEP = 0x1p-512;
-// What the mean divides by is counted in another unit if its size is below this or above the inverse.
+// A divisor whose size is below this or above its inverse is held as a Scale, with an exponent of its own.
 inline constexpr double LEAST_DIVISOR = 0x1p-1000;
 
 // What the loss of a row is made of: weight * (mass * log1p((R + R_low) / e_m) + cross + unit * z_loss * lse^2), with
-// e_m = unit_size * exp(m_shifted - n0 ln 2) and lse = m + log1p((R + R_low) / e_m). The unit is 1, but for a row whose loss
-// is too large for a double until its weight brings it back: there mass and cross are multiplied by it, and the weight is
-// divided by it.
+// e_m = unit_size * exp(m_shifted - n0 ln 2) and lse = m + log1p((R + R_low) / e_m). The unit is 1 in all but one case:
+// if the loss without the weight is too large for a double, mass and cross are multiplied by the unit, and the weight
+// is divided by it.
 struct alignas(64) RowNumbers {
     static constexpr int rows = 32;
     double R[rows], R_low[rows], m[rows], m_shifted[rows], n0[rows], mass[rows], cross[rows], weight[rows], unit[rows];
@@ -32,7 +32,7 @@ template <class S, class D = double> struct Denominator {
         low = rounded_off(e_m, R, sum) + R_low;
         inverse = D(1) / sum;
     }
-    // a over the sum, for a gradient stored as S: where that is double, the roundings on the way are made good.
+    // a / (R + e_m), for a gradient stored as S. If S is double, the roundings on the way are corrected.
     SOFTXENT_INLINE D under(const D &a) const {
         const D quotient = a * inverse;
         if constexpr (sizeof(S) < sizeof(double)) return quotient;
@@ -42,11 +42,11 @@ template <class S, class D = double> struct Denominator {
 
 template <class S> constexpr double smallest_normal(const S *) { return std::numeric_limits<S>::min(); }
 template <class S> constexpr double largest_number(const S *) { return std::numeric_limits<S>::max(); }
-// Of a gradient: its factors, rounded to S, are far from the largest number.
+// The largest scale of a gradient: with it, factors rounded to S are still far from the largest number.
 template <class S> constexpr int largest_scale_exponent(const S *) { return sizeof(S) < sizeof(double) ? 120 : 1000; }
 template <class S> constexpr double largest_scale(const S *) { return sizeof(S) < sizeof(double) ? 0x1p120 : 0x1p1000; }
 
-// log1p((R + R_low) / e_m), for exponentials that are S.
+// log1p((R + R_low) / e_m), for exponentials of the type S.
 template <class S, int N>
 SOFTXENT_INLINE TwoDoubles<N> log1p_rest(
     const Pack<double, N> &R, const Pack<double, N> &R_low, const Pack<double, N> &m_shifted, const Pack<double, N> &n0
@@ -58,7 +58,7 @@ SOFTXENT_INLINE TwoDoubles<N> log1p_rest(
     if constexpr (sizeof(S) < sizeof(double)) {
         return log1p_parts(R * exp_parts(zero - high, zero - low).high * P(1 / UNIT));
     } else {
-        // The roundings on the way are made good, so that those of the exponentials and of the result are what remains.
+        // The roundings on the way are corrected. Those of the exponentials and of the result remain.
         const auto exp = exp_parts(high, low);
         const P e_m = exp.high * P(UNIT), e_m_low = exp.low * P(UNIT), ratio = R / e_m;
         const auto log = log1p_parts(ratio);
@@ -78,7 +78,7 @@ template <class S> double log1p_rest(const S *t, double R, double R_low, double 
     return lane0(log1p_rest(t, V(R), V(R_low), V(m_shifted), V(n0)));
 }
 
-// The logarithm of the sum of a row's exponentials, from that of the sum over e_m.
+// lse, from m and log(S / e_m).
 template <int N> SOFTXENT_INLINE TwoDoubles<N> log_sum_exp(const Pack<double, N> &m, const TwoDoubles<N> &log) {
     const Pack<double, N> one = log.high + log.low, sum = m + one;
     return {sum, rounded_off(m, one, sum) + rounded_off(log.high, log.low, one)};
@@ -89,7 +89,7 @@ template <class S, class P> SOFTXENT_INLINE P losses_at(const RowNumbers &rows, 
     const P zero(0), mass = load_pack<P>(rows.mass + k), cross = load_pack<P>(rows.cross + k), weight = load_pack<P>(rows.weight + k);
     const auto log = log1p_rest<S>(
         load_pack<P>(rows.R + k), load_pack<P>(rows.R_low + k), load_pack<P>(rows.m_shifted + k), load_pack<P>(rows.n0 + k));
-    // An infinite sum is the answer as it is: `low` is NaN then (inf - inf).
+    // If the loss is infinite, `low` is NaN (inf - inf) and is left out.
     const auto weighted = [&](const P &loss, const P &low) { return weight * select_equal(loss - loss, zero, loss + low, loss); };
     P loss, low = zero, result;
     if constexpr (sizeof(S) < sizeof(double)) {
@@ -107,7 +107,7 @@ template <class S, class P> SOFTXENT_INLINE P losses_at(const RowNumbers &rows, 
         const P square = lse.high * lse.high, square_low = exact_fma(lse.high, lse.high, zero - square) + P(2) * lse.high * lse.low;
         const P sum = loss + z * square;
         result = weighted(sum, low + rounded_off(loss, z * square, sum) + z * square_low);
-        // Where the square has no number, the weights may bring it back; its last digits are then beyond the loss's.
+        // If the square overflows, the product with small weights may still be finite. Then `low` does not matter.
         if (equal_bits(sum, infinite) != 0)
             result = select_equal(sum, infinite, weight * z * lse.high * lse.high + weighted(loss, low), result);
     }
@@ -115,7 +115,7 @@ template <class S, class P> SOFTXENT_INLINE P losses_at(const RowNumbers &rows, 
     return select_equal(weight, zero, zero, result);
 }
 
-// The losses of the first `count` rows; what stands in `losses` beyond them is overwritten too.
+// The losses of the first `count` rows; elements of `losses` beyond them are overwritten too.
 template <class S> SOFTXENT_INLINE void row_losses(const S *, const RowNumbers &rows, int count, double z_loss, double *losses) {
     constexpr int n = registers_of_vec<double>, several = n < 4 ? 4 : n;
     using V = Vec<double>;

@@ -1,4 +1,4 @@
-// The target of a row, and what a stretch of the row adds up of it.
+// The target of a row, the arrays of a row, and the sums over a stretch of it.
 #pragma once
 
 #include <cstdint>
@@ -7,8 +7,8 @@
 
 namespace softxent {
 
-// The target of a row: a distribution over its classes, or `count` entries, an amount for a class each. All are multiplied
-// by the weight of the class, unless there are no weights.
+// The target of a row: a distribution, or `count` entries, each with a class and its amount. `amount` multiplies an
+// entry by its class weight. A distribution is multiplied when it is built: see build_target.
 template <class S> struct Target {
     const S *distribution;
     const std::int64_t *indices;
@@ -25,19 +25,19 @@ template <class S> struct Target {
 // A row of the wide kernel: n logits, and where its numbers go.
 template <class S> struct RowArrays {
     const S *x;                                                // the logits that the softmax is taken of
-    S *e;                                                      // their exponentials: grad, a scratch row or x; null for the loss alone
+    S *e;                                                      // exponentials, in grad or scratch; null for the loss
     S *grad;                                                   // null for the loss alone
     std::ptrdiff_t n;
     Target<S> target;
 };
 
-// What a stretch of a row, or all of a row so far, adds up.
+// The sums over a stretch of a row, or over all stretches so far.
 struct RowSums {
     Carried<double> R;                                         // the exponentials but that at `argmax`
     Carried<double> rest;                                      // t_j but that at `argmax`
     Carried<double> cross;                                     // t_j (m - x_j)
     Carried<double> gaps;                                      // m - x_j, if the target is to be smoothed
-    bool far;                                                  // both are counted in the unit of FAR_STEP
+    bool far;                                                  // cross and gaps are multiplied by FAR_STEP^2
     std::ptrdiff_t argmax;                                     // the first class with x_j = m and t_j != 0, -1 for none
     double t_at_argmax;
 

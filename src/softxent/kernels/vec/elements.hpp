@@ -19,19 +19,19 @@ using Reader = void (*)(const char *, std::ptrdiff_t stride, std::ptrdiff_t n, d
 using Writer = void (*)(char *, double);
 using RowReader = void (*)(const char *, float *, std::ptrdiff_t n);
 using RowWriter = void (*)(char *, const float *, std::ptrdiff_t n);
-// Which labels there may be: those in [0, n_classes), and that of rows that do not count, if `ignored` is not null.
+// The good labels: those in [0, n_classes), and the label of rows that do not count, if `ignored` is not null.
 struct LabelRange {
     std::int64_t n_classes;
     const std::int64_t *ignored;
 };
-// Whether n labels, `stride` bytes apart, are all such labels; if `to` is given, they go there, -1 for a row that does not
-// count and 0 for what is no label.
+// Whether n labels, `stride` bytes apart, are all good. If `to` is given, they are written there: -1 for a row that
+// does not count, 0 for a label that is not good.
 using LabelsReader = bool (*)(const char *, std::ptrdiff_t stride, std::ptrdiff_t n, const LabelRange &range, std::int64_t *to);
 
 // NumPy's bool: a byte, and True unless it is 0.
 struct Boolean {
     std::uint8_t byte;
-    explicit operator double() const { return std::min<std::uint8_t>(byte, 1); }  // a vector of them at once, unlike != 0
+    explicit operator double() const { return std::min<std::uint8_t>(byte, 1); }  // becomes vector code, unlike != 0
 };
 
 template <class T, bool SWAPPED> inline T load_element(const char *p) {

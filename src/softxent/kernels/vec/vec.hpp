@@ -69,8 +69,8 @@ template <class S> constexpr std::ptrdiff_t vec_lanes(const S *) { return Vec<S>
 template <class S> constexpr std::ptrdiff_t lanes_of(const S *) { return Lanes<S>::lanes; }
 template <class S> constexpr std::ptrdiff_t block_lanes(const S *) { return Block<S>::lanes; }
 
-// How many elements from p on the next cache line starts, and the same for a row of n elements, but 0 where the row is too
-// short for that to matter.
+// How many elements from p on a cache line starts. line_start is the same for a row of n elements, but 0 if the row is
+// too short for that to matter.
 template <class S> SOFTXENT_INLINE std::ptrdiff_t to_line(const S *p) {
     const std::size_t past = reinterpret_cast<std::size_t>(p) % 64;
     return past == 0 ? 0 : static_cast<std::ptrdiff_t>((64 - past) / sizeof(S));
@@ -108,8 +108,8 @@ template <class S, int N> SOFTXENT_INLINE void store(S *p, const Pack<S, N> &v) 
     for (int i = 0; i < N; ++i) isa::store(p + i * Pack<S, N>::width, v.r[i]);
 }
 
-// A store past the caches, to where no cache line is worth keeping; p is aligned to a register. A fence must come before
-// other threads may look.
+// A store past the caches, for memory that is not needed again soon; p is aligned to a register. fence_streams must be
+// called before other threads read it.
 template <class S, int N> SOFTXENT_INLINE void stream(S *p, const Pack<S, N> &v) {
     for (int i = 0; i < N; ++i) isa::stream(p + i * Pack<S, N>::width, v.r[i]);
 }
@@ -136,14 +136,15 @@ SOFTXENT_INLINE void prefetch(const char *p, std::ptrdiff_t bytes) {
     for (std::ptrdiff_t i = 0; i < bytes; i += 64) SOFTXENT_PREFETCH(p + i);
 }
 
-// Memory of the narrow kernel's, on the stack.
+// The memory of the narrow kernel, on the stack.
 template <class S> struct alignas(64) Tile { S space[TILE_BYTES / sizeof(S)]; };
 
-// Rows to columns and back: n elements of each of as many rows as a register has lanes, row i at at[i], are the columns'
-// elements i of n registers, `stride` apart in memory.
+// Rows to columns and back. There are as many rows as a register has lanes; row i has n elements at at[i]. Column c is
+// a register at columns + c * stride, whose lane i is element c of row i.
 //
-// A square of as many rows as columns is transposed within the 128-bit quarters of the registers and then between them.
-// What remains of the columns goes in fours, the last of which may be done twice; so n must not be less than COLUMNS.
+// Squares of as many columns as rows are transposed within the 128-bit quarters of the registers, then between them.
+// The other columns are done a quarter at a time. The last quarter may overlap the one before, so n must be at least
+// COLUMNS.
 inline constexpr std::ptrdiff_t COLUMNS = 4;
 
 template <class R, int WIDTH, int IN_QUARTER> SOFTXENT_INLINE void transpose_square(R *r) {
@@ -186,7 +187,7 @@ template <class S> SOFTXENT_INLINE void columns_to_rows(const S *columns, std::p
     }
 }
 
-// The same for as many rows as Lanes has lanes, each column a Lanes.
+// Rows to columns and back, for as many rows as Lanes has lanes; a column is a Lanes.
 template <class S> void rows_to_lanes(const S *const *at, std::ptrdiff_t n, S *tile) {
     for (int i = 0; i < Lanes<S>::lanes; i += Lanes<S>::width) rows_to_columns(at + i, n, tile + i, Lanes<S>::lanes);
 }
@@ -250,7 +251,7 @@ template <class S, int N> SOFTXENT_INLINE Pack<S, N> operator/(const Pack<S, N> 
 template <class S, int N> SOFTXENT_INLINE Pack<S, N> fma(const Pack<S, N> &a, const Pack<S, N> &b, const Pack<S, N> &c) {
     return map([](auto x, auto y, auto z) { return isa::fma(x, y, z); }, a, b, c);
 }
-// The same, rounded once at every level, of an a * b that all but cancels c: what is left is what a rounding lost.
+// a * b + c, rounded once at every level. a * b must nearly cancel c: the result is what a rounding lost.
 template <int N> SOFTXENT_INLINE Pack<double, N> exact_fma(const Pack<double, N> &a, const Pack<double, N> &b, const Pack<double, N> &c) {
     return map([](auto x, auto y, auto z) { return isa::exact_fma(x, y, z); }, a, b, c);
 }
