@@ -218,6 +218,22 @@ def test_weights_of_any_size_give_the_result_of_their_ratios(weight: float, dtyp
 
 @pytest.mark.parametrize("n_classes", [3, 300])
 @pytest.mark.parametrize("dtype", FLOATS)
+def test_a_row_of_next_to_no_weight_counts_beside_the_heaviest(dtype: str, n_classes: int) -> None:
+    logits, labels = np.zeros((N_ROWS, n_classes), dtype), np.ones(N_ROWS, int)
+    weights = np.full(N_ROWS, 1.7e308)
+    weights[1] = 5e-324
+    result = sx.evaluate(logits, labels, sample_weight=weights)
+    np.testing.assert_allclose(result.lse, np.log(n_classes), rtol=1e-6)
+    np.testing.assert_array_equal(result.argmax, 0)
+    logits[1, 0] = np.nan
+    loss, grad = sx.value_and_grad(logits, labels, sample_weight=weights)
+    assert np.isnan(loss)
+    assert np.isnan(grad[1]).all()
+    assert not np.isnan(np.delete(grad, 1, axis=0)).any()
+
+
+@pytest.mark.parametrize("n_classes", [3, 300])
+@pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("weight", [2e-310, 5e-324, 1e-50, 1e307, 1.7e308])
 def test_so_do_weights_of_classes(weight: float, dtype: str, n_classes: int) -> None:
     rng = np.random.default_rng(n_classes)
