@@ -221,6 +221,10 @@ def test_losses_without_a_sum(n_classes: int, n_rows: int) -> None:
     soft[:, 0], soft[:, 1] = 0.9, 0.125
     assert sx.cross_entropy(logits, soft) == pytest.approx(largest / 4, rel=1e-15)
     assert sx.cross_entropy(logits, labels) == np.inf  # nor can it be held
+    # Gaps of both signs, each too large by itself.
+    if n_classes > 2:
+        logits[:, :3], soft[:, :2] = (-largest, -largest / 2, largest), (-0.75, 0.125)
+        assert sx.cross_entropy(logits, soft, normalizer=4 * n_rows) == pytest.approx(-1.3125 / 4 * largest, rel=1e-15)
 
 
 @pytest.mark.parametrize("n_classes", [3, 300])

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
-import pytest
 from support import ROOT, run_python
 
 PACKAGE = ROOT / "src" / "softxent"

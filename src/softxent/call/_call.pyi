@@ -1,4 +1,4 @@
-from typing import Any, Final, final
+from typing import Any, Final, Self, final
 
 import numpy as np
 
@@ -12,7 +12,7 @@ def may_overlap_itself(array: np.ndarray) -> bool: ...
 
 @final
 class Kernels:
-    def __init__(self, capsule: object) -> None: ...
+    def __new__(cls, capsule: object) -> Self: ...
     def run(
         self,
         logits: object,

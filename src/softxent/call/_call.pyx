@@ -1,5 +1,5 @@
-# From NumPy arrays to a Job, and from the Job to its result. Compiled once, for any CPU; the kernels of a level come as a
-# table of functions.
+# From NumPy arrays to a Job, and from the Job to its result. This is compiled once, for any CPU. The kernels of a level
+# come as a table of functions.
 #
 # A call is looked at once. Either it is done, or a status says what is in the way, and nothing has been written. Which
 # arrays to pass, and what to tell the user, is decided in Python.
@@ -9,6 +9,7 @@ from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.float cimport DBL_MAX, DBL_MIN, FLT_MAX, FLT_MIN
 from libc.stddef cimport size_t
 from libc.stdint cimport SIZE_MAX
+cimport cython
 cimport numpy as cnp
 
 cnp.import_array()
@@ -27,8 +28,8 @@ include "operands.pxi"
 include "plan.pxi"
 
 # What `Kernels.run` returns in place of a loss.
-NOT_AS_IT_IS = 1     # an argument is of another type, dtype or shape than kernels take, or holds a label that is no class
-OVERLAPS = 2         # all is in order, but the gradient would overwrite an input otherwise than by being the logits
+NOT_AS_IT_IS = 1     # an argument has another type, dtype or shape than kernels take, or a label is no class
+OVERLAPS = 2         # all is in order, but the gradient would overwrite an input other than the logits, or part of them
 
 
 def openmp():
@@ -175,6 +176,7 @@ cdef bint describe_diagnostics(Job* job, diagnostics):
     return True
 
 
+@cython.auto_pickle(False)
 cdef class Kernels:
     """The kernels of one level, from the capsule that its module offers as `table`."""
     cdef const KernelTable* table
@@ -196,8 +198,8 @@ cdef class Kernels:
         without the class axis, C-contiguous, float32 or float64; grad like logits. Computes in float32 for float16,
         bfloat16 and float32 logits, and in float64 for all others.
 
-        options have scalars that are good; sample_weight of any real dtype, weight C-contiguous, of the type computed in
-        and divided by weight_unit, if that is known, where of the shape of the logits.
+        options have scalars that are good; sample_weight of any real dtype; weight C-contiguous, of the type computed
+        in and divided by weight_unit, if that is known; where of the shape of the logits.
         """
         cdef Job job
         cdef void* memory = NULL

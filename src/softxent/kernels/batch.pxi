@@ -19,15 +19,21 @@ cdef void add_far_losses(
     const Job* job, Py_ssize_t count, const real* tag, const RowNumbers* numbers, const double* losses,
     Carried[double]* far_sum
 ) noexcept nogil:
-    """Add losses, or what they would be in the unit if they are too large."""
+    """Add losses, or what they would be in the unit if they are too large, though nothing in them is infinite."""
     cdef double[MAX_LANES + ROWS_AT_ONCE] far_losses
-    cdef RowNumbers far = numbers[0]
+    cdef RowNumbers far
     cdef Py_ssize_t k
+    cdef bint too_large = False
     for k in range(count):
-        far.weight[k] *= FAR_STEP
-    row_losses(tag, far, count, job.formula.z_loss, far_losses)
+        far_losses[k] = losses[k] * FAR_STEP
+        too_large |= not is_finite(losses[k]) and is_finite(numbers.cross[k])
+    if too_large:
+        far = numbers[0]
+        for k in range(count):
+            far.weight[k] *= FAR_STEP
+        row_losses(tag, far, count, job.formula.z_loss, far_losses)
     for k in range(count):
-        far_sum.add(losses[k] * FAR_STEP if is_finite(losses[k]) or far.weight[k] == 0 else far_losses[k])
+        far_sum.add(losses[k] * FAR_STEP if is_finite(losses[k]) or far_losses[k] == 0 else far_losses[k])
 
 
 cdef void add_losses(
@@ -50,7 +56,7 @@ cdef void add_losses(
     while k < offset + count:
         sum.add(load_first(&losses[k], min(offset + count - k, <Py_ssize_t> ROWS_AT_ONCE), 0))
         k += ROWS_AT_ONCE
-    if not has_room(sum[0]):
+    if not has_room(sum[0]) and is_finite(far_sum.sum):
         sum[0] = sum_before
         add_far_losses(job, count, tag, numbers, &losses[offset], far_sum)
     if job.losses32 != NULL:
@@ -77,7 +83,7 @@ cdef void visit_block(const Job* job, Py_ssize_t block, real* scratch, int n_thr
             k = to_line(<real*> row_address(&job.grad, i))
             count = min(count, k) if k > 0 else count
         begin_rows(job, i, count, label, numbers.weight)
-        for k in range(MAX_LANES):
+        for k in range(MAX_LANES if job.formula.z_loss != 0 else 0):
             numbers.unit[k] = 1
         if job.by_lanes:
             if not visit_lanes(job, i, count, label, scratch, &numbers):

@@ -3,9 +3,8 @@
 from libc.stdint cimport int64_t, uint32_t
 
 cdef extern from "job.hpp" namespace "softxent" nogil:
-    ctypedef int ElementType
-    int NO_ELEMENT, BOOLEAN, INT8, INT16, INT32, INT64, UINT8, UINT16, UINT32, UINT64, FLOAT16, BFLOAT16, FLOAT32, FLOAT64
-    int LONG_DOUBLE
+    int NO_ELEMENT, BOOLEAN, INT8, INT16, INT32, INT64, UINT8, UINT16, UINT32, UINT64
+    int FLOAT16, BFLOAT16, FLOAT32, FLOAT64, LONG_DOUBLE
     bint is_label(int)
     bint is_floating(int)
 

@@ -1,5 +1,5 @@
-# What the module of a level consists of: the loops, compiled with its instructions, and the table that call/ gets of it.
-# It knows no object of Python, but for the capsule of the table.
+# The module of a level: the loops, compiled with its instructions, and the table of functions that call/ gets of it. It
+# knows no object of Python, but for the capsule of the table.
 
 from cpython.pycapsule cimport PyCapsule_New
 from cython.parallel cimport prange

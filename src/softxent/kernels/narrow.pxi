@@ -49,11 +49,12 @@ cdef void find_labels(
     store(group.argmax, select_equal(load_lanes(&picked[0]), load_lanes(group.m), load_lanes(group.label_class), none))
     if class_weight != NULL:
         for i in range(lanes_of(x)):
-            group.label_amount[i] = class_weight[group.label[i]]
-            numbers.mass[i] = group.label_amount[i]
-            numbers.cross[i] = group.label_amount[i] * numbers.cross[i] if group.label_amount[i] != 0 else 0
-        store(group.argmax, select_equal(
-            load_lanes(group.label_amount), Lanes[real](0), none, load_lanes(group.argmax)))
+            picked[i] = class_weight[group.label[i]]
+        store(group.label_amount, load_lanes(&picked[0]))
+        for i in range(lanes_of(x)):
+            numbers.mass[i] = picked[i]
+            numbers.cross[i] = picked[i] * numbers.cross[i] if picked[i] != 0 else 0
+        store(group.argmax, select_equal(load_lanes(&picked[0]), Lanes[real](0), none, load_lanes(group.argmax)))
 
 
 cdef void find_distributions(
@@ -159,16 +160,14 @@ cdef void find_diagnostics_of_lanes(
     const real* e, Py_ssize_t n, RowNumbers* numbers
 ) noexcept nogil:
     """find_diagnostics of each lane, from logits x and their exponentials e."""
-    cdef Lanes[real] m = load_lanes(group.m), argmax = Lanes[real](-1), good = Lanes[real](1), logits
-    cdef real[MAX_LANES] first_at_m, has_no_nan
+    cdef Lanes[real] m = load_lanes(group.m), argmax = Lanes[real](-1)
+    cdef real[MAX_LANES] first_at_m
     cdef double[MAX_LANES] gaps, R, R_low, logs
     cdef Py_ssize_t c, lane = 0
+    cdef bint has_nan
     for c in range(n - 1, -1, -1):
-        logits = load_lanes(x + c * lanes_of(x))
-        argmax = select_equal(logits, m, Lanes[real](<double> c), argmax)
-        good = select_equal(logits, logits, good, Lanes[real](0))
+        argmax = select_equal(load_lanes(x + c * lanes_of(x)), m, Lanes[real](<double> c), argmax)
     store(first_at_m, argmax)
-    store(has_no_nan, good)
     lane_gaps(x, e, n, group.m, first_at_m, gaps, R, R_low)
     while lane < lanes_of(x):
         store(logs + lane, log1p_rest(
@@ -178,45 +177,70 @@ cdef void find_diagnostics_of_lanes(
         if numbers.weight[lane] == 0:
             clear_diagnostics(diagnostics, i + lane)
         else:
+            has_nan = False
+            for c in range(n if not is_finite(R[lane]) else 0):
+                has_nan |= x[c * lanes_of(x) + lane] != x[c * lanes_of(x) + lane]
             set_diagnostics(
-                diagnostics, i + lane, <int64_t> first_at_m[lane], has_no_nan[lane] == 0, logs[lane], numbers.m[lane],
+                diagnostics, i + lane, <int64_t> first_at_m[lane], has_nan, logs[lane], numbers.m[lane],
                 numbers.m[lane] - x[group.label[lane] * lanes_of(x) + lane],
                 gaps[lane] / (R[lane] + group.e_m[lane]))
 
 
+cdef inline double smallest_scale(const real* tag) noexcept nogil:
+    """Of a gradient whose factor is a normal number: it is over a sum of at most as many units as there are classes."""
+    return 1024 * unit_size(tag) * smallest_normal(tag)
+
+
+cdef void find_pulls(const real* tag, const Formula* formula, double* pull, RowNumbers* numbers) noexcept nogil:
+    """What a z-loss adds to the mass of each lane."""
+    cdef Py_ssize_t i = 0
+    while i < lanes_of(tag):
+        store(pull + i, Vec[double](2 * formula.z_loss) * (load(numbers.m + i) + log1p_rest(
+            tag, load(numbers.R + i), load(numbers.R_low + i), load(numbers.m_shifted + i), load(numbers.n0 + i))))
+        i += ROWS_AT_ONCE
+
+
 cdef bint finish_lanes(
-    LaneGroup[real]* group, const real* e, const Formula* formula, double* share, double* scales, RowNumbers* numbers
+    LaneGroup[real]* group, const real* e, const Formula* formula, double* share, double* scales, bint scales_suffice,
+    RowNumbers* numbers
 ) noexcept nogil:
-    """What makes the gradient of the exponentials; False if finish_row does more than find_factors for one of them."""
+    """What makes the gradient of the exponentials; False if finish_row may do more than find_factors for one of them.
+
+    That is a matter of the product of scale and mass: it is not looked at if the scales alone say that it is in range.
+    """
     cdef Vec[double] zero = Vec[double](0), none = Vec[double](-1), least = Vec[double](-INFINITY), most = zero
-    cdef Vec[double] R, e_m, mass, scale, pull = zero, size
+    cdef double[MAX_LANES] pull
+    cdef Vec[double] R, e_m, mass, rest, scale, size
     cdef Denominator[real, Vec[double]] whole
     cdef Factors[Vec[double]] factors
     cdef Py_ssize_t i = 0
+    if formula.z_loss != 0:
+        find_pulls(e, formula, pull, numbers)
     while i < lanes_of(e):
         R = load(numbers.R + i)
         e_m = load_as_double(group.e_m + i)
         mass = load(numbers.mass + i)
+        rest = load(group.rest + i)
         scale = load(scales + i)
         if formula.z_loss != 0:
-            pull = Vec[double](2 * formula.z_loss) * (load(numbers.m + i) + log1p_rest(
-                e, R, load(numbers.R_low + i), load(numbers.m_shifted + i), load(numbers.n0 + i)))
+            mass = mass + load(&pull[i])
+            rest = rest + load(&pull[i])
         whole = Denominator[real, Vec[double]](R, load(numbers.R_low + i), e_m)
         factors = find_factors(
-            e, formula[0], whole, R, mass, load(group.rest + i), pull, load(share + i) if formula.smoothing != 0 else zero,
-            scale)
-        size = scale * (mass + pull)
-        most = maximum(maximum(size, zero - size), most)
-        size = maximum(factors.factor, zero - factors.factor)
-        least = maximum(select_equal(mass + pull, zero, least, zero - size), least)
+            e, formula[0], whole, R, mass, rest, load(share + i) if formula.smoothing != 0 else zero, scale)
+        if not scales_suffice:
+            size = maximum(scale * mass, zero - scale * mass)
+            most = maximum(size, most)
+            least = maximum(select_equal(size, zero, least, zero - size), least)
         store_rounded(group.factor + i, factors.factor)
-        store_rounded(group.offset + i, factors.offset)
         store_rounded(group.minus + i, factors.minus)
+        if formula.smoothing != 0:
+            store_rounded(group.offset + i, factors.offset)
         # Where R < e_m, the argmax has more than half of the probability.
         store_rounded(group.own_class + i, select_equal(maximum(R, e_m), R, none, load_as_double(group.argmax + i)))
         store_rounded(group.own_grad + i, factors.grad_at_argmax)
         i += ROWS_AT_ONCE
-    return largest(most) <= largest_scale(e) and largest(least) <= -smallest_normal(e)
+    return scales_suffice or (largest(most) <= largest_scale(e) and largest(least) <= -smallest_scale(e))
 
 
 cdef void take_gradients(
@@ -264,11 +288,79 @@ cdef bint find_scales(const Job* job, const double* weight, double* scales, cons
     cdef Py_ssize_t lane
     for lane in range(lanes_of(tag)):
         scales[lane] = job.scale.mantissa * job.unit
-    if job.has_sample_weight or job.has_ignored:
-        for lane in range(lanes_of(tag)):
-            # Rows of weight 0 get their zeros in the end; a scale of 0 would pass for a target of next to no mass.
-            scales[lane] = job.scale.mantissa * (weight[lane] if weight[lane] != 0 else job.unit)
+    if not job.has_sample_weight and not job.has_ignored:
+        return job.scale.exponent == 0 and fabs(scales[0]) <= largest_scale(tag)
+    for lane in range(lanes_of(tag)):
+        # Rows of weight 0 get their zeros in the end; a scale of 0 would pass for a target of next to no mass.
+        scales[lane] = job.scale.mantissa * (weight[lane] if weight[lane] != 0 else job.unit)
     return job.scale.exponent == 0 and largest_size(scales, lanes_of(tag)) <= largest_scale(tag)
+
+
+cdef void read_tiles(
+    const Job* job, Py_ssize_t i, Py_ssize_t count, real* space, Tiles[real]* tiles
+) noexcept nogil:
+    """The tiles of `count` rows from i on: logits, and distributions and allowed classes, if there are any."""
+    cdef Py_ssize_t n = job.n_classes, size = n * lanes_of(space)
+    cdef real* staging = space + size
+    tiles.x = space
+    tiles.t = tiles.slope = tiles.logits = NULL
+    if job.kind == DISTRIBUTIONS or job.builds_target:
+        tiles.t = staging
+        staging += size
+    if job.has_slope:
+        tiles.slope = staging
+        staging += size
+    if job.diagnostics.argmax != NULL:
+        tiles.logits = staging
+        staging += size
+    tiles.staging = staging
+    if job.kind == DISTRIBUTIONS:
+        read_tile(&job.targets, i, count, n, tiles.t, staging)
+    read_tile(&job.logits, i, count, n, tiles.x, staging)
+    if job.has_allowed:
+        read_tile(&job.allowed, i, count, n, tiles.slope, staging)
+
+
+cdef bint transform_tiles(
+    const Job* job, Py_ssize_t i, Py_ssize_t count, LaneGroup[real]* group, Tiles[real]* tiles
+) noexcept nogil:
+    """The logits of the softmax, and the targets that are built; False if a logit leaves its range."""
+    cdef Py_ssize_t size = job.n_classes * lanes_of(tiles.x)
+    cdef double reach
+    if job.may_leave_range:
+        row_range(tiles.x, size, &reach)
+        if leaves_range(job, tiles.x, reach):
+            return False
+    if job.builds_target:
+        build_targets_of_lanes(job, i, count, group, tiles.slope, tiles.t)
+    if job.transforms:
+        transform_logits(&job.transform, tiles.x, tiles.slope, job.has_allowed, size)
+    return True
+
+
+cdef bint find_targets(
+    const Job* job, Py_ssize_t i, Py_ssize_t count, LaneGroup[real]* group, Tiles[real]* tiles, double* share,
+    RowNumbers* numbers
+) noexcept nogil:
+    """Maximum and target of each lane, smoothed; False if a sum of gaps leaves its range."""
+    cdef real* x = tiles.x
+    cdef Py_ssize_t n = job.n_classes
+    cdef double reach
+    find_m(group, x, n, numbers)
+    if tiles.t != NULL:
+        find_distributions(group, x, tiles.t, n, numbers)
+    elif job.kind == LABELS:
+        find_labels(group, x, <real*> job.class_weight, count, numbers)
+    else:
+        find_sparse_of_lanes(job, i, count, group, x, numbers)
+    if job.formula.smoothing != 0:
+        smooth_lanes(group, x, &job.formula, n, share, numbers)
+    if not (real is double or job.formula.smoothing != 0) or are_finite(numbers.cross, numbers.weight, lanes_of(x)):
+        return True
+    # A label on an infinite logit, or on NaN, is the same for the other kernel.
+    row_range(x, n * lanes_of(x), &reach)
+    return (
+        job.kind == LABELS and tiles.t == NULL and job.class_weight == NULL and reach <= largest_number(x) / (8 * n))
 
 
 cdef bint visit_lanes(
@@ -279,72 +371,46 @@ cdef bint visit_lanes(
     False, and no gradient is written, if one of them has numbers that only visit_row_of takes: see visit_one_by_one.
     """
     cdef Tile[real] tile
+    cdef Tiles[real] tiles
     cdef LaneGroup[real] group
     cdef Py_ssize_t n = job.n_classes, size = n * lanes_of(tag)
     cdef double[MAX_LANES] scales, share
-    cdef double reach
+    cdef bint mass_is_1 = (
+        job.kind == LABELS and job.class_weight == NULL and job.formula.z_loss == 0 and not job.has_sample_weight
+        and not job.has_ignored)
     cdef real* x = tile.space
-    cdef real* t = NULL
-    cdef real* slope = NULL
-    cdef real* logits = NULL
     cdef NextRows next_logits = NextRows(<char*> x, 0), next_grad = next_logits       # which is in the cache already
-    cdef real* staging = x + size
-    if job.kind == DISTRIBUTIONS or job.builds_target:
-        t = staging
-        staging += size
-    if job.has_slope:
-        slope = staging
-        staging += size
-    if job.diagnostics.argmax != NULL:
-        logits = staging
-        staging += size
-    if job.kind == DISTRIBUTIONS:
-        read_tile(&job.targets, i, count, n, t, staging)
-    read_tile(&job.logits, i, count, n, x, staging)
-    if job.has_allowed:
-        read_tile(&job.allowed, i, count, n, slope, staging)
     group.label = label
+    read_tiles(job, i, count, x, &tiles)
     if job.has_grad and not find_scales(job, numbers.weight, scales, tag):
         return False
-    if job.may_leave_range:
-        row_range(x, size, &reach)
-        if leaves_range(job, x, reach):
-            return False
-    if job.builds_target:
-        build_targets_of_lanes(job, i, count, &group, slope, t)
-    if job.transforms:
-        transform_logits(&job.transform, x, slope, job.has_allowed, size)
-    find_m(&group, x, n, numbers)
-    if t != NULL:
-        find_distributions(&group, x, t, n, numbers)
-    elif job.kind == LABELS:
-        find_labels(&group, x, <real*> job.class_weight, count, numbers)
-    else:
-        find_sparse_of_lanes(job, i, count, &group, x, numbers)
-    if job.formula.smoothing != 0:
-        smooth_lanes(&group, x, &job.formula, n, share, numbers)
-    if (real is double or job.formula.smoothing != 0) and largest_size(numbers.cross, lanes_of(tag)) == INFINITY:
+    if not transform_tiles(job, i, count, &group, &tiles):
+        return False
+    if not find_targets(job, i, count, &group, &tiles, share, numbers):
         return False
     if job.prefetching and i + 2 * count <= job.n_rows:
         next_logits = find_next_rows(&job.logits, i + count, count, n)
         if job.has_grad and not job.streaming:
             next_grad = find_next_rows(&job.grad, i + count, count, n)
-    if job.diagnostics.argmax != NULL:
-        memcpy(logits, x, size * sizeof(real))
+    if tiles.logits != NULL:
+        memcpy(tiles.logits, x, size * sizeof(real))
     take_exponentials(&group, x, n, &next_logits, &next_grad, numbers)
-    if job.diagnostics.argmax != NULL:
-        find_diagnostics_of_lanes(&job.diagnostics, i, count, &group, logits, x, n, numbers)
-    if job.has_grad:
-        if not finish_lanes(&group, x, &job.formula, share, scales, numbers):
-            return False
-        take_gradients(&group, x, t, job.formula.smoothing != 0, t == NULL and job.kind == LABELS, n)
-        if t == NULL and job.kind == SPARSE:
-            subtract_sparse_of_lanes(job, i, count, &group, x)
-        if job.has_slope:
-            multiply_by_slope(x, slope, size)
-        if job.has_sample_weight or job.has_ignored:
-            zero_lanes(x, numbers.weight, n)
-        write_tile(&job.grad, i, count, n, x, staging, job.streaming)
+    if tiles.logits != NULL:
+        find_diagnostics_of_lanes(&job.diagnostics, i, count, &group, tiles.logits, x, n, numbers)
+    if not job.has_grad:
+        return True
+    if not finish_lanes(
+        &group, x, &job.formula, share, scales, mass_is_1 and fabs(scales[0]) >= smallest_scale(tag), numbers
+    ):
+        return False
+    take_gradients(&group, x, tiles.t, job.formula.smoothing != 0, tiles.t == NULL and job.kind == LABELS, n)
+    if tiles.t == NULL and job.kind == SPARSE:
+        subtract_sparse_of_lanes(job, i, count, &group, x)
+    if job.has_slope:
+        multiply_by_slope(x, tiles.slope, size)
+    if job.has_sample_weight or job.has_ignored:
+        zero_lanes(x, numbers.weight, n)
+    write_tile(&job.grad, i, count, n, x, tiles.staging, job.streaming)
     return True
 
 

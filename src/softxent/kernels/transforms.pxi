@@ -43,16 +43,31 @@ cdef inline double row_range(const real* x, Py_ssize_t n, double* size) noexcept
 
     NaNs are passed over; the largest element is -inf if there is nothing else.
     """
-    cdef Vec[real] zero = Vec[real](0), infinite = Vec[real](INFINITY), v, a, most = zero - infinite, most_finite = zero
+    cdef Block[real] zero = Block[real](0), most = Block[real](-INFINITY), least = most, v
+    cdef Vec[real] infinite = Vec[real](INFINITY), nothing = Vec[real](0), top, bottom, w
     cdef Py_ssize_t i = 0
-    while i < n:
-        v = load_first(x + i, min(vec_lanes(x), n - i), -INFINITY)
+    while i + block_lanes(x) <= n:
+        v = load_block(x + i)
         most = maximum(v, most)
-        a = maximum(v, zero - v)
-        most_finite = maximum(select_equal(a, infinite, zero, a), most_finite)
+        least = maximum(zero - v, least)
+        i += block_lanes(x)
+    top, bottom = fold_largest(most), fold_largest(least)
+    while i < n:
+        w = load_first(x + i, min(vec_lanes(x), n - i), x[i])
+        top = maximum(w, top)
+        bottom = maximum(Vec[real](0) - w, bottom)
         i += vec_lanes(x)
-    size[0] = largest(most_finite)
-    return largest(most)
+    size[0] = max(largest(top), largest(bottom))
+    if size[0] == INFINITY:
+        bottom = nothing
+        i = 0
+        while i < n:
+            w = load_first(x + i, min(vec_lanes(x), n - i), 0)
+            w = maximum(w, nothing - w)
+            bottom = maximum(select_equal(w, infinite, nothing, w), bottom)
+            i += vec_lanes(x)
+        size[0] = largest(bottom)
+    return largest(top)
 
 
 cdef bint leaves_range(const Job* job, const real* x, double size) noexcept nogil:

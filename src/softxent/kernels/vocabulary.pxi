@@ -59,6 +59,7 @@ cdef extern from "vec/vec.hpp" namespace "softxent" nogil:
     Block[T] maximum[T](Block[T], Block[T])
     Vec[T] select_equal[T](Vec[T], Vec[T], Vec[T], Vec[T])
     Lanes[T] select_equal[T](Lanes[T], Lanes[T], Lanes[T], Lanes[T])
+    Block[T] select_equal[T](Block[T], Block[T], Block[T], Block[T])
     unsigned int equal_bits[T](Vec[T], Vec[T])
     int lowest_bit(unsigned int)
     Vec[T] without_lane[T](Vec[T], Py_ssize_t lane)
@@ -179,11 +180,11 @@ cdef extern from "row/finish.hpp" namespace "softxent" nogil:
         D factor, offset, minus, grad_at_argmax
 
     Factors[double] find_factors[T](
-        const T*, const Formula&, const Denominator[T, double]& whole, double R, double mass, double rest, double pull,
-        double share, double scale)
+        const T*, const Formula&, const Denominator[T, double]& whole, double R, double mass, double rest, double share,
+        double scale)
     Factors[Vec[double]] find_factors[T](
         const T*, const Formula&, const Denominator[T, Vec[double]]& whole, Vec[double] R, Vec[double] mass,
-        Vec[double] rest, Vec[double] pull, Vec[double] share, Vec[double] scale)
+        Vec[double] rest, Vec[double] share, Vec[double] scale)
 
     cdef cppclass Gradient[N]:
         Gradient()
@@ -212,12 +213,21 @@ cdef extern from "row/lanes.hpp" namespace "softxent" nogil:
         T* own_grad
         LanesUnit[T] unit
 
+    cdef cppclass Tiles[T]:
+        Tiles()
+        T* x
+        T* t
+        T* slope
+        T* logits
+        T* staging
+
     void lane_sums[T](const T* v, Py_ssize_t n, const T* left_out, const T* taken_off, double* values, double* rounded)
     void lane_gap_sums[T](const T* x, Py_ssize_t n, const T* m, double* values)
     void lane_gaps[T](
         const T* x, const T* t, Py_ssize_t n, const T* m, const T* left_out, double* gaps, double* weights,
         double* weights_low)
     double largest_size(const double*, Py_ssize_t n)
+    bint are_finite(const double* v, const double* weight, Py_ssize_t n)
 
 cdef extern from "vec/elements.hpp" namespace "softxent" nogil:
     cdef cppclass LabelRange:

@@ -1,9 +1,9 @@
 # The wide kernel: one row at a time, lanes across its classes.
 #
 # Three sweeps over a row that stays in cache: maximum, exponentials (written where the gradient will stand, or to a
-# scratch row if that is beyond the cache), gradient. row/finish.hpp has the formula. The maximum of the next row is taken
-# before the gradient of this one, whose factor takes long to come. The exponentials are counted in a power of two near
-# e^m (Unit in math/exp.hpp), which R / e_m and e_j / S are free of.
+# scratch row if that is beyond the cache), gradient. row/finish.hpp has the formula. The maximum of the next row is
+# taken before the gradient of this one, whose factor takes long to come. The exponentials are counted in a power of two
+# near e^m (Unit in math/exp.hpp), which R / e_m and e_j / S are free of.
 #
 # In a confident row R is tiny and p_a - t_a cancels. So where the target wants the argmax a, neither R nor T - t_a ever
 # contains what a contributes; where it does not, nothing cancels, and e_a is taken off the sum of all. The share that
@@ -122,7 +122,7 @@ cdef inline void visit_stretch(
         find_sparse(sums, x, 1, &row.target, start, n, m)
     if formula.smoothing != 0:
         sums.gaps = gap_sum(x, n, m)
-    if sums.cross.sum == INFINITY or sums.gaps.sum == INFINITY:
+    if not is_finite(sums.cross.sum) or not is_finite(sums.gaps.sum):
         find_far_gaps(sums, row, formula, start, n, m, 1)
     sums.R = exp_sum(x, row.e + start if row.e != NULL else NULL, n, sums.argmax, unit, prefetch_distance)
 
@@ -213,11 +213,11 @@ cdef inline RowScaling finish_row(
         if far != NULL and not is_finite(pull):
             pull = 2 * formula.z_loss * far.far_m / FAR_STEP / FAR_STEP
     whole = Denominator[real, double](R, numbers.R_low[k], e_m)
-    factors = find_factors(x, formula[0], whole, R, mass, rest, pull, share, scale)
+    mass += pull
+    factors = find_factors(x, formula[0], whole, R, mass, rest + pull, share, scale)
     if sums.argmax >= 0 and R < e_m:
         scaling.own_class = sums.argmax
         scaling.own_grad = factors.grad_at_argmax
-    mass += pull
     if fabs(factors.factor) < smallest_normal(x):
         # A target of next to no mass: its factor keeps its digits only if the unit is taken out first.
         scaling.unscale = 1 / unit_size(x)
@@ -240,7 +240,7 @@ cdef inline void take_gradient_of_vector(
     store_first(g, count, v)
 
 
-cdef inline void take_gradient(
+cdef void take_gradient(
     const Gradient[double]* gradient, double unscale, real* e, const real* t, real* g, Py_ssize_t n, bint streaming
 ) noexcept nogil:
     """g becomes the gradient of n exponentials e; t may be NULL, e may be g."""
@@ -305,8 +305,8 @@ cdef inline Py_ssize_t stretch_length(Py_ssize_t n) noexcept nogil:
 
 
 cdef inline void visit_row(
-    const RowArrays[real]* row, const Formula* formula, const Scale* scale, bint streaming, Py_ssize_t prefetch_distance,
-    const real* next_row, const FarRow* far, RowNumbers* numbers, int k
+    const RowArrays[real]* row, const Formula* formula, const Scale* scale, bint streaming,
+    Py_ssize_t prefetch_distance, const real* next_row, const FarRow* far, RowNumbers* numbers, int k
 ) noexcept nogil:
     """Visit one row, which is row k of `numbers`, where its maximum is already; that of the next row is put there.
 
@@ -337,8 +337,8 @@ cdef inline void visit_row(
 
 
 cdef void share_row(
-    const RowArrays[real]* row, const Formula* formula, const Scale* scale, bint streaming, int n_threads, const FarRow* far,
-    RowNumbers* numbers, int k
+    const RowArrays[real]* row, const Formula* formula, const Scale* scale, bint streaming, int n_threads,
+    const FarRow* far, RowNumbers* numbers, int k
 ) noexcept nogil:
     """visit_row, its stretches shared out over the threads."""
     cdef Py_ssize_t n = row.n, length = stretch_length(n), n_stretches = (n + length - 1) // length, i, start
@@ -395,27 +395,31 @@ cdef void find_diagnostics(
     const Diagnostics* diagnostics, Py_ssize_t i, const real* x, int64_t label, Py_ssize_t n, const FarRow* far,
     const RowNumbers* numbers, int k
 ) noexcept nogil:
-    """Those of row i, of its logits x and the numbers k that came of them; only the gap of the label depends on that."""
+    """The diagnostics of row i, of its logits x and its numbers k. Only the gap of the label depends on the label."""
     cdef double m = numbers.m[k] if far == NULL else row_max(x, n), low, R_low
     cdef double R, log, gap = m - x[label] if far == NULL else far.label_gap
     cdef RowUnit[real] unit = RowUnit[real](<real> m)
-    cdef Vec[real] most = Vec[real](m), zero = Vec[real](0), logits, e
+    cdef Vec[real] most = Vec[real](m), logits, e
     cdef Sum[real] spread, rest
-    cdef Py_ssize_t start = 0, argmax = -1, count
-    cdef unsigned int at_m, all_lanes = equal_bits(zero, zero)
+    cdef Py_ssize_t start = 0, argmax = -1, count, c
+    cdef unsigned int at_m
     cdef bint has_nan = False
     while start < n:
         count = min(vec_lanes(x), n - start)
         logits = load_first(x + start, count, -INFINITY)
         e = exp(logits, unit)
-        has_nan |= equal_bits(logits, logits) != all_lanes
-        at_m = equal_bits(logits, most) & ((1 << count) - 1)
-        if at_m and argmax < 0:
-            argmax = start + lowest_bit(at_m)
         spread.add_gaps(e, logits, most)
-        rest.add(without_lane(e, argmax - start))
+        if argmax < 0:
+            at_m = equal_bits(logits, most) & ((1 << count) - 1)
+            if at_m:
+                argmax = start + lowest_bit(at_m)
+                e = without_lane(e, argmax - start)
+        rest.add(e)
         start += vec_lanes(x)
     R = rest.value().minus(0, &R_low)
+    if not is_finite(R):
+        for c in range(n):
+            has_nan |= x[c] != x[c]
     log = log1p_rest(x, R, R_low, m - unit.shift, <double> unit.n0)
     set_diagnostics(
         diagnostics, i, argmax, has_nan, log, numbers.m[k], gap,

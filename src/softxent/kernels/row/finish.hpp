@@ -30,16 +30,17 @@ SOFTXENT_INLINE D smooth_sums(const Formula &formula, double n, const D &mass, c
 // The factors of a gradient: factor * e + offset + minus * t, but grad_at_argmax where the argmax has more than half.
 template <class D> struct Factors { D factor, offset, minus, grad_at_argmax; };
 
-// `pull` is what a z-loss adds to the mass, `share` what smoothing gives to each class.
+// Mass and rest with what a z-loss adds to both; `share` is what smoothing gives to each class.
 template <class S, class D>
 SOFTXENT_INLINE Factors<D> find_factors(
-    const S *, const Formula &formula, const Denominator<S, D> &whole, const D &R, const D &mass, const D &rest, const D &pull,
-    const D &share, const D &scale
+    const S *, const Formula &formula, const Denominator<S, D> &whole, const D &R, const D &mass, const D &rest, const D &share,
+    const D &scale
 ) {
-    const D minus = D(0) - scale, pulled = mass + pull;
+    const D minus = D(0) - scale;
+    const bool smoothed = formula.smoothing != 0;
     return {
-        whole.under(scale * pulled), minus * share, formula.smoothing == 0 ? minus : minus * D(1 - formula.smoothing),
-        scale * ((rest + pull) - pulled * whole.under(R))};
+        whole.under(scale * mass), smoothed ? minus * share : share, smoothed ? minus * D(1 - formula.smoothing) : minus,
+        scale * (rest - mass * whole.under(R))};
 }
 
 // The gradient of exponentials e with targets t. Its numbers are one for all lanes, or one for each.
@@ -49,7 +50,9 @@ template <class N> struct Gradient {
 
     template <class P> SOFTXENT_INLINE P of(const P &e) const {
         const P f = for_lanes<P>(factor, 0);
-        return smoothed ? fma(e, f, for_lanes<P>(offset, 0)) : e * f;
+        P g = e * f;
+        if (smoothed) g = fma(e, f, for_lanes<P>(offset, 0));
+        return g;
     }
     template <class P> SOFTXENT_INLINE P minus_target(const P &grad, const P &t) const {
         return fma(t, for_lanes<P>(minus, 0), grad);

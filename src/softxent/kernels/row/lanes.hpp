@@ -93,6 +93,23 @@ template <class S> struct alignas(64) LaneGroup {
     LanesUnit<S> unit;
     std::int64_t *label;                                       // last, to leave the arrays on cache lines
 };
+// Whether all numbers for lanes of a weight are finite.
+inline bool are_finite(const double *v, const double *weight, std::ptrdiff_t n) {
+    const Vec<double> zero(0);
+    Vec<double> sum = zero;
+    for (std::ptrdiff_t i = 0; i < n; i += Vec<double>::lanes)
+        sum = sum + select_equal(load(weight + i), zero, zero, load(v + i) - load(v + i));
+    return equal_bits(sum, zero) == equal_bits(zero, zero);
+}
+
+// Where the tiles of a group of rows stand: one after the other, as far as a call needs them, null where it does not.
+template <class S> struct Tiles {
+    S *x;                                                      // logits, then exponentials, then the gradient
+    S *t;                                                      // a distribution
+    S *slope;                                                  // allowed classes, then the derivative of the logits
+    S *logits;                                                 // kept for the diagnostics
+    S *staging;                                                // rows that are converted on their way
+};
 static_assert(TILE_BYTES / LANE_BYTES < 1 << 24, "class numbers are exact in the lanes of a float");
 static_assert(sizeof(Lanes<float>) == LANE_BYTES && sizeof(Lanes<double>) == LANE_BYTES, "what tiles are planned with");
 

@@ -106,17 +106,17 @@ template <class S, class P> SOFTXENT_INLINE P losses_at(const RowNumbers &rows, 
         const auto lse = log_sum_exp(load_pack<P>(rows.m + k), log);
         const P square = lse.high * lse.high, square_low = exact_fma(lse.high, lse.high, zero - square) + P(2) * lse.high * lse.low;
         const P sum = loss + z * square;
+        result = weighted(sum, low + rounded_off(loss, z * square, sum) + z * square_low);
         // Where the square has no number, the weights may bring it back; its last digits are then beyond the loss's.
-        const P factor_by_factor = weight * z * lse.high * lse.high + weighted(loss, low);
-        result = select_equal(
-            sum, infinite, factor_by_factor, weighted(sum, low + rounded_off(loss, z * square, sum) + z * square_low));
+        if (equal_bits(sum, infinite) != 0)
+            result = select_equal(sum, infinite, weight * z * lse.high * lse.high + weighted(loss, low), result);
     }
     // A row of weight 0 has no loss, whatever it holds.
     return select_equal(weight, zero, zero, result);
 }
 
 // The losses of the first `count` rows; what stands in `losses` beyond them is overwritten too.
-template <class S> void row_losses(const S *, const RowNumbers &rows, int count, double z_loss, double *losses) {
+template <class S> SOFTXENT_INLINE void row_losses(const S *, const RowNumbers &rows, int count, double z_loss, double *losses) {
     constexpr int n = registers_of_vec<double>, several = n < 4 ? 4 : n;
     using V = Vec<double>;
     using Vs = Pack<double, several>;                          // side by side, to hide their latency
