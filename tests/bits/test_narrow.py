@@ -77,6 +77,15 @@ def test_each_array_in_another_order(dtype: str, kind: str, order: str) -> None:
             assert_same_bits(into.astype(dtype), expected[1])
 
 
+@pytest.mark.parametrize("n_classes", [168, 200, 248, 252, 255, 256, 512])
+@pytest.mark.parametrize("half", HALVES)
+def test_distributions_in_halves_for_logits_in_float32(half: str, n_classes: int) -> None:
+    """Their tile takes as much room as that of the logits does."""
+    logits, targets = problem((33, n_classes), "distributions", half)
+    expected = row_by_row(logits.astype("float32"), targets.astype("float32"))
+    assert_same_results(sx.value_and_grad(logits.astype("float32"), targets, reduction="none"), expected)
+
+
 @pytest.mark.parametrize("options", [{"z_loss": 1.0}, {"z_loss": 1.0, "label_smoothing": 0.1}], ids=str)
 @pytest.mark.parametrize("n_classes", [10, 96, 150])
 @pytest.mark.parametrize("dtype", FLOATS)

@@ -106,6 +106,20 @@ def test_no_temperature_makes_a_finite_logit_infinite(name: str, dtype: str, opt
             assert_close(grad_alone, [in_dtype(g / weights[label], number) for g in true.grad], number, size)
 
 
+@pytest.mark.parametrize("n_rows", [1, N_ROWS])
+@pytest.mark.parametrize("n_classes", [3, 300])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_a_cap_holds_whatever_the_temperature_makes(dtype: str, n_classes: int, n_rows: int) -> None:
+    largest = np.finfo(dtype).max
+    logits = np.zeros((n_rows, n_classes), dtype)
+    logits[:, :2] = largest, -largest
+    loss, grad = sx.value_and_grad(logits, [1] * n_rows, temperature=0.5, softcap=2, reduction="sum")
+    total = np.exp(2) + np.exp(-2) + n_classes - 2
+    assert loss == pytest.approx(n_rows * (np.log(total) + 2), rel=1e-6)
+    np.testing.assert_array_equal(grad[:, :2], 0)
+    np.testing.assert_allclose(grad[:, 2:], 1 / total / 0.5, rtol=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["distributions", "pair"])
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("name", FAR)
@@ -173,6 +187,20 @@ def test_sums_of_gaps_to_the_lowest(n_classes: int, n_rows: int) -> None:
     assert n_classes > 8 or loss == pytest.approx(8.988465674311579e306)
 
 
+@pytest.mark.parametrize("n_rows", [1, N_ROWS])
+@pytest.mark.parametrize("n_classes", [3, 300])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_a_gap_that_the_dtype_cannot_hold(dtype: str, n_classes: int, n_rows: int) -> None:
+    largest, share = float(np.finfo(dtype).max), 0.1 / n_classes
+    logits = np.zeros((n_rows, n_classes), dtype)
+    logits[:, :2] = 0.75 * largest, -0.75 * largest
+    loss, grad = sx.value_and_grad(logits, [0] * n_rows, label_smoothing=0.1)
+    assert loss == pytest.approx(share * (1.5 + (n_classes - 2) * 0.75) * largest, rel=1e-6)
+    expected = np.full(n_classes, -share)
+    expected[0] = 0.1 - share
+    np.testing.assert_allclose(grad * n_rows, [expected] * n_rows, rtol=1e-5)
+
+
 @pytest.mark.parametrize("n_rows", [1, N_ROWS, 3000])
 @pytest.mark.parametrize("n_classes", [2, 400])
 def test_losses_without_a_sum(n_classes: int, n_rows: int) -> None:
@@ -222,6 +250,22 @@ def test_weights_of_any_size_give_the_result_of_their_ratios(weight: float, dtyp
 
 @pytest.mark.parametrize("n_classes", [3, 300])
 @pytest.mark.parametrize("dtype", FLOATS)
+def test_a_row_of_next_to_no_weight_counts_beside_the_heaviest(dtype: str, n_classes: int) -> None:
+    logits, labels = np.zeros((N_ROWS, n_classes), dtype), np.ones(N_ROWS, int)
+    weights = np.full(N_ROWS, 1.7e308)
+    weights[1] = 5e-324
+    result = sx.evaluate(logits, labels, sample_weight=weights)
+    np.testing.assert_allclose(result.lse, np.log(n_classes), rtol=1e-6)
+    np.testing.assert_array_equal(result.argmax, 0)
+    logits[1, 0] = np.nan
+    loss, grad = sx.value_and_grad(logits, labels, sample_weight=weights)
+    assert np.isnan(loss)
+    assert np.isnan(grad[1]).all()
+    assert not np.isnan(np.delete(grad, 1, axis=0)).any()
+
+
+@pytest.mark.parametrize("n_classes", [3, 300])
+@pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("weight", [2e-310, 5e-324, 1e-50, 1e38, 1e58, 1e307, 1.7e308])
 def test_so_do_weights_of_classes(weight: float, dtype: str, n_classes: int) -> None:
     rng = np.random.default_rng(n_classes)
@@ -260,6 +304,31 @@ def test_a_divisor_of_next_to_nothing(dtype: str, n_rows: int) -> None:
     assert loss == pytest.approx(-np.log1p(-p) * n_rows * 1e60, rel=1e-6)
     expected = [in_dtype(mpmath.mpf(value), np.dtype(dtype)) for value in (1e60 * p, -1e60 * p, 0)]
     np.testing.assert_allclose(grad[0], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("n_rows", [1, N_ROWS])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_weights_that_only_a_product_brings_into_range(dtype: str, n_rows: int) -> None:
+    """Two whose product is too large, and small probabilities; one that is too large itself, and a small one."""
+    large = 1e20 if dtype == "float32" else 1e170
+    spread = 1 if dtype == "float32" else 8
+    for logits, label, weight, sample_weight in (
+        (np.array([0, -50, -90]) * spread, 0, large, large),
+        (np.array([0, -1, -2]), 1, 1 / large, large * large if dtype == "float32" else 1e305),
+    ):
+        p = np.exp(logits.astype(float))
+        p /= p.sum()
+        others = np.delete(p, label).sum()
+        expected = weight * np.where(np.arange(3) == label, -others, p) * sample_weight
+        loss, grad = sx.value_and_grad(
+            np.stack([logits.astype(dtype)] * n_rows),
+            [label] * n_rows,
+            weight=[weight] * 3,
+            sample_weight=[sample_weight] * n_rows,
+            reduction="sum",
+        )
+        assert loss == pytest.approx(weight * np.log1p(others / p[label]) * sample_weight * n_rows, rel=1e-6)
+        np.testing.assert_allclose(grad, [expected] * n_rows, rtol=2e-6)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

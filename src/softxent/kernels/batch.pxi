@@ -162,20 +162,20 @@ cdef double run_in(Job* job, real* scratch) noexcept nogil:
     cdef double size = fabs(divisor.mantissa), weight
     cdef int exponent
     cdef Py_ssize_t i
-    if size == 0 and job.diagnostics.argmax == NULL:
-        for i in range(job.n_rows if job.has_grad else 0):
-            zero_row(&job.grad, i, job.n_classes)
-        return 0
     if job.class_weight != NULL and job.class_unit == 0 and not 1 / largest_scale(&one) < size < largest_scale(&one):
         job.needs_class_unit = size != 0
         if job.needs_class_unit:
             return 0
-    weight = largest_weight(job) if size != 0 and not LEAST_DIVISOR < size < 1 / LEAST_DIVISOR else 1
+    weight = 1 if LEAST_DIVISOR < size < 1 / LEAST_DIVISOR else largest_weight(job)
     if weight != 1 and 0 < weight < INFINITY:
         # The weights of rows, or their sum, may leave the range of a double. A power of two brings the largest near 1.
         frexp(weight, &exponent)
         job.unit = ldexp(1, -max(exponent, -MAX_UNIT_EXPONENT))
         divisor = find_divisor(job, &one)
+    if divisor.mantissa == 0 and job.diagnostics.argmax == NULL:
+        for i in range(job.n_rows if job.has_grad else 0):
+            zero_row(&job.grad, i, job.n_classes)
+        return 0
     if job.class_unit != 0:
         job.formula.z_loss /= job.class_unit
         if job.has_normalizer or not job.mean:
