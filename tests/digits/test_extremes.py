@@ -283,6 +283,19 @@ def test_so_do_weights_of_classes(weight: float, dtype: str, n_classes: int) -> 
     assert with_normalizer == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize("n_classes", [3, 300])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_losses_of_rows_with_weights_of_classes_of_any_size(dtype: str, n_classes: int) -> None:
+    rng = np.random.default_rng(n_classes)
+    logits, labels = rng.normal(0, 3, (N_ROWS, n_classes)).astype(dtype), rng.integers(n_classes, size=N_ROWS)
+    losses, grad = sx.value_and_grad(logits, labels, reduction="none")
+    for weight in (float(np.finfo(dtype).smallest_normal) * 1024, float(np.finfo(dtype).max) / 1024):
+        for given in (np.full(n_classes, weight, dtype), [weight] * n_classes):
+            weighted = sx.value_and_grad(logits, labels, weight=given, reduction="none")
+            np.testing.assert_allclose(weighted[0] / weight, losses, rtol=1e-5)
+            np.testing.assert_allclose(weighted[1] / weight, grad, rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.parametrize("n_rows", [1, N_ROWS])
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_a_divisor_of_next_to_nothing(dtype: str, n_rows: int) -> None:
