@@ -284,7 +284,7 @@ def _visit_with_care(
         return _threads.on_new_thread(_kernels.run, *arguments) if elsewhere else _kernels.run(*arguments)
 
     loss = run(grad)
-    if loss == OVERLAPS and grad is not None:
+    if type(loss) is not float and loss == OVERLAPS and grad is not None:  # a loss may be 2.0
         apart = np.empty_like(grad)
         loss = run(apart)
         if type(loss) is float:

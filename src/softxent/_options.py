@@ -154,13 +154,15 @@ def _fit_weight(name: str, value: np.ndarray, logits: np.ndarray, class_axis: in
     return value
 
 
-def _in_unit(weights: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, float]:
+def _in_unit(weights: np.ndarray, dtype: np.dtype, z_loss: float) -> tuple[np.ndarray, float]:
     """Weights of classes in `dtype`, in a unit, a power of two, in which they neither vanish nor have no sum."""
     wide, info, exponent = taken_as(weights, np.float64), np.finfo(dtype), 0
     with np.errstate(all="ignore"):
         largest = float(np.max(np.abs(wide), where=np.isfinite(wide), initial=0))
         if 0 < largest < float(info.smallest_normal) * 2**26:
             exponent = math.frexp(largest)[1]
+            if z_loss:  # which is divided by the unit
+                exponent = max(exponent, math.frexp(z_loss)[1] - 900)
         elif largest > float(info.max) * 2.0**-28:
             # All of them are brought into range, if it is wide enough; else the largest become infinite.
             smallest = float(np.min(np.abs(wide), where=wide != 0, initial=np.inf))
@@ -226,7 +228,7 @@ class Given:
             if name in FITTERS and value is not None:
                 values[name] = FITTERS[name](name, value, logits, class_axis, dtype)
         if values.get("weight") is not None:
-            values["weight"], values["weight_unit"] = _in_unit(values["weight"], dtype)
+            values["weight"], values["weight_unit"] = _in_unit(values["weight"], dtype, values.get("z_loss", 0.0))
         return Given(values)
 
 

@@ -146,3 +146,47 @@ def test_what_is_masked_is_not_read_where_a_temperature_leaves_the_range(masked:
     loss, grad = sx.value_and_grad(logits, [1] * n_rows, temperature=0.5, where=[True, True, False])
     assert loss == pytest.approx(math.log(2))
     np.testing.assert_allclose(grad, [[1 / n_rows, -1 / n_rows, 0]] * n_rows, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", ">f4"])
+def test_a_loss_of_2_is_no_status(dtype: str) -> None:
+    """In place, and by the path of arguments that are not taken as they are."""
+    logits = np.zeros((500, 2), dtype)
+    logits[:, 0] = 1000
+    labels = np.zeros(500, int)
+    labels[0] = 1
+    loss, expected = sx.value_and_grad(logits, labels.tolist(), where=[True, True])
+    assert loss == 2.0
+    loss, grad = sx.value_and_grad(logits, labels.tolist(), where=[True, True], out=logits)
+    assert loss == 2.0
+    np.testing.assert_array_equal(grad, expected)
+
+
+@pytest.mark.parametrize("n_rows", [1, 20])
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_weights_that_are_no_numbers(number: float, n_rows: int) -> None:
+    logits, labels = np.zeros((n_rows, 3), np.float32), np.zeros(n_rows, int)
+    weights = np.ones(n_rows)
+    weights[0] = number
+    for reduction in ("mean", "sum"):
+        loss, grad = sx.value_and_grad(logits, labels, sample_weight=weights, reduction=reduction)
+        assert not np.isfinite(loss)
+        assert not np.isfinite(grad[0]).any() or (number == np.inf and reduction == "mean")
+
+
+def test_z_loss_beside_weights_of_next_to_nothing() -> None:
+    logits, weight = [[0.0, 1.0, 2.0], [1.0, 0.0, 1.0]], [1e-310] * 3
+    expected = (np.log(np.exp(logits).sum(axis=1)) ** 2).sum()
+    for x, w in ((logits, weight), (np.array(logits), np.array(weight))):
+        assert sx.cross_entropy(x, [0, 1], weight=w, z_loss=1.0, reduction="sum") == pytest.approx(expected)
+        assert sx.cross_entropy(x, [0, 1], weight=w, z_loss=1.0, normalizer=2) == pytest.approx(expected / 2)
+    large = np.array([[1e5, 0, 0]], np.float32)
+    assert sx.cross_entropy(large, [0], weight=[1e-300] * 3, z_loss=1.0, reduction="none") == pytest.approx(1e10)
+
+
+def test_weights_of_classes_and_rows_whose_products_vanish() -> None:
+    logits, labels = np.random.default_rng(0).normal(size=(5, 4)), np.array([0, 1, 2, 3, 0])
+    expected = sx.value_and_grad(logits, labels)
+    loss, grad = sx.value_and_grad(logits, labels, weight=np.full(4, 1e-310), sample_weight=np.full(5, 1e-310))
+    assert loss == pytest.approx(expected[0], rel=1e-13)
+    np.testing.assert_allclose(grad, expected[1], rtol=1e-13)

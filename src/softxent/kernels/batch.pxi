@@ -80,6 +80,8 @@ cdef void visit_block(const Job* job, Py_ssize_t block, real* scratch, int n_thr
     cdef RowNumbers numbers
     cdef Sum[double] sum
     total.far_sum = Carried[double](0, 0)
+    if job.formula.z_loss != 0:
+        memset(&numbers, 0, sizeof(RowNumbers))      # row_losses looks whether a square is infinite, after the last row too
     while i < stop:
         count = min(stop - i, lanes_of(scratch))
         if job.by_lanes and job.streaming:
@@ -87,8 +89,9 @@ cdef void visit_block(const Job* job, Py_ssize_t block, real* scratch, int n_thr
             k = to_line(<real*> row_address(&job.grad, i))
             count = min(count, k) if k > 0 else count
         begin_rows(job, i, count, label, numbers.weight)
-        for k in range(MAX_LANES if job.formula.z_loss != 0 else 0):
-            numbers.unit[k] = 1
+        if job.formula.z_loss != 0:
+            for k in range(MAX_LANES):
+                numbers.unit[k] = 1
         if job.by_lanes:
             if not visit_lanes(job, i, count, label, scratch, &numbers):
                 visit_one_by_one(job, i, count, label, scratch, &numbers)
@@ -143,7 +146,7 @@ cdef Scale inverse(const Scale* divisor, double temperature) noexcept nogil:
     """1 / (divisor * temperature), without overflow."""
     cdef double product = divisor.mantissa * temperature
     cdef Scale scale
-    cdef int exponent
+    cdef int exponent = 0
     if divisor.exponent == 0 and LEAST_DIVISOR < fabs(product) < 1 / LEAST_DIVISOR:
         scale.mantissa = 1 / product
     else:
@@ -160,12 +163,11 @@ cdef double run_in(Job* job, real* scratch) noexcept nogil:
     cdef real one = 1
     cdef Scale divisor = find_divisor(job, &one)
     cdef double size = fabs(divisor.mantissa), weight
-    cdef int exponent
+    cdef int exponent = 0
     cdef Py_ssize_t i
     if job.class_weight != NULL and job.class_unit == 0 and not 1 / largest_scale(&one) < size < largest_scale(&one):
-        job.needs_class_unit = size != 0
-        if job.needs_class_unit:
-            return 0
+        job.needs_class_unit = True
+        return 0
     weight = 1 if LEAST_DIVISOR < size < 1 / LEAST_DIVISOR else largest_weight(job)
     if weight != 1 and 0 < weight < INFINITY:
         # The weights of rows, or their sum, may leave the range of a double. A power of two brings the largest near 1.

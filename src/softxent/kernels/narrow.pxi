@@ -301,7 +301,7 @@ cdef bint find_scales(const Job* job, const double* weight, double* scales, cons
     return job.scale.exponent == 0 and largest_size(scales, lanes_of(tag)) <= largest_scale(tag)
 
 
-cdef void read_tiles(
+cdef inline void read_tiles(
     const Job* job, Py_ssize_t i, Py_ssize_t count, real* space, Tiles[real]* tiles
 ) noexcept nogil:
     """The tiles of `count` rows from i on: logits, and distributions and allowed classes, if there are any."""
@@ -326,7 +326,7 @@ cdef void read_tiles(
         read_tile(&job.allowed, i, count, n, tiles.slope, staging)
 
 
-cdef bint transform_tiles(
+cdef inline bint transform_tiles(
     const Job* job, Py_ssize_t i, Py_ssize_t count, LaneGroup[real]* group, Tiles[real]* tiles
 ) noexcept nogil:
     """The logits of the softmax, and the targets that are built; False if a logit leaves its range."""
@@ -343,7 +343,7 @@ cdef bint transform_tiles(
     return True
 
 
-cdef bint find_targets(
+cdef inline bint find_targets(
     const Job* job, Py_ssize_t i, Py_ssize_t count, LaneGroup[real]* group, Tiles[real]* tiles, double* share,
     RowNumbers* numbers
 ) noexcept nogil:

@@ -155,6 +155,7 @@ cdef void leave_far(RowNumbers* numbers, int k, double cross) noexcept nogil:
     if not is_finite(cross) or is_finite(numbers.cross[k]):
         return
     numbers.cross[k] = cross * back
+    numbers.unit[k] = 1
     while True:
         numbers.mass[k] *= FAR_STEP
         numbers.unit[k] *= FAR_STEP
@@ -175,8 +176,10 @@ cdef struct RowScaling:
 cdef double in_steps(const Scale* scale, double weight, double mass, const real* tag, int* steps) noexcept nogil:
     """scale * weight, divided by SCALE_STEP until neither it nor a gradient is too large; `steps` counts how often."""
     cdef double product = scale.mantissa * weight, limit = largest_scale(tag)
-    cdef int exponent, exponent_of_weight, exponent_of_mass, excess
+    cdef int exponent = 0, exponent_of_weight = 0, exponent_of_mass = 0, excess
     if scale.exponent == 0 and fabs(product) <= limit and fabs(product * mass) <= limit:
+        return product
+    if not (is_finite(scale.mantissa) and is_finite(weight) and is_finite(mass)):
         return product
     frexp(mass, &exponent_of_mass)
     product = frexp(scale.mantissa, &exponent) * frexp(weight, &exponent_of_weight)
