@@ -215,7 +215,7 @@ cdef bint finish_lanes(
     """
     cdef Vec[double] zero = Vec[double](0), none = Vec[double](-1), least = Vec[double](-INFINITY), most = zero
     cdef double[MAX_LANES] pull
-    cdef Vec[double] R, e_m, mass, rest, scale, size
+    cdef Vec[double] R, e_m, mass, rest, scale, size, class_share = zero
     cdef Denominator[real, Vec[double]] whole
     cdef Factors[Vec[double]] factors
     cdef Py_ssize_t i = 0
@@ -231,8 +231,9 @@ cdef bint finish_lanes(
             mass = mass + load(&pull[i])
             rest = rest + load(&pull[i])
         whole = Denominator[real, Vec[double]](R, load(numbers.R_low + i), e_m)
-        factors = find_factors(
-            e, formula[0], whole, R, mass, rest, load(share + i) if formula.smoothing != 0 else zero, scale)
+        if formula.smoothing != 0:
+            class_share = load(share + i)
+        factors = find_factors(e, formula[0], whole, R, mass, rest, class_share, scale)
         if not scales_suffice:
             size = maximum(scale * mass, zero - scale * mass)
             most = maximum(size, most)

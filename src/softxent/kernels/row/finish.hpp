@@ -38,11 +38,15 @@ SOFTXENT_INLINE Factors<D> find_factors(
     const S *, const Formula &formula, const Denominator<S, D> &whole, const D &R, const D &mass, const D &rest, const D &share,
     const D &scale
 ) {
-    const D minus = D(0) - scale;
-    const bool smoothed = formula.smoothing != 0;
-    return {
-        whole.under(scale * mass), smoothed ? minus * share : share, smoothed ? minus * D(1 - formula.smoothing) : minus,
-        scale * (rest - mass * whole.under(R))};
+    Factors<D> factors;
+    factors.factor = whole.under(scale * mass);
+    factors.minus = D(0) - scale;
+    factors.grad_at_argmax = scale * (rest - mass * whole.under(R));
+    if (formula.smoothing != 0) {
+        factors.offset = factors.minus * share;
+        factors.minus = factors.minus * D(1 - formula.smoothing);
+    }
+    return factors;
 }
 
 // The gradient of exponentials e with targets t. N is a double, for all lanes, or a Pack with a number for each.
