@@ -361,7 +361,7 @@ cdef inline bint find_targets(
         find_sparse_of_lanes(job, i, count, group, x, numbers)
     if job.formula.smoothing != 0:
         smooth_lanes(group, x, &job.formula, n, share, numbers)
-    if not (real is double or job.formula.smoothing != 0) or are_finite(numbers.cross, numbers.weight, lanes_of(x)):
+    if not (real is double or job.formula.smoothing != 0) or are_finite(numbers.cross, lanes_of(x)):
         return True
     # Either a logit is infinite or NaN, or a sum of gaps overflowed. Only the wide kernel can compute the latter. It is
     # ruled out for plain labels, if all finite logits are far from the largest number.

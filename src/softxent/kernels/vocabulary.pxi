@@ -227,7 +227,7 @@ cdef extern from "row/lanes.hpp" namespace "softxent" nogil:
         const T* x, const T* t, Py_ssize_t n, const T* m, const T* left_out, double* gaps, double* weights,
         double* weights_low)
     double largest_size(const double*, Py_ssize_t n)
-    bint are_finite(const double* v, const double* weight, Py_ssize_t n)
+    bint are_finite(const double* v, Py_ssize_t n)
 
 cdef extern from "vec/elements.hpp" namespace "softxent" nogil:
     cdef cppclass LabelRange:

@@ -93,13 +93,12 @@ template <class S> struct alignas(64) LaneGroup {
     LanesUnit<S> unit;
     std::int64_t *label;                                       // last, so that the arrays start at cache lines
 };
-// Whether all numbers for lanes of a weight are finite.
-inline bool are_finite(const double *v, const double *weight, std::ptrdiff_t n) {
+// Whether all numbers for the lanes are finite, and so small that their sum is, too.
+inline bool are_finite(const double *v, std::ptrdiff_t n) {
     const Vec<double> zero(0);
     Vec<double> sum = zero;
-    for (std::ptrdiff_t i = 0; i < n; i += Vec<double>::lanes)
-        sum = sum + select_equal(load(weight + i), zero, zero, load(v + i) - load(v + i));
-    return equal_bits(sum, zero) == equal_bits(zero, zero);
+    for (std::ptrdiff_t i = 0; i < n; i += Vec<double>::lanes) sum = sum + load(v + i);
+    return equal_bits(sum - sum, zero) == equal_bits(zero, zero);
 }
 
 // Where the tiles of a group of rows stand: one after the other, as far as a call needs them, null where it does not.
