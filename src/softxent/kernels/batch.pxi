@@ -81,7 +81,8 @@ cdef void visit_block(const Job* job, Py_ssize_t block, real* scratch, int n_thr
     cdef Sum[double] sum
     total.far_sum = Carried[double](0, 0)
     if job.formula.z_loss != 0:
-        memset(&numbers, 0, sizeof(RowNumbers))      # row_losses looks whether a square is infinite, after the last row too
+        # row_losses looks whether a square is infinite, after the last row too.
+        memset(&numbers, 0, sizeof(RowNumbers))
     while i < stop:
         count = min(stop - i, lanes_of(scratch))
         if job.by_lanes and job.streaming:
