@@ -151,9 +151,9 @@ def on_allowed(targets: Any, allowed: np.ndarray, shape: tuple[int, ...]) -> Any
     allowed = np.broadcast_to(allowed, shape)
     if isinstance(targets, tuple):
         indices, probs = targets
-        return indices, np.where(np.take_along_axis(allowed, indices, -1), probs, 0).astype(probs.dtype)
+        return indices, np.where(np.take_along_axis(allowed, indices, -1), probs, np.zeros((), probs.dtype))
     if targets.ndim == len(shape):
-        return np.where(allowed, targets, 0).astype(targets.dtype)
+        return np.where(allowed, targets, np.zeros((), targets.dtype))  # NumPy 1.26 has no common dtype with an int
     stays = np.take_along_axis(allowed, targets[..., np.newaxis], -1)[..., 0]
     return np.asarray(np.where(stays, targets, shape[-1] // 2))
 
