@@ -1,8 +1,8 @@
 # A whole call: its rows, in blocks that are shared out over the threads, and the sum of their losses.
 #
 # Which rows make a block depends on the shape alone, and block sums are added in order, so the result does not depend
-# on the number of threads. If there are only a few long rows, which
-# cannot be shared out evenly, the threads work on one row together.
+# on the number of threads. If there are only a few long rows, which cannot be shared out evenly, the threads work on
+# one row together.
 
 
 cdef enum:

@@ -106,5 +106,3 @@ cdef void bring_back(
         elif not is_finite(z) and is_finite(x[c]):
             z = -largest_number(x)
         x[c] = z
-        if job.has_allowed:
-            slope[c] = slope[c] != 0

@@ -194,7 +194,8 @@ cdef inline RowScaling finish_row(
     const Scale* job_scale, const FarRow* far, Gradient[double]* gradient, RowNumbers* numbers, int k
 ) noexcept nogil:
     """From the sums of row k: the numbers of its loss and, if its exponentials were kept, what makes its gradient."""
-    cdef double low, rest = sums.rest.minus(0, &low), cross = sums.cross.minus(0, &low), mass = rest + sums.t_at_argmax
+    cdef const RowSums* gaps = sums if far == NULL else &far.gaps
+    cdef double low, rest = sums.rest.minus(0, &low), cross = gaps.cross.minus(0, &low), mass = rest + sums.t_at_argmax
     cdef double R = sums.R.minus(e_m if sums.argmax < 0 else 0, &numbers.R_low[k])
     cdef double pull = 0, share = 0, weight = numbers.weight[k], scale
     cdef const real* x = row.x
@@ -202,14 +203,14 @@ cdef inline RowScaling finish_row(
     cdef Factors[double] factors
     cdef RowScaling scaling = RowScaling(1, -1, 0, 0)
     if formula.smoothing != 0:
-        share = smooth_sums(formula[0], <double> row.n, mass, sums.gaps.minus(0, &low), &cross, &rest)
+        share = smooth_sums(formula[0], <double> row.n, mass, gaps.gaps.minus(0, &low), &cross, &rest)
     numbers.R[k] = R
     numbers.m[k] = m if far == NULL else far.m
     numbers.m_shifted[k] = m - unit.shift
     numbers.n0[k] = unit.n0
     numbers.mass[k] = mass
     numbers.cross[k] = cross
-    if sums.far:
+    if gaps.far:
         leave_far(numbers, k, cross)
     if row.e == NULL:
         return scaling
@@ -333,8 +334,6 @@ cdef inline void visit_row(
         if start > 0:
             add_stretch(sums, sums + 1, start, e_m)
         start += length
-    if far != NULL:
-        sums.cross, sums.gaps, sums.far = far.gaps.cross, far.gaps.gaps, True
     scaling = finish_row(sums, row, formula, m, unit, e_m, scale, far, &gradient, numbers, k)
     if next_row != NULL:
         # The gradient must wait for its factor. This need not.
@@ -369,8 +368,6 @@ cdef void share_row(
     sums.clear()
     for i in range(n_stretches):
         add_stretch(&sums, stretches + i, i * length, e_m)
-    if far != NULL:
-        sums.cross, sums.gaps, sums.far = far.gaps.cross, far.gaps.gaps, True
     scaling = finish_row(&sums, row, formula, m, unit, e_m, scale, far, &gradient, numbers, k)
     if row.grad != NULL:
         for i in prange(n_stretches, num_threads=n_threads, schedule="static"):
