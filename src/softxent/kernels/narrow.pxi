@@ -23,14 +23,6 @@ cdef void find_m(LaneGroup[real]* group, const real* x, Py_ssize_t n, RowNumbers
     store(group.e_m, exp(m, group.unit))
 
 
-cdef Lanes[real] at_labels(const LaneGroup[real]* group, const real* x) noexcept nogil:
-    cdef real[MAX_LANES] picked
-    cdef Py_ssize_t lane
-    for lane in range(lanes_of(x)):
-        picked[lane] = x[group.label[lane] * lanes_of(x) + lane]
-    return load_lanes(&picked[0])
-
-
 cdef void find_labels(
     LaneGroup[real]* group, const real* x, const real* class_weight, Py_ssize_t count, RowNumbers* numbers
 ) noexcept nogil:
@@ -40,14 +32,16 @@ cdef void find_labels(
     cdef Py_ssize_t i
     for i in range(count, lanes_of(x)):
         group.label[i] = 0
-    store(picked, at_labels(group, x))
+    for i in range(lanes_of(x)):
+        group.label_logit[i] = x[group.label[i] * lanes_of(x) + i]
     for i in range(lanes_of(x)):
         numbers.mass[i] = 1
-        numbers.cross[i] = <double> group.m[i] - <double> picked[i]
+        numbers.cross[i] = <double> group.m[i] - <double> group.label_logit[i]
         group.rest[i] = 0
         group.label_class[i] = <real> group.label[i]
     store(group.label_amount, Lanes[real](1))
-    store(group.argmax, select_equal(load_lanes(&picked[0]), load_lanes(group.m), load_lanes(group.label_class), none))
+    store(group.argmax, select_equal(
+        load_lanes(group.label_logit), load_lanes(group.m), load_lanes(group.label_class), none))
     if class_weight != NULL:
         for i in range(lanes_of(x)):
             picked[i] = class_weight[group.label[i]]
@@ -263,7 +257,8 @@ cdef void take_gradients(
     if has_labels:
         # The gradient at the label is set by itself: own_grad if the row is confident and right, else the usual one.
         label = load_lanes(group.label_class)
-        g = gradient.minus_target(gradient.of(at_labels(group, e)), load_lanes(group.label_amount))
+        g = gradient.minus_target(
+            gradient.of(exp(load_lanes(group.label_logit), group.unit)), load_lanes(group.label_amount))
         own_grad = select_equal(own_class, label, own_grad, g)
         own_class = label
     for c in range(n):

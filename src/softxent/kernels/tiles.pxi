@@ -33,15 +33,32 @@ cdef bint place_lanes(
     return run == count
 
 
+cdef inline bint are_packed(const Layout* rows, bint even, Py_ssize_t n, const real* tag) noexcept nogil:
+    """Whether spread_rows and pack_rows take these rows: they are short, and one comes right after the other."""
+    return rows.direct and even and 1 < n < in_quarter(tag) and rows.step == n * <Py_ssize_t> sizeof(real)
+
+
+cdef inline void place_staged(real* staging, Py_ssize_t n, Py_ssize_t count, char** at) noexcept nogil:
+    """at[lane] becomes the start of a row in `staging`; from `count` on, that of the last row."""
+    cdef Py_ssize_t lane
+    for lane in range(lanes_of(staging)):
+        at[lane] = <char*> (staging + min(lane, count - 1) * max(n, in_quarter(staging)))
+
+
 cdef void read_tile(
     const Layout* rows, Py_ssize_t i, Py_ssize_t count, Py_ssize_t n, real* tile, real* staging
 ) noexcept nogil:
     """Rows to lanes, `count` rows from i on; the other lanes hold zeros, or the last row again."""
     cdef char* at[MAX_LANES]
+    cdef char* staged[MAX_LANES]
     cdef Py_ssize_t lane, c
     cdef bint even = place_lanes(rows, i, count, lanes_of(tile), at, NULL)
-    if rows.direct and n >= COLUMNS:
+    if rows.direct and n >= in_quarter(tile):
         rows_to_lanes(<real**> at, n, tile)
+    elif are_packed(rows, even, n, tile):
+        spread_rows(<real*> at[0], n, count, staging)
+        place_staged(staging, n, count, staged)
+        rows_to_lanes(<real**> staged, n, tile)
     elif rows.typed and even and rows.step == sizeof(real):
         for c in range(n):
             store(tile + c * lanes_of(tile), load_lanes_first(<real*> (at[0] + c * rows.class_stride), count, 0))
@@ -49,15 +66,14 @@ cdef void read_tile(
         for c in range(n):
             for lane in range(lanes_of(tile)):
                 tile[c * lanes_of(tile) + lane] = (<real*> (at[lane] + c * rows.class_stride))[0]
-    elif real is float and rows.halves and n >= COLUMNS:
-        if even and rows.step == n * rows.class_stride:
+    elif real is float and rows.halves:
+        place_staged(staging, n, count, staged)
+        if even and rows.step == n * rows.class_stride and n >= in_quarter(tile):
             element_of(rows[0]).read_row(at[0], staging, count * n)
         else:
             for lane in range(count):
-                element_of(rows[0]).read_row(at[lane], staging + lane * n, n)
-        for lane in range(lanes_of(tile)):
-            at[lane] = <char*> (staging + min(lane, count - 1) * n)
-        rows_to_lanes(<real**> at, n, tile)
+                element_of(rows[0]).read_row(at[lane], <real*> staged[lane], n)
+        rows_to_lanes(<real**> staged, n, tile)
     else:
         for lane in range(count):
             read_row(staging, at[lane], rows, n)
@@ -78,8 +94,12 @@ cdef void write_tile(
     cdef char* staged[MAX_LANES]
     cdef Py_ssize_t lane, c
     cdef bint even = place_lanes(rows, i, count, lanes_of(tile), at, <char*> staging)
-    if rows.direct and n >= COLUMNS:
+    if rows.direct and n >= in_quarter(tile):
         lanes_to_rows(tile, n, <real**> at)
+    elif are_packed(rows, even, n, tile):
+        place_staged(staging, n, lanes_of(tile), staged)
+        lanes_to_rows(tile, n, <real**> staged)
+        pack_rows(staging, n, count, <real*> at[0])
     elif rows.typed and even and rows.step == sizeof(real):
         for c in range(n):
             column = load_lanes(tile + c * lanes_of(tile))
@@ -91,15 +111,14 @@ cdef void write_tile(
         for c in range(n):
             for lane in range(count):
                 (<real*> (at[lane] + c * rows.class_stride))[0] = tile[c * lanes_of(tile) + lane]
-    elif real is float and rows.halves and n >= COLUMNS:
-        for lane in range(lanes_of(tile)):
-            staged[lane] = <char*> (staging + lane * n)
+    elif real is float and rows.halves:
+        place_staged(staging, n, lanes_of(tile), staged)
         lanes_to_rows(tile, n, <real**> staged)
-        if even and rows.step == n * rows.class_stride:
+        if even and rows.step == n * rows.class_stride and n >= in_quarter(tile):
             element_of(rows[0]).write_row(at[0], staging, count * n)
         else:
             for lane in range(count):
-                element_of(rows[0]).write_row(at[lane], staging + lane * n, n)
+                element_of(rows[0]).write_row(at[lane], <real*> staged[lane], n)
     else:
         for lane in range(count):
             for c in range(n):

@@ -50,7 +50,9 @@ cdef extern from "vec/vec.hpp" namespace "softxent" nogil:
         Tile()
         T* space
 
-    const Py_ssize_t COLUMNS
+    Py_ssize_t in_quarter[T](const T*)
+    void spread_rows[T](const T* rows, Py_ssize_t n, Py_ssize_t count, T* spread)
+    void pack_rows[T](const T* spread, Py_ssize_t n, Py_ssize_t count, T* rows)
     void rows_to_lanes[T](T** at, Py_ssize_t n, T* tile)
     void lanes_to_rows[T](const T* tile, Py_ssize_t n, T** at)
     Vec[T] fma[T](Vec[T], Vec[T], Vec[T])
@@ -205,6 +207,7 @@ cdef extern from "row/lanes.hpp" namespace "softxent" nogil:
         T* argmax
         double* rest
         T* label_class
+        T* label_logit
         T* label_amount
         T* factor
         T* offset

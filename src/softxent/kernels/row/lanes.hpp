@@ -87,7 +87,8 @@ template <class S> struct alignas(64) LaneGroup {
     S m[lanes], e_m[lanes];                                    // the largest logit, and its exponential
     S argmax[lanes];                                           // as in RowSums; a float holds every class there can be
     double rest[lanes];                                        // as in RowSums
-    S label_class[lanes], label_amount[lanes];                 // the label as a number, and its amount in the target
+    S label_class[lanes], label_logit[lanes];                  // the label as a number, and the logit there
+    S label_amount[lanes];                                     // what the target gives to the label
     S factor[lanes], offset[lanes], minus[lanes];              // of the Gradient
     S own_class[lanes], own_grad[lanes];                       // the class whose gradient is set by itself, -1 for none
     LanesUnit<S> unit;

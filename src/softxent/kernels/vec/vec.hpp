@@ -8,8 +8,10 @@
 // Assumes round-to-nearest and -ffp-contract=off. Never allocates, throws, or touches memory beyond the lanes asked for.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <cstring>
 
 #include "../job.hpp"
 #include "halves.hpp"
@@ -143,9 +145,9 @@ template <class S> struct alignas(64) Tile { S space[TILE_BYTES / sizeof(S)]; };
 // a register at columns + c * stride, whose lane i is element c of row i.
 //
 // Squares of as many columns as rows are transposed within the 128-bit quarters of the registers, then between them.
-// The other columns are done a quarter at a time. The last quarter may overlap the one before, so n must be at least
-// COLUMNS.
-inline constexpr std::ptrdiff_t COLUMNS = 4;
+// The other columns are done a quarter at a time, and the last quarter may overlap the one before. So a row of fewer
+// elements than a quarter has must be followed by memory that may be read, or overwritten: see spread_rows.
+template <class S> constexpr std::ptrdiff_t in_quarter(const S *) { return 16 / sizeof(S); }
 
 template <class R, int WIDTH, int IN_QUARTER> SOFTXENT_INLINE void transpose_square(R *r) {
     for (int i = 0; i < WIDTH; i += IN_QUARTER) isa::transpose_in_quarters(r + i);
@@ -153,38 +155,53 @@ template <class R, int WIDTH, int IN_QUARTER> SOFTXENT_INLINE void transpose_squ
 }
 
 template <class S> SOFTXENT_INLINE void rows_to_columns(const S *const *at, std::ptrdiff_t n, S *columns, std::ptrdiff_t stride) {
-    constexpr int width = Pack<S, 1>::width, in_quarter = 16 / sizeof(S);
+    constexpr int width = Pack<S, 1>::width, quarter = 16 / sizeof(S);
+    const std::ptrdiff_t kept = n < quarter ? n : quarter;
     std::ptrdiff_t c = 0;
     for (; c + width <= n; c += width) {
         Register<S> r[width];
         for (int i = 0; i < width; ++i) r[i] = isa::load(at[i] + c);
-        transpose_square<Register<S>, width, in_quarter>(r);
+        transpose_square<Register<S>, width, quarter>(r);
         for (int i = 0; i < width; ++i) isa::store(columns + (c + i) * stride, r[i]);
     }
-    for (; c < n; c += in_quarter) {
-        if (c + in_quarter > n) c = n - in_quarter;
-        Register<S> r[in_quarter];
-        for (int i = 0; i < in_quarter; ++i) r[i] = isa::load_quarters<in_quarter>(at + i, c);
+    for (; c < n; c += quarter) {
+        if (c + kept > n) c = n - kept;
+        Register<S> r[quarter];
+        for (int i = 0; i < quarter; ++i) r[i] = isa::load_quarters<quarter>(at + i, c);
         isa::transpose_in_quarters(r);
-        for (int i = 0; i < in_quarter; ++i) isa::store(columns + (c + i) * stride, r[i]);
+        for (int i = 0; i < kept; ++i) isa::store(columns + (c + i) * stride, r[i]);
     }
 }
 template <class S> SOFTXENT_INLINE void columns_to_rows(const S *columns, std::ptrdiff_t stride, std::ptrdiff_t n, S *const *at) {
-    constexpr int width = Pack<S, 1>::width, in_quarter = 16 / sizeof(S);
+    constexpr int width = Pack<S, 1>::width, quarter = 16 / sizeof(S);
+    const std::ptrdiff_t kept = n < quarter ? n : quarter;
     std::ptrdiff_t c = 0;
     for (; c + width <= n; c += width) {
         Register<S> r[width];
         for (int i = 0; i < width; ++i) r[i] = isa::load(columns + (c + i) * stride);
-        transpose_square<Register<S>, width, in_quarter>(r);
+        transpose_square<Register<S>, width, quarter>(r);
         for (int i = 0; i < width; ++i) isa::store(at[i] + c, r[i]);
     }
-    for (; c < n; c += in_quarter) {
-        if (c + in_quarter > n) c = n - in_quarter;
-        Register<S> r[in_quarter];
-        for (int i = 0; i < in_quarter; ++i) r[i] = isa::load(columns + (c + i) * stride);
+    for (; c < n; c += quarter) {
+        if (c + kept > n) c = n - kept;
+        Register<S> r[quarter];
+        for (int i = 0; i < quarter; ++i) r[i] = isa::load(columns + (c + (i < kept ? i : 0)) * stride);
         isa::transpose_in_quarters(r);
-        for (int i = 0; i < in_quarter; ++i) isa::store_quarters<in_quarter>(at + i, c, r[i]);
+        for (int i = 0; i < quarter; ++i) isa::store_quarters<quarter>(at + i, c, r[i]);
     }
+}
+
+// `count` rows of n elements, one after the other, to rows that are a quarter of a register apart, and back. n is less
+// than a quarter has, but more than 1: the elements that are copied beyond a row are those of the next one.
+template <class S> void spread_rows(const S *rows, std::ptrdiff_t n, std::ptrdiff_t count, S *spread) {
+    constexpr int quarter = 16 / sizeof(S);
+    for (std::ptrdiff_t i = 0; i < count - 1; ++i) std::memcpy(spread + i * quarter, rows + i * n, 16);
+    std::copy_n(rows + (count - 1) * n, n, spread + (count - 1) * quarter);
+}
+template <class S> void pack_rows(const S *spread, std::ptrdiff_t n, std::ptrdiff_t count, S *rows) {
+    constexpr int quarter = 16 / sizeof(S);
+    for (std::ptrdiff_t i = 0; i < count - 1; ++i) std::memcpy(rows + i * n, spread + i * quarter, 16);
+    std::copy_n(spread + (count - 1) * quarter, n, rows + (count - 1) * n);
 }
 
 // Rows to columns and back, for as many rows as Lanes has lanes; a column is a Lanes.
