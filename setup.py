@@ -132,12 +132,13 @@ class BuildWithFlags(build_ext):
                     # What is declared inline belongs inside the loop over rows, however much that grows.
                     extension.extra_compile_args += ["-DCYTHON_INLINE=inline __attribute__((always_inline))"]
                 if is_kernel and not SANITIZE and self.is_gcc():
-                    # The phases of the narrow kernel are better apart, what they are made of is better together (up to
-                    # a quarter of the time). And GCC's own AVX-512 headers use undefined registers on purpose.
+                    # And nothing else does: then a change in one place leaves the code of others as it is, and its
+                    # speed. GCC's own AVX-512 headers use undefined registers on purpose.
                     extension.extra_compile_args += [
                         "--param=max-inline-insns-single=10000", "--param=large-function-growth=2000",
                         "--param=large-stack-frame-growth=100000", "--param=inline-unit-growth=1000",
-                        "-fno-inline-functions-called-once", "-Wno-maybe-uninitialized", "-Wno-uninitialized",
+                        "-fno-inline-functions", "-fno-inline-small-functions", "-fno-inline-functions-called-once",
+                        "-Wno-maybe-uninitialized", "-Wno-uninitialized",
                     ]  # fmt: skip
             if SANITIZE and not msvc:
                 flags = [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"]

@@ -40,7 +40,7 @@ cdef void add_far_losses(
         far_sum.add(losses[k] * FAR_STEP if is_finite(losses[k]) or far_losses[k] == 0 else far_losses[k])
 
 
-cdef void add_losses(
+cdef inline void add_losses(
     const Job* job, Py_ssize_t i, Py_ssize_t count, Py_ssize_t before, const real* tag, const RowNumbers* numbers,
     Sum[double]* sum, Carried[double]* far_sum
 ) noexcept nogil:

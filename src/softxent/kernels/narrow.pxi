@@ -9,7 +9,7 @@
 # kernel takes the whole group.
 
 
-cdef void find_m(LaneGroup[real]* group, const real* x, Py_ssize_t n, RowNumbers* numbers) noexcept nogil:
+cdef inline void find_m(LaneGroup[real]* group, const real* x, Py_ssize_t n, RowNumbers* numbers) noexcept nogil:
     """The maximum of each lane (NaNs are ignored), the unit that follows from it, and its exponential."""
     cdef Lanes[real] m = Lanes[real](-INFINITY)
     cdef Py_ssize_t i
@@ -23,7 +23,7 @@ cdef void find_m(LaneGroup[real]* group, const real* x, Py_ssize_t n, RowNumbers
     store(group.e_m, exp(m, group.unit))
 
 
-cdef void find_labels(
+cdef inline void find_labels(
     LaneGroup[real]* group, const real* x, const real* class_weight, Py_ssize_t count, RowNumbers* numbers
 ) noexcept nogil:
     """As find_sparse, for each lane, with its label as the only entry; only the first `count` lanes have a label."""
@@ -133,7 +133,7 @@ cdef void smooth_lanes(
         i += ROWS_AT_ONCE
 
 
-cdef void take_exponentials(
+cdef inline void take_exponentials(
     LaneGroup[real]* group, real* x, Py_ssize_t n, const NextRows* next_logits, const NextRows* next_grad,
     RowNumbers* numbers
 ) noexcept nogil:
@@ -198,7 +198,7 @@ cdef void find_pulls(const real* tag, const Formula* formula, double* pull, RowN
         i += ROWS_AT_ONCE
 
 
-cdef bint finish_lanes(
+cdef inline bint finish_lanes(
     LaneGroup[real]* group, const real* e, const Formula* formula, double* share, double* scales, bint scales_suffice,
     RowNumbers* numbers
 ) noexcept nogil:
@@ -243,7 +243,7 @@ cdef bint finish_lanes(
     return scales_suffice or (largest(most) <= largest_scale(e) and largest(least) <= -smallest_scale(e))
 
 
-cdef void take_gradients(
+cdef inline void take_gradients(
     LaneGroup[real]* group, real* e, const real* t, bint smoothed, bint has_labels, Py_ssize_t n
 ) noexcept nogil:
     """The exponentials become the gradient; t has the distributions, or is NULL."""
@@ -284,7 +284,7 @@ cdef void subtract_sparse_of_lanes(
             g[<Py_ssize_t> group.own_class[lane] * lanes_of(g) + lane] = group.own_grad[lane]
 
 
-cdef bint find_scales(const Job* job, const double* weight, double* scales, const real* tag) noexcept nogil:
+cdef inline bint find_scales(const Job* job, const double* weight, double* scales, const real* tag) noexcept nogil:
     """The scale of each lane's gradient; False if one is too large for the type."""
     cdef Py_ssize_t lane
     for lane in range(lanes_of(tag)):

@@ -19,13 +19,13 @@ SOFTXENT_INLINE double exact_fma(double a, double b, double c) {
 
 // What the addition sum = a + b rounded off (Knuth's two-sum).
 template <class T> SOFTXENT_INLINE T rounded_off(const T &a, const T &b, const T &sum) {
-    const T of_b = sum - a;
+    T of_b = sum - a;
     return (a - (sum - of_b)) + (b - of_b);
 }
 
 // m - x; 0 where t is 0, whatever x is.
 SOFTXENT_INLINE Vec<double> wanted_gap(const Vec<double> &t, const Vec<double> &x, const Vec<double> &m) {
-    const Vec<double> zero(0);
+    Vec<double> zero(0);
     return select_equal(t, zero, zero, m - x);
 }
 
@@ -35,14 +35,14 @@ template <class D> struct Carried {
     Carried() = default;
     SOFTXENT_INLINE Carried(const D &a, const D &b) : sum(a), lost(b) {}
     SOFTXENT_INLINE void add(const D &v) {
-        const D next = sum + v;
+        D next = sum + v;
         lost = lost + rounded_off(sum, v, next);
         sum = next;
     }
     // The sum minus taken_off; `rounded` gets what the result rounds off.
     SOFTXENT_INLINE D minus(const D &taken_off, D *rounded) const {
-        const D rest = sum - taken_off, zero(0), low = lost + rounded_off(sum, zero - taken_off, rest);
-        const D result = rest + low, finite = rest - rest;     // NaN if `rest` is not finite: then it is the result
+        D rest = sum - taken_off, zero(0), low = lost + rounded_off(sum, zero - taken_off, rest);
+        D result = rest + low, finite = rest - rest;     // NaN if `rest` is not finite: then it is the result
         *rounded = select_equal(finite, zero, rounded_off(rest, low, result), zero);
         return select_equal(finite, zero, result, rest);
     }
@@ -51,7 +51,7 @@ SOFTXENT_INLINE Carried<double> operator*(const Carried<double> &a, double power
     return {a.sum * power_of_two, a.lost * power_of_two};
 }
 template <class D> SOFTXENT_INLINE Carried<D> operator+(const Carried<D> &a, const Carried<D> &b) {
-    const D sum = a.sum + b.sum;
+    D sum = a.sum + b.sum;
     return {sum, (a.lost + b.lost) + rounded_off(a.sum, b.sum, sum)};
 }
 SOFTXENT_INLINE Wide operator+(const Wide &a, const Wide &b) { return {a.low + b.low, a.high + b.high}; }
@@ -75,10 +75,12 @@ template <class S> struct Sum;
 template <> struct Sum<float> {
     static constexpr int lanes = Vec<float>::lanes;
     Wide sum{Vec<double>(0), Vec<double>(0)};
+    Sum() = default;
+    SOFTXENT_INLINE explicit Sum(const Vec<float> &first) : sum(widen(first)) {}
     SOFTXENT_INLINE void add(const Wide &v) { sum = sum + v; }
     SOFTXENT_INLINE void add(const Vec<float> &v) { add(widen(v)); }
     SOFTXENT_INLINE void add_gaps(const Vec<float> &weights, const Vec<float> &x, const Vec<float> &m) {
-        const Wide t = widen(weights), wide = widen(x), most = widen(m);
+        Wide t = widen(weights), wide = widen(x), most = widen(m);
         sum.low = fma(t.low, wanted_gap(t.low, wide.low, most.low), sum.low);
         sum.high = fma(t.high, wanted_gap(t.high, wide.high, most.high), sum.high);
     }
@@ -87,7 +89,7 @@ template <> struct Sum<float> {
     // `value` minus taken_off, for several rows at once, one to a lane. slots[i] has lane i of the Sum of each row.
     // Slots from `count` on are 0.
     SOFTXENT_INLINE static void values_minus(const Wide *slots, int count, const float *taken_off, double *values, double *rounded) {
-        const Wide sum = tree_sum<lanes>([=](int i) { return slots[i]; }, count), off = widen(load(taken_off));
+        Wide sum = tree_sum<lanes>([=](int i) { return slots[i]; }, count), off = widen(load(taken_off));
         store(values, sum.low - off.low);
         store(values + lanes / 2, sum.high - off.high);
         store(rounded, Vec<double>(0));
@@ -99,8 +101,10 @@ template <> struct Sum<float> {
 template <> struct Sum<double> {
     static constexpr int lanes = Vec<double>::lanes;
     Carried<Vec<double>> sum{Vec<double>(0), Vec<double>(0)};
+    Sum() = default;
+    SOFTXENT_INLINE explicit Sum(const Vec<double> &first) : sum(first, Vec<double>(0)) {}
     SOFTXENT_INLINE void add(const Vec<double> &v) {
-        const Vec<double> next = sum.sum + v;
+        Vec<double> next = sum.sum + v;
         sum = {next, sum.lost + rounded_off(sum.sum, v, next)};
     }
     SOFTXENT_INLINE void add_gaps(const Vec<double> &weights, const Vec<double> &x, const Vec<double> &m) {
@@ -124,7 +128,7 @@ template <> struct Sum<double> {
 SOFTXENT_INLINE bool is_finite(double x) { return x - x == 0; }
 // Whether all lanes are so far below the largest number that a few thousand like them can be added up.
 SOFTXENT_INLINE bool has_room(const Sum<double> &sum) {
-    const Vec<double> zero(0), v = sum.sum.sum * Vec<double>(0x1p20);
+    Vec<double> zero(0), v = sum.sum.sum * Vec<double>(0x1p20);
     return equal_bits(v - v, zero) == equal_bits(zero, zero);
 }
 

@@ -12,20 +12,20 @@ template <class S> Vec<S> tanh(const Vec<S> &v, Vec<S> *slope) {
     using K = ExpConstants<S>;
     using V = Vec<S>;
     constexpr double MOST = sizeof(S) < sizeof(double) ? 88 : 700;         // where exp is still finite
-    const V zero(0), one(1), minus_size = zero - maximum(zero - v, v);
-    const V x = zero - maximum(V(-MOST), minus_size + minus_size);
+    V zero(0), one(1), minus_size = zero - maximum(zero - v, v);
+    V x = zero - maximum(V(-MOST), minus_size + minus_size);
     // exp(x) - 1 = 2^n (exp(r) - 1) + (2^n - 1), the split of `exp` in exp.hpp.
-    const V rounder(K::ROUNDER + K::EXPONENT_OF_ONE);
-    const V biased = fma(x, V(LOG2E), rounder), n = biased - rounder;
-    const V r = fma(n, V(-K::LN2_LO), fma(n, V(-K::LN2_HI), x));
+    V rounder(K::ROUNDER + K::EXPONENT_OF_ONE);
+    V biased = fma(x, V(LOG2E), rounder), n = biased - rounder;
+    V r = fma(n, V(-K::LN2_LO), fma(n, V(-K::LN2_HI), x));
     V q(K::POLYNOMIAL[0]);
     for (std::size_t j = 1; j < sizeof(K::POLYNOMIAL) / sizeof(double); ++j) q = fma(q, r, V(K::POLYNOMIAL[j]));
-    const V power = map([](auto b) { return isa::shift_to_exponent(b); }, biased);
-    const V u = fma(fma(r * r, q, r), power, power - one), whole = u + V(2), inverse = one / whole;
+    V power = map([](auto b) { return isa::shift_to_exponent(b); }, biased);
+    V u = fma(fma(r * r, q, r), power, power - one), whole = u + V(2), inverse = one / whole;
     *slope = select_equal(x, V(MOST), zero, (V(4) * inverse) * ((u + one) * inverse));
     // The quotient, corrected by what it misses: `inverse` may be subnormal.
-    const V quotient = u * inverse, better = fma(fma(zero - quotient, whole, u), inverse, quotient);
-    const V size = zero - maximum(zero - one, zero - better);
+    V quotient = u * inverse, better = fma(fma(zero - quotient, whole, u), inverse, quotient);
+    V size = zero - maximum(zero - one, zero - better);
     return select_equal(zero - v, minus_size, size, zero - size);
 }
 

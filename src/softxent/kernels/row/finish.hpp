@@ -23,7 +23,7 @@ template <class D> SOFTXENT_INLINE D share_of(const D &share, const D &x) { retu
 // Smooth the sums of a row, whose gaps m - x_j add up to `gaps`; returns the share of each class.
 template <class D>
 SOFTXENT_INLINE D smooth_sums(const Formula &formula, double n, const D &mass, const D &gaps, D *cross, D *rest) {
-    const D kept(1 - formula.smoothing), share = share_of(D(formula.smoothing / n), mass);
+    D kept(1 - formula.smoothing), share = share_of(D(formula.smoothing / n), mass);
     *cross = share_of(kept, *cross) + share_of(share, gaps);
     *rest = share_of(kept, *rest) + share * D(n - 1);
     return share;
@@ -55,13 +55,13 @@ template <class N> struct Gradient {
     bool smoothed;                                             // if not, no offset is added: 0 would turn -0.0 into 0.0
 
     template <class P> SOFTXENT_INLINE P of(const P &e) const {
-        const P f = for_lanes<P>(factor, 0);
+        P f = for_lanes<P>(factor);
         P g = e * f;
-        if (smoothed) g = fma(e, f, for_lanes<P>(offset, 0));
+        if (smoothed) g = fma(e, f, for_lanes<P>(offset));
         return g;
     }
     template <class P> SOFTXENT_INLINE P minus_target(const P &grad, const P &t) const {
-        return fma(t, for_lanes<P>(minus, 0), grad);
+        return fma(t, for_lanes<P>(minus), grad);
     }
 };
 

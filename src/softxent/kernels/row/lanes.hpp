@@ -16,11 +16,11 @@ SOFTXENT_INLINE void lane_sums_of(F term, std::ptrdiff_t n, const S *taken_off, 
     const int count = n < step ? static_cast<int>(n) : step;
     decltype(Sum<S>::sum) slots[step];
     for (int lane = 0; lane < Lanes<S>::lanes; lane += step) {
+        const auto four = [&](std::ptrdiff_t c) { return (term(lane, c) + term(lane, c + 2 * step)) + (term(lane, c + step) + term(lane, c + 3 * step)); };
         for (int i = 0; i < count; ++i) {
-            Sum<S> sum;
-            std::ptrdiff_t c = i;
-            for (; c < blocks_end; c += block)
-                sum.add((term(lane, c) + term(lane, c + 2 * step)) + (term(lane, c + step) + term(lane, c + 3 * step)));
+            Sum<S> sum(blocks_end > 0 ? four(i) : term(lane, i));
+            std::ptrdiff_t c = i + (blocks_end > 0 ? block : step);
+            for (; c < blocks_end; c += block) sum.add(four(c));
             for (; c < n; c += step) sum.add(term(lane, c));
             slots[i] = sum.sum;
         }
@@ -54,7 +54,7 @@ void lane_gaps(
     double rounded[step];
     decltype(Sum<S>::sum) gap_slots[step], weight_slots[step];
     for (int lane = 0; lane < lanes; lane += step, x += step, t += step) {
-        const Vec<S> left = load(left_out + lane), largest = load(m + lane);
+        Vec<S> left = load(left_out + lane), largest = load(m + lane);
         for (int i = 0; i < count; ++i) {
             Sum<S> gap, weight;
             for (std::ptrdiff_t c = i; c < n; c += step) {
@@ -72,10 +72,10 @@ void lane_gaps(
 // The largest absolute value of n numbers; NaNs are ignored.
 inline double largest_size(const double *v, std::ptrdiff_t n) {
     constexpr std::ptrdiff_t step = Vec<double>::lanes;
-    const Vec<double> zero(0);
+    Vec<double> zero(0);
     Vec<double> size = zero;
     for (std::ptrdiff_t i = 0; i < n; i += step) {
-        const Vec<double> x = load_first(v + i, n - i < step ? n - i : step, 0);
+        Vec<double> x = load_first(v + i, n - i < step ? n - i : step, 0);
         size = maximum(maximum(x, zero - x), size);
     }
     return largest(size);
@@ -96,7 +96,7 @@ template <class S> struct alignas(64) LaneGroup {
 };
 // Whether all numbers for the lanes are finite, and so small that their sum is, too.
 inline bool are_finite(const double *v, std::ptrdiff_t n) {
-    const Vec<double> zero(0);
+    Vec<double> zero(0);
     Vec<double> sum = zero;
     for (std::ptrdiff_t i = 0; i < n; i += Vec<double>::lanes) sum = sum + load(v + i);
     return equal_bits(sum - sum, zero) == equal_bits(zero, zero);

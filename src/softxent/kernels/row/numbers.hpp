@@ -34,7 +34,7 @@ template <class S, class D = double> struct Denominator {
     }
     // a / (R + e_m), for a gradient stored as S. If S is double, the roundings on the way are corrected.
     SOFTXENT_INLINE D under(const D &a) const {
-        const D quotient = a * inverse;
+        D quotient = a * inverse;
         if constexpr (sizeof(S) < sizeof(double)) return quotient;
         return quotient + (exact_fma(D(0) - quotient, sum, a) - quotient * low) * inverse;
     }
@@ -54,22 +54,22 @@ SOFTXENT_INLINE TwoDoubles<N> log1p_rest(
     using P = Pack<double, N>;
     constexpr double UNIT = ExpConstants<S>::UNIT;
     // log(e_m / unit_size) as a sum of two, to twice double's digits.
-    const P zero(0), high = m_shifted - n0 * P(ExpConstants<double>::LN2_HI), low = zero - n0 * P(ExpConstants<double>::LN2_LO);
+    P zero(0), high = m_shifted - n0 * P(ExpConstants<double>::LN2_HI), low = zero - n0 * P(ExpConstants<double>::LN2_LO);
     if constexpr (sizeof(S) < sizeof(double)) {
         return log1p_parts(R * exp_parts(zero - high, zero - low).high * P(1 / UNIT));
     } else {
         // The roundings on the way are corrected. Those of the exponentials and of the result remain.
-        const auto exp = exp_parts(high, low);
-        const P e_m = exp.high * P(UNIT), e_m_low = exp.low * P(UNIT), ratio = R / e_m;
-        const auto log = log1p_parts(ratio);
-        const P ratio_low = exact_fma(zero - ratio, e_m, R) + (R_low - ratio * e_m_low);
+        auto exp = exp_parts(high, low);
+        P e_m = exp.high * P(UNIT), e_m_low = exp.low * P(UNIT), ratio = R / e_m;
+        auto log = log1p_parts(ratio);
+        P ratio_low = exact_fma(zero - ratio, e_m, R) + (R_low - ratio * e_m_low);
         return {log.high, log.low + ratio_low / (e_m * (P(1) + ratio))};
     }
 }
 
 template <class S>
 Vec<double> log1p_rest(const S *, const Vec<double> &R, const Vec<double> &R_low, const Vec<double> &m_shifted, const Vec<double> &n0) {
-    const auto log = log1p_rest<S>(R, R_low, m_shifted, n0);
+    auto log = log1p_rest<S>(R, R_low, m_shifted, n0);
     return log.high + log.low;
 }
 
@@ -80,50 +80,53 @@ template <class S> double log1p_rest(const S *t, double R, double R_low, double 
 
 // lse, from m and log(S / e_m).
 template <int N> SOFTXENT_INLINE TwoDoubles<N> log_sum_exp(const Pack<double, N> &m, const TwoDoubles<N> &log) {
-    const Pack<double, N> one = log.high + log.low, sum = m + one;
+    Pack<double, N> one = log.high + log.low, sum = m + one;
     return {sum, rounded_off(m, one, sum) + rounded_off(log.high, log.low, one)};
 }
 
-// The losses of the rows from k on, as many as P has lanes.
-template <class S, class P> SOFTXENT_INLINE P losses_at(const RowNumbers &rows, int k, double z_loss) {
-    const P zero(0), mass = load_pack<P>(rows.mass + k), cross = load_pack<P>(rows.cross + k), weight = load_pack<P>(rows.weight + k);
-    const auto log = log1p_rest<S>(
+// The losses of the rows from k on, as many as P has lanes; z_loss is not 0 only if HAS_Z.
+template <bool HAS_Z, class S, class P> SOFTXENT_INLINE P losses_at(const RowNumbers &rows, int k, double z_loss) {
+    P zero(0), mass = load_pack<P>(rows.mass + k), cross = load_pack<P>(rows.cross + k), weight = load_pack<P>(rows.weight + k);
+    auto log = log1p_rest<S>(
         load_pack<P>(rows.R + k), load_pack<P>(rows.R_low + k), load_pack<P>(rows.m_shifted + k), load_pack<P>(rows.n0 + k));
+    // A row of weight 0 has no loss, whatever it holds.
+    const auto if_it_counts = [&](const P &loss) { return select_equal(weight, zero, zero, loss); };
     // If the loss is infinite, `low` is NaN (inf - inf) and is left out.
     const auto weighted = [&](const P &loss, const P &low) { return weight * select_equal(loss - loss, zero, loss + low, loss); };
-    P loss, low = zero, result;
+    P loss, low = zero;
     if constexpr (sizeof(S) < sizeof(double)) {
         loss = mass * (log.high + log.low) + cross;
     } else {
-        const P product = mass * log.high;
+        P product = mass * log.high;
         loss = product + cross;
         low = rounded_off(product, cross, loss) + exact_fma(mass, log.high, zero - product) + mass * log.low;
     }
-    if (z_loss == 0) {
-        result = weighted(loss, low);
+    if constexpr (!HAS_Z) {
+        return if_it_counts(weighted(loss, low));
     } else {
-        const P z = P(z_loss) * load_pack<P>(rows.unit + k), infinite(std::numeric_limits<double>::infinity());
-        const auto lse = log_sum_exp(load_pack<P>(rows.m + k), log);
-        const P square = lse.high * lse.high, square_low = exact_fma(lse.high, lse.high, zero - square) + P(2) * lse.high * lse.low;
-        const P sum = loss + z * square;
-        result = weighted(sum, low + rounded_off(loss, z * square, sum) + z * square_low);
+        P z = P(z_loss) * load_pack<P>(rows.unit + k), infinite(std::numeric_limits<double>::infinity());
+        auto lse = log_sum_exp(load_pack<P>(rows.m + k), log);
+        P square = lse.high * lse.high, square_low = exact_fma(lse.high, lse.high, zero - square) + P(2) * lse.high * lse.low;
+        P sum = loss + z * square;
+        P result = weighted(sum, low + rounded_off(loss, z * square, sum) + z * square_low);
         // If the square overflows, the product with small weights may still be finite. Then `low` does not matter.
-        if (equal_bits(sum, infinite) != 0)
-            result = select_equal(sum, infinite, weight * z * lse.high * lse.high + weighted(loss, low), result);
+        return if_it_counts(select_equal(sum, infinite, weight * z * lse.high * lse.high + weighted(loss, low), result));
     }
-    // A row of weight 0 has no loss, whatever it holds.
-    return select_equal(weight, zero, zero, result);
 }
 
-// The losses of the first `count` rows; elements of `losses` beyond them are overwritten too.
-template <class S> SOFTXENT_INLINE void row_losses(const S *, const RowNumbers &rows, int count, double z_loss, double *losses) {
+template <bool HAS_Z, class S> void row_losses_of(const RowNumbers &rows, int count, double z_loss, double *losses) {
     constexpr int n = registers_of_vec<double>, several = n < 4 ? 4 : n;
     using V = Vec<double>;
     using Vs = Pack<double, several>;                          // side by side, to hide their latency
     int k = 0;
     for (; k + V::lanes < count && k + Vs::lanes <= RowNumbers::rows; k += Vs::lanes)
-        store(losses + k, losses_at<S, Vs>(rows, k, z_loss));
-    for (; k < count; k += V::lanes) store(losses + k, losses_at<S, V>(rows, k, z_loss));
+        store(losses + k, losses_at<HAS_Z, S, Vs>(rows, k, z_loss));
+    for (; k < count; k += V::lanes) store(losses + k, losses_at<HAS_Z, S, V>(rows, k, z_loss));
+}
+
+// The losses of the first `count` rows; elements of `losses` beyond them are overwritten too.
+template <class S> void row_losses(const S *, const RowNumbers &rows, int count, double z_loss, double *losses) {
+    z_loss == 0 ? row_losses_of<false, S>(rows, count, 0, losses) : row_losses_of<true, S>(rows, count, z_loss, losses);
 }
 
 }  // namespace softxent

@@ -12,6 +12,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstring>
+#include <utility>
 
 #include "../job.hpp"
 #include "halves.hpp"
@@ -49,15 +50,24 @@ template <> struct RegisterOf<float> { using type = isa::f32; };
 template <> struct RegisterOf<double> { using type = isa::f64; };
 template <class S> using Register = typename RegisterOf<S>::type;
 
+// f(0), ..., f(N - 1), each with a number that is known when it is compiled.
+//
+// GCC must not put a Pack in memory: it would copy it there in pieces, and later loads of whole registers wait for
+// those. It does so if a loop goes over the registers, which is unrolled too late, or if a local Pack is const.
+template <class F, int... I> SOFTXENT_INLINE void repeat_for(F f, std::integer_sequence<int, I...>) {
+    (f(std::integral_constant<int, I>()), ...);
+}
+template <int N, class F> SOFTXENT_INLINE void repeat(F f) { repeat_for(f, std::make_integer_sequence<int, N>()); }
+
 // N registers of consecutive lanes.
 template <class S, int N> struct Pack {
     static constexpr int width = static_cast<int>(sizeof(Register<S>) / sizeof(S));   // lanes of one register
-    static constexpr int lanes = N * width;
+    static constexpr int registers = N, lanes = N * width;
     Register<S> r[N];
 
     Pack() = default;
     SOFTXENT_INLINE explicit Pack(double x) {                  // x in every lane
-        for (auto &v : r) v = isa::broadcast(static_cast<S>(x));
+        repeat<N>([&](auto i) { r[i] = isa::broadcast(static_cast<S>(x)); });
     }
 };
 
@@ -85,21 +95,20 @@ template <class S> SOFTXENT_INLINE std::ptrdiff_t line_start(const S *p, std::pt
 template <class S, int N, class F, class... Packs>
 SOFTXENT_INLINE Pack<S, N> map(F f, const Pack<S, N> &first, const Packs &...others) {
     Pack<S, N> out;
-    for (int i = 0; i < N; ++i) out.r[i] = f(first.r[i], others.r[i]...);
+    repeat<N>([&](auto i) { out.r[i] = f(first.r[i], others.r[i]...); });
     return out;
 }
 
-// M of v's registers, from register i on.
-template <int M, class S, int N> SOFTXENT_INLINE Pack<S, M> registers_from(const Pack<S, N> &v, int i) {
+// M of v's registers, from register I on.
+template <int M, int I, class S, int N> SOFTXENT_INLINE Pack<S, M> registers_from(const Pack<S, N> &v) {
     Pack<S, M> out;
-    for (int j = 0; j < M; ++j) out.r[j] = v.r[i + j];
+    repeat<M>([&](auto j) { out.r[j] = v.r[I + j]; });
     return out;
 }
 
 template <class P, class S> SOFTXENT_INLINE P load_pack(const S *p) {
     P out;
-    int i = 0;
-    for (auto &r : out.r) r = isa::load(p + P::width * i++);
+    repeat<P::registers>([&](auto i) { out.r[i] = isa::load(p + P::width * i); });
     return out;
 }
 template <class S> SOFTXENT_INLINE Vec<S> load(const S *p) { return load_pack<Vec<S>>(p); }
@@ -107,21 +116,20 @@ template <class S> SOFTXENT_INLINE Lanes<S> load_lanes(const S *p) { return load
 template <class S> SOFTXENT_INLINE Block<S> load_block(const S *p) { return load_pack<Block<S>>(p); }
 
 template <class S, int N> SOFTXENT_INLINE void store(S *p, const Pack<S, N> &v) {
-    for (int i = 0; i < N; ++i) isa::store(p + i * Pack<S, N>::width, v.r[i]);
+    repeat<N>([&](auto i) { isa::store(p + i * Pack<S, N>::width, v.r[i]); });
 }
 
 // A store past the caches, for memory that is not needed again soon; p is aligned to a register. fence_streams must be
 // called before other threads read it.
 template <class S, int N> SOFTXENT_INLINE void stream(S *p, const Pack<S, N> &v) {
-    for (int i = 0; i < N; ++i) isa::stream(p + i * Pack<S, N>::width, v.r[i]);
+    repeat<N>([&](auto i) { isa::stream(p + i * Pack<S, N>::width, v.r[i]); });
 }
 SOFTXENT_INLINE void fence_streams() { isa::fence_streams(); }
 
 // A Vec's worth of numbers of either type as doubles, and doubles rounded to either type.
 template <class S> SOFTXENT_INLINE Vec<double> load_as_double(const S *p) {
     Vec<double> out;
-    int i = 0;
-    for (auto &r : out.r) r = isa::load_as_double(p + Vec<double>::width * i++);
+    repeat<registers_of_vec<double>>([&](auto i) { out.r[i] = isa::load_as_double(p + Vec<double>::width * i); });
     return out;
 }
 template <class S> SOFTXENT_INLINE void store_as_double(double *p, const Lanes<S> &v) {
@@ -130,7 +138,7 @@ template <class S> SOFTXENT_INLINE void store_as_double(double *p, const Lanes<S
     for (int i = 0; i < Lanes<S>::lanes; i += Vec<double>::lanes) store(p + i, load_as_double(lanes + i));
 }
 template <class S> SOFTXENT_INLINE void store_rounded(S *p, const Vec<double> &v) {
-    for (int i = 0; i < registers_of_vec<double>; ++i) isa::store_rounded(p + i * Vec<double>::width, v.r[i]);
+    repeat<registers_of_vec<double>>([&](auto i) { isa::store_rounded(p + i * Vec<double>::width, v.r[i]); });
 }
 
 // Ask for memory that is soon to be read or overwritten; any address will do.
@@ -235,11 +243,7 @@ template <class S> SOFTXENT_INLINE int lanes_in(std::ptrdiff_t n, int i) {
 // The first n lanes from memory, 0 < n <= lanes; the others hold `fill`, and their memory is not touched.
 template <class P, class S> SOFTXENT_INLINE P load_pack_first(const S *p, std::ptrdiff_t n, double fill) {
     P out(fill);
-    int i = 0;
-    for (auto &r : out.r) {
-        r = isa::load_first(p + i * P::width, lanes_in<S>(n, i), r);
-        ++i;
-    }
+    repeat<P::registers>([&](auto i) { out.r[i] = isa::load_first(p + i * P::width, lanes_in<S>(n, i), out.r[i]); });
     return out;
 }
 template <class S> SOFTXENT_INLINE Vec<S> load_first(const S *p, std::ptrdiff_t n, double fill) {
@@ -249,7 +253,7 @@ template <class S> SOFTXENT_INLINE Lanes<S> load_lanes_first(const S *p, std::pt
     return load_pack_first<Lanes<S>>(p, n, fill);
 }
 template <class S, int N> SOFTXENT_INLINE void store_first(S *p, std::ptrdiff_t n, const Pack<S, N> &v) {
-    for (int i = 0; i < N; ++i) isa::store_first(p + i * Pack<S, N>::width, lanes_in<S>(n, i), v.r[i]);
+    repeat<N>([&](auto i) { isa::store_first(p + i * Pack<S, N>::width, lanes_in<S>(n, i), v.r[i]); });
 }
 
 template <class S, int N> SOFTXENT_INLINE Pack<S, N> operator+(const Pack<S, N> &a, const Pack<S, N> &b) {
@@ -285,7 +289,7 @@ SOFTXENT_INLINE Pack<S, N> select_equal(const Pack<S, N> &a, const Pack<S, N> &b
 // One bit per lane, set where a == b.
 template <class S, int N> SOFTXENT_INLINE unsigned equal_bits(const Pack<S, N> &a, const Pack<S, N> &b) {
     unsigned bits = 0;
-    for (int i = 0; i < N; ++i) bits |= isa::equal_bits(a.r[i], b.r[i]) << (i * Pack<S, N>::width);
+    repeat<N>([&](auto i) { bits |= isa::equal_bits(a.r[i], b.r[i]) << (i * Pack<S, N>::width); });
     return bits;
 }
 SOFTXENT_INLINE int lowest_bit(unsigned bits) {
@@ -306,10 +310,12 @@ template <class S, int N> SOFTXENT_INLINE Pack<S, N> without_lane(const Pack<S, 
 }
 
 // Lanes are combined as halves, i with i + n/2, until M registers are left: the same tree at every register width.
-template <int M, class S, int N, class F> SOFTXENT_INLINE Pack<S, M> fold(Pack<S, N> v, F f) {
-    for (int n = N / 2; n >= M; n /= 2)
-        for (int i = 0; i < n; ++i) v.r[i] = f(v.r[i], v.r[i + n]);
-    return registers_from<M>(v, 0);
+template <int M, class S, int N, class F> SOFTXENT_INLINE Pack<S, M> fold(const Pack<S, N> &v, F f) {
+    if constexpr (N == M) {
+        return v;
+    } else {
+        return fold<M>(map(f, registers_from<N / 2, 0>(v), registers_from<N / 2, N / 2>(v)), f);
+    }
 }
 template <class S, int N> SOFTXENT_INLINE double lane0(const Pack<S, N> &v) { return isa::lane0(v.r[0]); }
 template <class S, int N> SOFTXENT_INLINE double largest(const Pack<S, N> &v) {
@@ -330,8 +336,9 @@ SOFTXENT_INLINE double total(const Vec<double> &v) {
 struct Wide { Vec<double> low, high; };
 SOFTXENT_INLINE Wide widen(const Vec<float> &v) {
     Pack<double, 2 * registers_of_vec<double>> wide;
-    for (int i = 0; i < registers_of_vec<float>; ++i) isa::widen(v.r[i], wide.r + 2 * i);
-    return {registers_from<registers_of_vec<double>>(wide, 0), registers_from<registers_of_vec<double>>(wide, registers_of_vec<double>)};
+    constexpr int half = registers_of_vec<double>;
+    repeat<registers_of_vec<float>>([&](auto i) { isa::widen(v.r[i], wide.r + 2 * i); });
+    return {registers_from<half, 0>(wide), registers_from<half, half>(wide)};
 }
 
 }  // namespace softxent
