@@ -50,9 +50,9 @@ cdef int read_layout(Layout* layout, cnp.ndarray array, int class_axis, int comp
     layout.length = layout.shape[last]
     layout.step = layout.strides[last]
     layout.packed = plain and (n_classes <= 1 or layout.class_stride == cnp.PyArray_ITEMSIZE(array))
+    layout.stacked = plain and layout.step == cnp.PyArray_ITEMSIZE(array)
     layout.typed = plain and cnp.PyArray_TYPE(array) == computed_in
     layout.direct = layout.packed and layout.typed
-    layout.halves = layout.packed and computed_in == cnp.NPY_FLOAT and layout.element in (FLOAT16, BFLOAT16)
     return 0
 
 

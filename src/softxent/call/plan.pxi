@@ -24,15 +24,19 @@ cpdef int team_size(Py_ssize_t n_rows, Py_ssize_t n_classes, int n_threads) noex
     return min(most, thread_limit(n_threads)) if most > 1 else 1
 
 
+cdef bint is_converted(const Layout* layout) noexcept:
+    return layout.packed and not layout.typed
+
+
 cdef bint fits_lanes(const Job* job, bint direct, Py_ssize_t itemsize) noexcept:
     """Whether the narrow kernel takes this call: for few classes, and wherever rows cannot be loaded as they are."""
-    # Half-precision rows are converted in a tile of their own.
-    cdef bint staged = job.logits.halves or (job.has_grad and job.grad.halves)
+    # Rows of other types are converted in a tile of their own.
+    cdef bint staged = is_converted(&job.logits) or (job.has_grad and is_converted(&job.grad)) or job.has_allowed
     cdef bint tile_of_targets = job.kind == DISTRIBUTIONS or job.builds_target
     cdef Py_ssize_t n_tiles
     if job.n_classes > TILE_BYTES // LANE_BYTES:        # else the product below might overflow
         return False
-    staged |= job.kind == DISTRIBUTIONS and job.targets.halves
+    staged |= job.kind == DISTRIBUTIONS and is_converted(&job.targets)
     n_tiles = 1 + tile_of_targets + job.has_slope + (job.diagnostics.argmax != NULL) + staged
     # Beyond the tiles there is one more row: lanes without a row of their own are written to it.
     if n_tiles * job.n_classes * LANE_BYTES + job.n_classes * itemsize > TILE_BYTES:

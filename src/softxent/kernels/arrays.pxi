@@ -49,8 +49,8 @@ cdef void read_row(real* to, const char* source, const Layout* rows, Py_ssize_t 
         if to != <real*> source:
             memcpy(to, source, n * sizeof(real))
         return
-    if real is float and rows.halves:
-        element_of(rows[0]).read_row(source, to, n)
+    if rows.packed:
+        read_side_by_side(rows[0], source, to, n)
         return
     while start < n:
         count = min(PIECE, n - start)
@@ -62,8 +62,8 @@ cdef void read_row(real* to, const char* source, const Layout* rows, Py_ssize_t 
 
 cdef void write_row(char* to, const real* source, const Layout* rows, Py_ssize_t n) noexcept nogil:
     cdef Py_ssize_t c
-    if real is float and rows.halves:
-        element_of(rows[0]).write_row(to, source, n)
+    if rows.packed:
+        write_side_by_side(rows[0], to, source, n)
         return
     for c in range(n):
         element_of(rows[0]).write(to + c * rows.class_stride, source[c])

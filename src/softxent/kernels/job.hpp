@@ -27,9 +27,9 @@ struct Layout {
     int element = NO_ELEMENT;
     bool swapped = false;                                      // not in the machine's byte order
     bool packed = false;                                       // aligned, native byte order, classes side by side
+    bool stacked = false;                                      // the same, with neighbouring rows side by side
     bool typed = false;                                        // aligned, native byte order, the type computed in
     bool direct = false;                                       // packed and typed: loaded and stored without conversion
-    bool halves = false;                                       // packed half precision, converted a row at a time
     int n_axes = 1;
     std::ptrdiff_t class_stride = 0, length = 1, step = 0;     // in bytes; `length` is that of the last axis
     std::ptrdiff_t shape[MAX_AXES], strides[MAX_AXES];         // only the first n_axes are set

@@ -11,7 +11,7 @@ cdef extern from "job.hpp" namespace "softxent" nogil:
     cdef cppclass Layout:
         char* data
         int element
-        bint swapped, packed, typed, direct, halves
+        bint swapped, packed, stacked, typed, direct
         int n_axes
         Py_ssize_t class_stride, length, step
         Py_ssize_t* shape

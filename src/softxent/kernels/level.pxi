@@ -7,6 +7,7 @@ from cython.parallel cimport prange
 include "job.pxi"
 include "vocabulary.pxi"
 include "arrays.pxi"
+include "sweeps.pxi"
 include "targets.pxi"
 include "transforms.pxi"
 include "wide.pxi"

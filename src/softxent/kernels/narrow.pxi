@@ -346,7 +346,6 @@ cdef inline bint find_targets(
     """Maximum and target of each lane, smoothed; False if a sum of gaps leaves its range."""
     cdef real* x = tiles.x
     cdef Py_ssize_t n = job.n_classes
-    cdef double reach
     find_m(group, x, n, numbers)
     if tiles.t != NULL:
         find_distributions(group, x, tiles.t, n, numbers)
@@ -358,11 +357,11 @@ cdef inline bint find_targets(
         smooth_lanes(group, x, &job.formula, n, share, numbers)
     if not (real is double or job.formula.smoothing != 0) or are_finite(numbers.cross, lanes_of(x)):
         return True
-    # Either a logit is infinite or NaN, or a sum of gaps overflowed. Only the wide kernel can compute the latter. It is
-    # ruled out for plain labels, if all finite logits are far from the largest number.
-    row_range(x, n * lanes_of(x), &reach)
-    return (
-        job.kind == LABELS and tiles.t == NULL and job.class_weight == NULL and reach <= largest_number(x) / (8 * n))
+    # Either a logit is infinite or NaN, or a sum of gaps overflowed. Only the wide kernel can compute the latter.
+    if not are_moderate(x, n * lanes_of(x)):
+        return False
+    return are_moderate(tiles.t, n * lanes_of(x)) if tiles.t != NULL else (
+        job.kind == LABELS and job.class_weight == NULL)
 
 
 cdef bint visit_lanes(

@@ -241,6 +241,16 @@ cdef inline void find_distribution(
     sums.cross = cross.value()
 
 
+cdef bint may_have_overflowed(const RowArrays[real]* row, Py_ssize_t start, Py_ssize_t n) noexcept nogil:
+    """Whether an infinite sum of gaps may be finite in truth. If not, a logit or an amount is infinite."""
+    cdef const real* t = row.target.distribution
+    if not are_moderate(row.x + start, n):
+        return True
+    if t != NULL:
+        return not are_moderate(t + start, n)
+    return row.target.class_weight != NULL or not are_moderate(row.target.probs, row.target.count)
+
+
 cdef void find_far_gaps(
     RowSums* sums, const RowArrays[real]* row, const Formula* formula, Py_ssize_t start, Py_ssize_t n, double m,
     double temperature

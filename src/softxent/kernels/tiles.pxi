@@ -59,21 +59,25 @@ cdef void read_tile(
         spread_rows(<real*> at[0], n, count, staging)
         place_staged(staging, n, count, staged)
         rows_to_lanes(<real**> staged, n, tile)
-    elif rows.typed and even and rows.step == sizeof(real):
+    elif rows.packed:
+        place_staged(staging, n, count, staged)
+        if even and rows.step == n * rows.class_stride and n >= in_quarter(tile):
+            read_side_by_side(rows[0], at[0], staging, count * n)
+        else:
+            for lane in range(count):
+                read_side_by_side(rows[0], at[lane], <real*> staged[lane], n)
+        rows_to_lanes(<real**> staged, n, tile)
+    elif rows.stacked and even:
         for c in range(n):
-            store(tile + c * lanes_of(tile), load_lanes_first(<real*> (at[0] + c * rows.class_stride), count, 0))
+            if rows.typed:
+                store(tile + c * lanes_of(tile), load_lanes_first(<real*> (at[0] + c * rows.class_stride), count, 0))
+            else:
+                store(tile + c * lanes_of(tile), Lanes[real](0))
+                read_side_by_side(rows[0], at[0] + c * rows.class_stride, tile + c * lanes_of(tile), count)
     elif rows.typed:
         for c in range(n):
             for lane in range(lanes_of(tile)):
                 tile[c * lanes_of(tile) + lane] = (<real*> (at[lane] + c * rows.class_stride))[0]
-    elif real is float and rows.halves:
-        place_staged(staging, n, count, staged)
-        if even and rows.step == n * rows.class_stride and n >= in_quarter(tile):
-            element_of(rows[0]).read_row(at[0], staging, count * n)
-        else:
-            for lane in range(count):
-                element_of(rows[0]).read_row(at[lane], <real*> staged[lane], n)
-        rows_to_lanes(<real**> staged, n, tile)
     else:
         for lane in range(count):
             read_row(staging, at[lane], rows, n)
@@ -100,10 +104,20 @@ cdef void write_tile(
         place_staged(staging, n, lanes_of(tile), staged)
         lanes_to_rows(tile, n, <real**> staged)
         pack_rows(staging, n, count, <real*> at[0])
-    elif rows.typed and even and rows.step == sizeof(real):
+    elif rows.packed:
+        place_staged(staging, n, lanes_of(tile), staged)
+        lanes_to_rows(tile, n, <real**> staged)
+        if even and rows.step == n * rows.class_stride and n >= in_quarter(tile):
+            write_side_by_side(rows[0], at[0], staging, count * n)
+        else:
+            for lane in range(count):
+                write_side_by_side(rows[0], at[lane], <real*> staged[lane], n)
+    elif rows.stacked and even:
         for c in range(n):
             column = load_lanes(tile + c * lanes_of(tile))
-            if streaming and count == lanes_of(tile) and to_line(<real*> at[0]) == 0:
+            if not rows.typed:
+                write_side_by_side(rows[0], at[0] + c * rows.class_stride, tile + c * lanes_of(tile), count)
+            elif streaming and count == lanes_of(tile) and to_line(<real*> at[0]) == 0:
                 stream(<real*> (at[0] + c * rows.class_stride), column)
             else:
                 store_first(<real*> (at[0] + c * rows.class_stride), count, column)
@@ -111,14 +125,6 @@ cdef void write_tile(
         for c in range(n):
             for lane in range(count):
                 (<real*> (at[lane] + c * rows.class_stride))[0] = tile[c * lanes_of(tile) + lane]
-    elif real is float and rows.halves:
-        place_staged(staging, n, lanes_of(tile), staged)
-        lanes_to_rows(tile, n, <real**> staged)
-        if even and rows.step == n * rows.class_stride and n >= in_quarter(tile):
-            element_of(rows[0]).write_row(at[0], staging, count * n)
-        else:
-            for lane in range(count):
-                element_of(rows[0]).write_row(at[lane], <real*> staged[lane], n)
     else:
         for lane in range(count):
             for c in range(n):

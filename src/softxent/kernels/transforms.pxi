@@ -38,35 +38,6 @@ cdef void multiply_by_slope(real* g, const real* slope, Py_ssize_t n) noexcept n
         g[i] = g[i] * slope[i] if slope[i] != 0 else 0
 
 
-cdef inline double row_range(const real* x, Py_ssize_t n, double* size) noexcept nogil:
-    """The largest element, -inf if all are NaN; `size` becomes the largest absolute value of a finite one."""
-    cdef Block[real] zero = Block[real](0), most = Block[real](-INFINITY), least = most, v
-    cdef Vec[real] infinite = Vec[real](INFINITY), nothing = Vec[real](0), top, bottom, w
-    cdef Py_ssize_t i = 0
-    while i + block_lanes(x) <= n:
-        v = load_block(x + i)
-        most = maximum(v, most)
-        least = maximum(zero - v, least)
-        i += block_lanes(x)
-    top, bottom = fold_largest(most), fold_largest(least)
-    while i < n:
-        w = load_first(x + i, min(vec_lanes(x), n - i), x[i])
-        top = maximum(w, top)
-        bottom = maximum(Vec[real](0) - w, bottom)
-        i += vec_lanes(x)
-    size[0] = max(largest(top), largest(bottom))
-    if size[0] == INFINITY:
-        bottom = nothing
-        i = 0
-        while i < n:
-            w = load_first(x + i, min(vec_lanes(x), n - i), 0)
-            w = maximum(w, nothing - w)
-            bottom = maximum(select_equal(w, infinite, nothing, w), bottom)
-            i += vec_lanes(x)
-        size[0] = largest(bottom)
-    return largest(top)
-
-
 cdef bint leaves_range(const Job* job, const real* x, double size) noexcept nogil:
     """Whether the temperature makes a finite logit infinite; `size` is the largest absolute value of these."""
     return size / job.transform.temperature > largest_number(x)

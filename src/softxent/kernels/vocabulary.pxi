@@ -240,11 +240,11 @@ cdef extern from "vec/elements.hpp" namespace "softxent" nogil:
     cdef cppclass Element:
         void (*read)(const char*, Py_ssize_t stride, Py_ssize_t n, double* to)
         void (*write)(char*, double)
-        void (*read_row)(const char*, float*, Py_ssize_t n)
-        void (*write_row)(char*, const float*, Py_ssize_t n)
         bint (*read_labels)(const char*, Py_ssize_t stride, Py_ssize_t n, const LabelRange&, int64_t* to)
 
     const Element& element_of(const Layout&)
+    void read_side_by_side[T](const Layout&, const char*, T*, Py_ssize_t n)
+    void write_side_by_side[T](const Layout&, char*, const T*, Py_ssize_t n)
 
 cdef extern from "threads.hpp" namespace "softxent" nogil:
     int this_thread()

@@ -22,92 +22,6 @@ cdef enum:
     PREFETCHED_ROW = 65536      # classes: a longer next row would drive this one out of the cache
 
 
-cdef inline double row_max(const real* x, Py_ssize_t n) noexcept nogil:
-    """The largest element that is not NaN; -inf if all are NaN."""
-    cdef Py_ssize_t i = line_start(x, n)
-    cdef Block[real] maxima = Block[real](-INFINITY)
-    cdef Vec[real] most = Vec[real](-INFINITY)
-    if i > 0:
-        most = maximum(load_first(x, i, -INFINITY), most)
-    while i + block_lanes(x) <= n:
-        maxima = maximum(load_block(x + i), maxima)
-        i += block_lanes(x)
-    while i + vec_lanes(x) <= n:
-        most = maximum(load(x + i), most)
-        i += vec_lanes(x)
-    if i < n:
-        most = maximum(load_first(x + i, n - i, -INFINITY), most)
-    return largest(maximum(fold_largest(maxima), most))
-
-
-cdef inline Sum[real] exp_blocks(
-    const real* x, real* e, Py_ssize_t start, Py_ssize_t stop, RowUnit[real] unit, Sum[real] total,
-    Py_ssize_t prefetch_distance
-) noexcept nogil:
-    """Exponentials of as many whole Blocks as fit, added to `total`; e may be NULL, or x.
-
-    Logits are prefetched `prefetch_distance` ahead, unless that is 0.
-    """
-    while start + block_lanes(x) <= stop:
-        if prefetch_distance != 0:
-            prefetch(<char*> (x + start + prefetch_distance), sizeof(real) * block_lanes(x))
-        total.add(exp_block(x + start, <real*> NULL if e == NULL else e + start, unit))
-        start += block_lanes(x)
-    return total
-
-
-cdef inline Sum[real] exp_vectors(
-    const real* x, real* e, Py_ssize_t start, Py_ssize_t stop, Py_ssize_t left_out, RowUnit[real] unit,
-    Sum[real] total
-) noexcept nogil:
-    """Exponentials of any stretch, Vec by Vec; the one at `left_out` is written, but not added."""
-    cdef Py_ssize_t count
-    cdef Vec[real] v
-    while start < stop:
-        count = min(vec_lanes(x), stop - start)
-        v = exp(load_first(x + start, count, -INFINITY), unit)
-        total.add(without_lane(v, left_out - start))
-        if e != NULL:
-            store_first(e + start, count, v)
-        start += vec_lanes(x)
-    return total
-
-
-cdef inline Carried[double] exp_sum(
-    const real* x, real* e, Py_ssize_t n, Py_ssize_t left_out, RowUnit[real] unit, Py_ssize_t prefetch_distance
-) noexcept nogil:
-    """The sum of all exponentials of a row, or of a stretch of it, but that of the class `left_out`."""
-    cdef Py_ssize_t width = block_lanes(x)
-    cdef Py_ssize_t blocks_end = n - n % width
-    cdef Py_ssize_t split = left_out - left_out % width if 0 <= left_out < blocks_end else blocks_end
-    cdef Sum[real] total
-    cdef Block[real] v
-    # Whole blocks up to the one with `left_out`, that one, whole blocks again, and the tail Vec by Vec. The order of
-    # additions does not depend on where `left_out` is.
-    total = exp_blocks(x, e, 0, split, unit, total, prefetch_distance)
-    if split < blocks_end:
-        v = exp(load_block(x + split), unit)
-        total.add(fold_sum(without_lane(v, left_out - split)))
-        if e != NULL:
-            store(e + split, v)
-        total = exp_blocks(x, e, split + width, blocks_end, unit, total, prefetch_distance)
-    total = exp_vectors(x, e, blocks_end, n, left_out, unit, total)
-    return total.value()
-
-
-cdef inline Carried[double] gap_sum(const real* x, Py_ssize_t n, double m) noexcept nogil:
-    """The sum of m - x_j."""
-    cdef Sum[real] total
-    cdef Py_ssize_t i = 0
-    while i + block_lanes(x) <= n:
-        total.add(fold_sum(Block[real](m) - load_block(x + i)))
-        i += block_lanes(x)
-    while i < n:
-        total.add(Vec[real](m) - load_first(x + i, min(vec_lanes(x), n - i), m))
-        i += vec_lanes(x)
-    return total.value()
-
-
 cdef inline void visit_stretch(
     RowSums* sums, const RowArrays[real]* row, const Formula* formula, Py_ssize_t start, Py_ssize_t n, double m,
     RowUnit[real] unit, Py_ssize_t prefetch_distance
@@ -122,7 +36,7 @@ cdef inline void visit_stretch(
         find_sparse(sums, x, 1, &row.target, start, n, m)
     if formula.smoothing != 0:
         sums.gaps = gap_sum(x, n, m)
-    if not is_finite(sums.cross.sum) or not is_finite(sums.gaps.sum):
+    if not (is_finite(sums.cross.sum) and is_finite(sums.gaps.sum)) and may_have_overflowed(row, start, n):
         find_far_gaps(sums, row, formula, start, n, m, 1)
     sums.R = exp_sum(x, row.e + start if row.e != NULL else NULL, n, sums.argmax, unit, prefetch_distance)
 

@@ -1,6 +1,6 @@
 // Elements of the dtypes that the vector kernels do not load directly: any number type, at any alignment, in either byte
-// order, read as double (or, for class labels, as a 64-bit integer) and written back from double; and whole rows of
-// halves, read as float and written back from float.
+// order, read as double (or, for class labels, as a 64-bit integer) and written back from double; and elements side by
+// side, aligned and in the machine's byte order, read as the type computed in and written back from it.
 #pragma once
 
 #include <algorithm>
@@ -17,8 +17,8 @@ namespace softxent {
 // n numbers, `stride` bytes apart.
 using Reader = void (*)(const char *, std::ptrdiff_t stride, std::ptrdiff_t n, double *to);
 using Writer = void (*)(char *, double);
-using RowReader = void (*)(const char *, float *, std::ptrdiff_t n);
-using RowWriter = void (*)(char *, const float *, std::ptrdiff_t n);
+template <class S> using PackedReader = void (*)(const char *, S *, std::ptrdiff_t n);
+template <class S> using PackedWriter = void (*)(char *, const S *, std::ptrdiff_t n);
 // The good labels: those in [0, n_classes), and the label of rows that do not count, if `ignored` is not null.
 struct LabelRange {
     std::int64_t n_classes;
@@ -50,12 +50,24 @@ template <class T, bool SWAPPED> void read_numbers(const char *p, std::ptrdiff_t
     stride == side_by_side ? read(side_by_side) : read(stride);
 }
 
-// A whole row of half-precision numbers that lie side by side.
-template <class T> void read_halves(const char *p, float *to, std::ptrdiff_t n) {
-    convert_row(reinterpret_cast<const T *>(p), to, n);
+// Whole registers of halves are converted at once. For other types the compiler makes vector code.
+template <class T, class S> constexpr bool is_half_of = std::is_same_v<S, float> && (std::is_same_v<T, Half> || std::is_same_v<T, BFloat16>);
+
+template <class T, class S> void read_packed(const char *p, S *to, std::ptrdiff_t n) {
+    const T *from = reinterpret_cast<const T *>(p);
+    if constexpr (is_half_of<T, S>) {
+        convert_row(from, to, n);
+    } else {
+        for (std::ptrdiff_t i = 0; i < n; ++i) to[i] = static_cast<S>(static_cast<double>(from[i]));
+    }
 }
-template <class T> void write_halves(char *p, const float *from, std::ptrdiff_t n) {
-    convert_row(from, reinterpret_cast<T *>(p), n);
+template <class T, class S> void write_packed(char *p, const S *from, std::ptrdiff_t n) {
+    T *to = reinterpret_cast<T *>(p);
+    if constexpr (is_half_of<T, S>) {
+        convert_row(from, to, n);
+    } else {
+        for (std::ptrdiff_t i = 0; i < n; ++i) to[i] = static_cast<T>(static_cast<double>(from[i]));
+    }
 }
 
 template <class T, bool SWAPPED> void write_element(char *p, double x) {
@@ -92,26 +104,34 @@ struct Element {
     Reader read = nullptr;
     Writer write = nullptr;
     LabelsReader read_labels = nullptr;
-    RowReader read_row = nullptr;
-    RowWriter write_row = nullptr;
+    PackedReader<float> read_floats = nullptr;
+    PackedReader<double> read_doubles = nullptr;
+    PackedWriter<float> write_floats = nullptr;
+    PackedWriter<double> write_doubles = nullptr;
 };
 
-template <class T, bool SWAPPED> constexpr Element real_element() {
-    return {read_numbers<T, SWAPPED>, write_element<T, SWAPPED>, nullptr, nullptr, nullptr};
-}
-template <class T, bool SWAPPED> constexpr Element half_element() {
-    Element element = real_element<T, SWAPPED>();
+template <class T, bool SWAPPED> constexpr Element read_only_element() {
+    Element element;
+    element.read = read_numbers<T, SWAPPED>;
     if constexpr (!SWAPPED) {
-        element.read_row = read_halves<T>;
-        element.write_row = write_halves<T>;
+        element.read_floats = read_packed<T, float>;
+        element.read_doubles = read_packed<T, double>;
     }
     return element;
 }
 template <class T, bool SWAPPED> constexpr Element integer_element() {
-    return {read_numbers<T, SWAPPED>, nullptr, read_labels<T, SWAPPED>, nullptr, nullptr};
+    Element element = read_only_element<T, SWAPPED>();
+    element.read_labels = read_labels<T, SWAPPED>;
+    return element;
 }
-template <class T, bool SWAPPED> constexpr Element read_only_element() {
-    return {read_numbers<T, SWAPPED>, nullptr, nullptr, nullptr, nullptr};
+template <class T, bool SWAPPED> constexpr Element real_element() {
+    Element element = read_only_element<T, SWAPPED>();
+    element.write = write_element<T, SWAPPED>;
+    if constexpr (!SWAPPED) {
+        element.write_floats = write_packed<T, float>;
+        element.write_doubles = write_packed<T, double>;
+    }
+    return element;
 }
 
 // By ElementType, in its order.
@@ -122,12 +142,24 @@ template <bool SWAPPED> inline constexpr Element ELEMENTS[N_ELEMENT_TYPES] = {
     integer_element<std::int32_t, SWAPPED>(), integer_element<std::int64_t, SWAPPED>(),
     integer_element<std::uint8_t, SWAPPED>(), integer_element<std::uint16_t, SWAPPED>(),
     integer_element<std::uint32_t, SWAPPED>(), integer_element<std::uint64_t, SWAPPED>(),
-    half_element<Half, SWAPPED>(), half_element<BFloat16, SWAPPED>(),
+    real_element<Half, SWAPPED>(), real_element<BFloat16, SWAPPED>(),
     real_element<float, SWAPPED>(), real_element<double, SWAPPED>(),
     read_only_element<long double, SWAPPED>(),
 };
 SOFTXENT_INLINE const Element &element_of(const Layout &layout) {
     return (layout.swapped ? ELEMENTS<true> : ELEMENTS<false>)[layout.element];
+}
+
+// n elements side by side, of a layout that is packed or stacked.
+template <class S> SOFTXENT_INLINE void read_side_by_side(const Layout &layout, const char *p, S *to, std::ptrdiff_t n) {
+    const Element &element = element_of(layout);
+    if constexpr (std::is_same_v<S, float>) element.read_floats(p, to, n);
+    else element.read_doubles(p, to, n);
+}
+template <class S> SOFTXENT_INLINE void write_side_by_side(const Layout &layout, char *p, const S *from, std::ptrdiff_t n) {
+    const Element &element = element_of(layout);
+    if constexpr (std::is_same_v<S, float>) element.write_floats(p, from, n);
+    else element.write_doubles(p, from, n);
 }
 
 }  // namespace softxent
