@@ -109,7 +109,7 @@ cdef bint describe_options(Job* job, cnp.ndarray x, options, int axis, int compu
     if not (is_normal(job.transform.temperature, job.in_double) and is_normal(job.transform.cap, job.in_double)):
         return False
     job.transforms = job.transform.temperature != 1 or job.transform.cap > 0 or job.has_allowed
-    job.has_slope = job.has_allowed or (job.transform.cap > 0 and job.has_grad)
+    job.has_slope = job.transform.cap > 0 and job.has_grad
     job.may_leave_range = job.transform.temperature < 1 and job.transform.cap == 0
     # Smoothing normally needs two sums of the row only. With a weight per class, or a mask, the smoothed target differs
     # from class to class, so it is built in full: see build_target.

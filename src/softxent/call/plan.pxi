@@ -37,7 +37,7 @@ cdef bint fits_lanes(const Job* job, bint direct, Py_ssize_t itemsize) noexcept:
     if job.n_classes > TILE_BYTES // LANE_BYTES:        # else the product below might overflow
         return False
     staged |= job.kind == DISTRIBUTIONS and is_converted(&job.targets)
-    n_tiles = 1 + tile_of_targets + job.has_slope + (job.diagnostics.argmax != NULL) + staged
+    n_tiles = 1 + tile_of_targets + (job.has_slope or job.has_allowed) + (job.diagnostics.argmax != NULL) + staged
     # Beyond the tiles there is one more row: lanes without a row of their own are written to it.
     if n_tiles * job.n_classes * LANE_BYTES + job.n_classes * itemsize > TILE_BYTES:
         return False
@@ -57,10 +57,14 @@ cdef void make_plan(Job* job, bint in_place, int n_threads) noexcept:
             job.streaming = job.grad.typed and job.grad.step == itemsize and job.grad.class_stride % 64 == 0
         else:
             job.streaming = direct and not job.has_slope and job.n_classes >= STRETCH
-    # Rows of scratch: logits or exponentials, then targets, then slopes.
+    # Rows of scratch: logits or exponentials, targets, slopes or allowed classes as numbers, and as they are.
     direct = direct and not job.has_slope and (job.has_grad or not job.transforms) and not job.streaming
-    if not job.by_lanes and not direct:
-        job.scratch_rows = 3 if job.has_slope else 2 if makes_target else 1
+    if not job.by_lanes and job.has_allowed and not job.allowed.packed:
+        job.scratch_rows = 4
+    elif not job.by_lanes and (job.has_slope or (job.has_allowed and job.builds_target)):
+        job.scratch_rows = 3
+    elif not job.by_lanes and not direct:
+        job.scratch_rows = 2 if makes_target else 1
     n_threads = team_size(job.n_rows, job.n_classes, n_threads)
     job.by_stretches = job.n_classes > STRETCH and job.n_rows < 2 * n_threads and job.n_rows % n_threads != 0
     job.n_threads = n_threads if job.by_stretches else min(n_threads, job.n_rows)

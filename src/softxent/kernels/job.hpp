@@ -87,7 +87,7 @@ struct Job {
     Formula formula;
     Transform transform;
     bool transforms = false;                                   // logits are transformed before the softmax
-    bool has_slope = false;                                    // the derivatives of the transforms differ by class
+    bool has_slope = false;                                    // the derivatives of the logits are kept
     bool may_leave_range = false;                              // the temperature may make a finite logit infinite
     bool builds_target = false;                                // each row's target is built in full: build_target
     double built_smoothing = 0;                                // its smoothing; that of `formula` is 0 then

@@ -7,9 +7,8 @@ from cython.parallel cimport prange
 include "job.pxi"
 include "vocabulary.pxi"
 include "arrays.pxi"
-include "sweeps.pxi"
 include "targets.pxi"
-include "transforms.pxi"
+include "far.pxi"
 include "wide.pxi"
 include "tiles.pxi"
 include "narrow.pxi"
@@ -18,7 +17,7 @@ include "batch.pxi"
 
 cdef double exp_all(const real* x, double m, real* out, Py_ssize_t n) noexcept nogil:
     cdef RowUnit[real] unit = RowUnit[real](<real> m)
-    exp_vectors(x, out, 0, n, -1, unit, Sum[real]())
+    exp_sum(x, out, n, -1, unit, 0)
     return lane0(exp(Vec[real](m), unit))
 
 

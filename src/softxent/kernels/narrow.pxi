@@ -279,7 +279,7 @@ cdef void subtract_sparse_of_lanes(
     for lane in range(lanes_of(g)):
         read_target_of_lane(job, i, count, group, lane, &target)
         gradient.minus = group.minus[lane]
-        subtract_sparse(&gradient, g + lane, lanes_of(g), job.n_classes, &target)
+        subtract_sparse(&gradient, g + lane, lanes_of(g), job.n_classes, &target, NULL)
         if group.own_class[lane] >= 0:
             g[<Py_ssize_t> group.own_class[lane] * lanes_of(g) + lane] = group.own_grad[lane]
 
@@ -308,7 +308,7 @@ cdef inline void read_tiles(
     if job.kind == DISTRIBUTIONS or job.builds_target:
         tiles.t = staging
         staging += size
-    if job.has_slope:
+    if job.has_slope or job.has_allowed:
         tiles.slope = staging
         staging += size
     if job.diagnostics.argmax != NULL:
@@ -327,15 +327,14 @@ cdef inline bint transform_tiles(
 ) noexcept nogil:
     """The logits of the softmax, and the targets that are built; False if a logit leaves its range."""
     cdef Py_ssize_t size = job.n_classes * lanes_of(tiles.x)
-    cdef double reach
-    if job.may_leave_range:
-        row_range(tiles.x, size, &reach)
-        if leaves_range(job, tiles.x, reach):
-            return False
+    cdef const real* logits = tiles.x
+    cdef const real* allowed = tiles.slope if job.has_allowed else NULL
+    if job.may_leave_range and leaves_range(job, tiles.x, finite_size(tiles.x, size)):
+        return False
     if job.builds_target:
         build_targets_of_lanes(job, i, count, group, tiles.slope, tiles.t)
     if job.transforms:
-        transform_logits(&job.transform, tiles.x, tiles.slope, job.has_allowed, size)
+        transform_logits(job.transform, logits, allowed, tiles.x, tiles.slope, 0, size)
     return True
 
 
@@ -407,7 +406,7 @@ cdef bint visit_lanes(
     take_gradients(&group, x, tiles.t, job.formula.smoothing != 0, tiles.t == NULL and job.kind == LABELS, n)
     if tiles.t == NULL and job.kind == SPARSE:
         subtract_sparse_of_lanes(job, i, count, &group, x)
-    if job.has_slope:
+    if tiles.slope != NULL:
         multiply_by_slope(x, tiles.slope, size)
     if job.has_sample_weight or job.has_ignored:
         zero_lanes(x, numbers.weight, n)

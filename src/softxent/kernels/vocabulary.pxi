@@ -112,9 +112,6 @@ cdef extern from "math/exp.hpp" namespace "softxent" nogil:
 cdef extern from "math/log1p.hpp" namespace "softxent" nogil:
     Vec[double] log1p(Vec[double])
 
-cdef extern from "math/tanh.hpp" namespace "softxent" nogil:
-    Vec[T] tanh[T](const Vec[T]&, Vec[T]* slope)
-
 cdef extern from "row/numbers.hpp" namespace "softxent" nogil:
     const double FAR_STEP, LEAST_DIVISOR
 
@@ -159,6 +156,7 @@ cdef extern from "row/target.hpp" namespace "softxent" nogil:
         T* e
         T* grad
         Py_ssize_t n
+        const unsigned char* allowed
         Target[T] target
 
     cdef cppclass RowSums:
@@ -198,6 +196,23 @@ cdef extern from "row/finish.hpp" namespace "softxent" nogil:
         Vec[T] minus_target[T](Vec[T] grad, Vec[T] t)
         Lanes[T] minus_target[T](Lanes[T] grad, Lanes[T] t)
         Block[T] minus_target[T](Block[T] grad, Block[T] t)
+
+cdef extern from "row/sweeps.hpp" namespace "softxent" nogil:
+    double row_max[T](const T* x, Py_ssize_t n)
+    double finite_size[T](const T* x, Py_ssize_t n)
+    bint are_moderate[T](const T* x, Py_ssize_t n)
+    double transform_logits[T, M](
+        const Transform&, const T* x, const M* allowed, T* z, T* slope, Py_ssize_t start, Py_ssize_t stop)
+    void multiply_by_slope[T](T* g, const T* slope, Py_ssize_t n)
+    Carried[double] exp_sum[T](
+        const T* x, T* e, Py_ssize_t n, Py_ssize_t left_out, const RowUnit[T]&, Py_ssize_t prefetch_distance)
+    Carried[double] gap_sum[T](const T* x, Py_ssize_t n, double m)
+    void find_distribution[T](
+        RowSums*, const T* x, const T* t, Py_ssize_t n, double m, Py_ssize_t prefetch_distance)
+    void multiply[T](T* v, double factor, Py_ssize_t n)
+    void take_gradient[T](
+        const Gradient[double]&, double unscale, T* e, const T* t, const unsigned char* allowed, T* g, Py_ssize_t start,
+        Py_ssize_t stop, bint streaming)
 
 cdef extern from "row/lanes.hpp" namespace "softxent" nogil:
     cdef cppclass LaneGroup[T]:

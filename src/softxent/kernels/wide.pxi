@@ -19,6 +19,7 @@ cdef enum:
     MAX_STRETCHES = 256
     SCALE_STEP_EXPONENT = 30
     SCALE_STEP = 1 << SCALE_STEP_EXPONENT
+    CACHED_PIECE = 2048         # classes that are converted, then transformed
     PREFETCHED_ROW = 65536      # classes: a longer next row would drive this one out of the cache
 
 
@@ -56,27 +57,6 @@ cdef inline void add_stretch(RowSums* sums, const RowSums* more, Py_ssize_t star
     elif more.argmax >= 0:
         sums.R = sums.R + Carried[double](e_m, 0)
         sums.rest = sums.rest + Carried[double](more.t_at_argmax, 0)
-
-
-cdef void leave_far(RowNumbers* numbers, int k, double cross) noexcept nogil:
-    """Set `cross` of row k, which comes multiplied by FAR_STEP^2.
-
-    If no double holds the true one, then mass, cross and unit of the row are multiplied by FAR_STEP, and the weight is
-    divided by it, until it fits.
-    """
-    cdef double back = 1 / FAR_STEP
-    numbers.cross[k] = cross * back * back
-    if not is_finite(cross) or is_finite(numbers.cross[k]):
-        return
-    numbers.cross[k] = cross * back
-    numbers.unit[k] = 1
-    while True:
-        numbers.mass[k] *= FAR_STEP
-        numbers.unit[k] *= FAR_STEP
-        numbers.weight[k] *= back
-        if is_finite(numbers.cross[k]):
-            return
-        numbers.cross[k] = cross
 
 
 cdef struct RowScaling:
@@ -153,57 +133,19 @@ cdef inline RowScaling finish_row(
     return scaling
 
 
-cdef inline void take_gradient_of_vector(
-    const Gradient[double]* gradient, const real* e, const real* t, real* g, Py_ssize_t count
-) noexcept nogil:
-    cdef Vec[real] v = gradient.of(load_first(e, count, 0))
-    if t != NULL:
-        v = gradient.minus_target(v, load_first(t, count, 0))
-    store_first(g, count, v)
-
-
-cdef void take_gradient(
-    const Gradient[double]* gradient, double unscale, real* e, const real* t, real* g, Py_ssize_t n, bint streaming
-) noexcept nogil:
-    """g becomes the gradient of n exponentials e; t may be NULL, e may be g."""
-    # Whole blocks start at a cache line, wherever the row does: a store across two lines costs twice.
-    cdef Py_ssize_t i = line_start(g, n)
-    cdef Gradient[double] numbers = gradient[0]
-    cdef Block[real] v
-    if unscale != 1:
-        multiply(e, unscale, n)
-    if i > 0:
-        take_gradient_of_vector(gradient, e, t, g, i)
-    while i + block_lanes(e) <= n:
-        v = numbers.of(load_block(e + i))
-        if t != NULL:
-            v = numbers.minus_target(v, load_block(t + i))
-        if streaming:
-            stream(g + i, v)
-        else:
-            store(g + i, v)
-        i += block_lanes(e)
-    while i < n:
-        take_gradient_of_vector(
-            gradient, e + i, t + i if t != NULL else NULL, g + i, min(vec_lanes(e), n - i))
-        i += vec_lanes(e)
-
-
-cdef void multiply(real* v, double factor, Py_ssize_t n) noexcept nogil:
-    cdef Py_ssize_t i
-    for i in range(n):
-        v[i] *= <real> factor
-
-
 cdef inline void subtract_sparse(
-    const Gradient[double]* gradient, real* g, Py_ssize_t stride, Py_ssize_t n, const Target[real]* target
+    const Gradient[double]* gradient, real* g, Py_ssize_t stride, Py_ssize_t n, const Target[real]* target,
+    const unsigned char* allowed
 ) noexcept nogil:
-    """Subtract the entries of a sparse target from a gradient whose n classes are `stride` apart."""
+    """Subtract the entries of a sparse target from a gradient whose n classes are `stride` apart.
+
+    Those of classes that are not allowed are left out; if `allowed` is NULL, all are.
+    """
     cdef Py_ssize_t i, c
     for i in range(target.count):
         c = target.indices[i]
         # Indices were checked, but another thread may have changed them since.
-        if 0 <= c < n:
+        if 0 <= c < n and (allowed == NULL or allowed[c] != 0):
             g[c * stride] = <real> lane0(gradient.minus_target(
                 Vec[real](g[c * stride]), Vec[real](target.amount(i, c))))
 
@@ -211,12 +153,13 @@ cdef inline void subtract_sparse(
 cdef inline void set_own_classes(
     const Gradient[double]* gradient, const RowScaling* scaling, const RowArrays[real]* row
 ) noexcept nogil:
+    cdef real* grad = row.grad
     cdef int step
-    subtract_sparse(gradient, row.grad, 1, row.n, &row.target)
+    subtract_sparse(gradient, grad, 1, row.n, &row.target, row.allowed)
     if scaling.own_class >= 0:
-        row.grad[scaling.own_class] = <real> scaling.own_grad
+        grad[scaling.own_class] = <real> scaling.own_grad
     for step in range(scaling.steps):
-        multiply(row.grad, SCALE_STEP, row.n)
+        multiply(grad, SCALE_STEP, row.n)
 
 
 cdef inline Py_ssize_t stretch_length(Py_ssize_t n) noexcept nogil:
@@ -240,6 +183,9 @@ cdef inline void visit_row(
     cdef double e_m = lane0(exp(Vec[real](m), unit))
     cdef RowSums sums[2]
     cdef Py_ssize_t start = 0, length = stretch_length(row.n)
+    cdef real* e = row.e
+    cdef real* grad = row.grad
+    cdef const real* t = row.target.distribution
     cdef Gradient[double] gradient
     cdef RowScaling scaling
     while start < row.n:
@@ -253,7 +199,7 @@ cdef inline void visit_row(
         # The gradient must wait for its factor. This need not.
         numbers.m[k + 1] = row_max(next_row, row.n)
     if row.grad != NULL:
-        take_gradient(&gradient, scaling.unscale, row.e, row.target.distribution, row.grad, row.n, streaming)
+        take_gradient(gradient, scaling.unscale, e, t, row.allowed, grad, 0, row.n, streaming)
         set_own_classes(&gradient, &scaling, row)
 
 
@@ -262,21 +208,17 @@ cdef void share_row(
     const FarRow* far, RowNumbers* numbers, int k
 ) noexcept nogil:
     """As visit_row, with the stretches shared out over the threads."""
-    cdef Py_ssize_t n = row.n, length = stretch_length(n), n_stretches = (n + length - 1) // length, i, start
-    cdef double[MAX_STRETCHES] maxima
+    cdef Py_ssize_t n = row.n, length = stretch_length(n), n_stretches = (n + length - 1) // length, i
     cdef RowSums stretches[MAX_STRETCHES]
     cdef RowSums sums
     cdef Gradient[double] gradient
     cdef RowScaling scaling
-    cdef RowUnit[real] unit
-    cdef double m = -INFINITY, e_m
+    cdef double m = numbers.m[k]
+    cdef RowUnit[real] unit = RowUnit[real](<real> m)
+    cdef double e_m = lane0(exp(Vec[real](m), unit))
+    cdef real* e = row.e
+    cdef real* grad = row.grad
     cdef const real* t = row.target.distribution
-    for i in prange(n_stretches, num_threads=n_threads, schedule="static"):
-        maxima[i] = row_max(row.x + i * length, min(length, n - i * length))
-    for i in range(n_stretches):
-        m = max(m, maxima[i])
-    unit = RowUnit[real](<real> m)
-    e_m = lane0(exp(Vec[real](m), unit))
     for i in prange(n_stretches, num_threads=n_threads, schedule="static"):
         visit_stretch(stretches + i, row, formula, i * length, min(length, n - i * length), m, unit, 0)
     sums.clear()
@@ -285,10 +227,8 @@ cdef void share_row(
     scaling = finish_row(&sums, row, formula, m, unit, e_m, scale, far, &gradient, numbers, k)
     if row.grad != NULL:
         for i in prange(n_stretches, num_threads=n_threads, schedule="static"):
-            start = i * length
             take_gradient(
-                &gradient, scaling.unscale, row.e + start, t + start if t != NULL else NULL, row.grad + start,
-                min(length, n - start), streaming)
+                gradient, scaling.unscale, e, t, row.allowed, grad, i * length, min((i + 1) * length, n), streaming)
             if streaming:
                 fence_streams()
         set_own_classes(&gradient, &scaling, row)
@@ -358,28 +298,56 @@ cdef void skip_row(const Job* job, Py_ssize_t i, RowNumbers* numbers, int k) noe
         clear_diagnostics(&job.diagnostics, i)
 
 
-cdef void read_stretches(const Job* job, Py_ssize_t i, int n_threads, real* x) noexcept nogil:
-    """Read the logits of row i into x, before any transform."""
-    cdef Py_ssize_t n = job.n_classes, length = stretch_length(n), n_stretches = (n + length - 1) // length, k, start
-    cdef char* source = row_address(&job.logits, i)
-    if n_threads == 1:
-        read_row(x, source, &job.logits, n)
-    else:
-        for k in prange(n_stretches, num_threads=n_threads, schedule="static"):
-            start = k * length
-            read_row(x + start, source + start * job.logits.class_stride, &job.logits, min(length, n - start))
+cdef double take_stretch(
+    const Job* job, const RowArrays[real]* row, const char* source, real* slope, Py_ssize_t start, Py_ssize_t stop
+) noexcept nogil:
+    """Take the logits of the classes [start, stop) from `source` to row.x, as those of the softmax; return their maximum.
+
+    A piece at a time, so that it stays in the cache between conversion and transform.
+    """
+    cdef double m = -INFINITY
+    cdef real* x = <real*> row.x
+    cdef const real* logits = <const real*> source if job.logits.direct else x
+    cdef const unsigned char* allowed = row.allowed
+    cdef Py_ssize_t end
+    while start < stop:
+        end = min(start + CACHED_PIECE, stop)
+        if not job.logits.direct:
+            read_row(x + start, source + start * job.logits.class_stride, &job.logits, end - start)
+        if job.transforms:
+            m = max(m, transform_logits(job.transform, logits, allowed, x, slope, start, end))
+        else:
+            m = max(m, row_max(logits + start, end - start))
+        start = end
+    return m
 
 
-cdef void transform_stretches(const Job* job, int n_threads, real* x, real* slope) noexcept nogil:
-    cdef Py_ssize_t n = job.n_classes, length = stretch_length(n), n_stretches = (n + length - 1) // length, k, start
+cdef double take_row(
+    const Job* job, const RowArrays[real]* row, const char* source, real* slope, int n_threads
+) noexcept nogil:
+    """As take_stretch, for the whole row, which is shared out over the threads."""
+    cdef Py_ssize_t n = row.n, length = stretch_length(n), n_stretches = (n + length - 1) // length, k
+    cdef double[MAX_STRETCHES] maxima
+    cdef double m = -INFINITY
     if n_threads == 1:
-        transform_logits(&job.transform, x, slope if job.has_slope else NULL, job.has_allowed, n)
-    else:
-        for k in prange(n_stretches, num_threads=n_threads, schedule="static"):
-            start = k * length
-            transform_logits(
-                &job.transform, x + start, slope + start if job.has_slope else NULL, job.has_allowed,
-                min(length, n - start))
+        return take_stretch(job, row, source, slope, 0, n)
+    for k in prange(n_stretches, num_threads=n_threads, schedule="static"):
+        maxima[k] = take_stretch(job, row, source, slope, k * length, min((k + 1) * length, n))
+    for k in range(n_stretches):
+        m = max(m, maxima[k])
+    return m
+
+
+cdef inline void place_allowed(const Job* job, Py_ssize_t i, real* scratch, RowArrays[real]* row) noexcept nogil:
+    """Fill in the allowed classes of row i: where they are, or copied to `scratch` if they are not side by side."""
+    cdef const char* source = row_address(&job.allowed, i)
+    cdef unsigned char* copied = <unsigned char*> scratch
+    cdef Py_ssize_t c
+    row.allowed = <const unsigned char*> source
+    if not job.allowed.packed:
+        row.allowed = copied
+        for c in range(row.n):
+            copied[c] = source[c * job.allowed.class_stride] != 0
 
 
 cdef inline void place_row(
@@ -388,16 +356,19 @@ cdef inline void place_row(
     """Fill in where the numbers of row i are, and its target. What cannot be used in place is read into `scratch`."""
     cdef Py_ssize_t n = job.n_classes
     cdef real* t = scratch + n
-    cdef real* slope = scratch + 2 * n
+    cdef real* allowed = scratch + 2 * n
     row.n = n
     row.x = <real*> row_address(&job.logits, i)
     row.grad = row.e = NULL
+    row.allowed = NULL
     if job.has_grad:
         row.grad = <real*> row_address(&job.grad, i) if job.grad.direct else scratch
         row.e = scratch if job.streaming else row.grad
+    if not job.logits.direct or job.transforms:
+        row.x = scratch if row.e == NULL else row.e
     read_target(job, i, label, one, &row.target)
     if job.has_allowed:
-        read_row(slope, row_address(&job.allowed, i), &job.allowed, n)
+        place_allowed(job, i, scratch + 3 * n, row)
     if job.kind == DISTRIBUTIONS:
         if job.targets.direct and not job.builds_target:
             t = <real*> row_address(&job.targets, i)
@@ -405,9 +376,25 @@ cdef inline void place_row(
             read_row(t, row_address(&job.targets, i), &job.targets, n)
         row.target.distribution = t
     if job.builds_target:
-        build_target(&row.target, slope if job.has_allowed else NULL, job.built_smoothing, t, 1, n)
+        if job.has_allowed:
+            read_row(allowed, row_address(&job.allowed, i), &job.allowed, n)
+        build_target(&row.target, allowed if job.has_allowed else NULL, job.built_smoothing, t, 1, n)
         row.target.distribution = t
         row.target.count = 0
+
+
+cdef inline bint is_far(const Job* job, const RowArrays[real]* row, const char* source) noexcept nogil:
+    """Whether the temperature takes a logit out of range. If so, row.x has the logits as they were given."""
+    cdef const real* logits = <const real*> source
+    if not job.may_leave_range:
+        return False
+    if not job.logits.direct:
+        read_row(<real*> row.x, source, &job.logits, row.n)
+        logits = row.x
+    if not leaves_range(job, logits, finite_size(logits, row.n)):
+        return False
+    read_row(<real*> row.x, source, &job.logits, row.n)
+    return True
 
 
 cdef inline bint visit_row_of(
@@ -417,45 +404,36 @@ cdef inline bint visit_row_of(
     """Visit row i, which is row k of `numbers`. Its weight is there already, and its label, if any, in `label`.
 
     `m_is_known` says that its maximum is there, too. True is returned if the maximum of row k + 1 now is. `scratch` is
-    for what cannot be loaded or stored in place: a row of logits, then a distribution, then slopes.
+    for what cannot be loaded or stored in place: rows of logits, a distribution, slopes, allowed classes.
     """
     cdef Py_ssize_t n = job.n_classes, prefetch_distance = 0
     cdef real one = 1
-    cdef double size
     cdef RowArrays[real] row
     cdef FarRow far_row
     cdef const FarRow* far = NULL
-    cdef real* x
-    cdef real* slope = scratch + 2 * n
+    cdef const char* source = row_address(&job.logits, i)
+    cdef real* slope = scratch + 2 * n if job.has_slope else NULL
     cdef real* next_row = NULL
     if numbers.weight[k] == 0:
         skip_row(job, i, numbers, k)
         return False
     place_row(job, i, label, &one, scratch, &row)
-    if not job.logits.direct or job.transforms:
-        x = scratch if row.e == NULL else row.e
-        row.x = x
-        read_stretches(job, i, n_threads if job.by_stretches else 1, x)
-        if job.may_leave_range:
-            numbers.m[k] = row_range(row.x, n, &size)
-            if leaves_range(job, row.x, size):
-                bring_back(job, &row, x, slope, label[0] if job.kind == LABELS else 0, &far_row)
-                far = &far_row
-            elif not job.has_allowed:
-                numbers.m[k] = <real> numbers.m[k] / <real> job.transform.temperature
-                m_is_known = True
-        if job.transforms and far == NULL:
-            transform_stretches(job, n_threads if job.by_stretches else 1, x, slope)
-    else:
+    if job.logits.direct and not job.transforms:
         if job.prefetching and n <= PREFETCHED_ROW and i + 1 < job.n_rows:
             prefetch_distance = <real*> row_address(&job.logits, i + 1) - row.x
         if next_counts and job.has_grad and n <= STRETCH:
             next_row = <real*> row_address(&job.logits, i + 1)
+    if is_far(job, &row, source):
+        bring_back(job, &row, <real*> row.x, label[0] if job.kind == LABELS else 0, &far_row)
+        far = &far_row
+        numbers.m[k] = row_max(row.x, n)
+    elif not m_is_known and job.logits.direct and not job.transforms and not job.by_stretches:
+        numbers.m[k] = row_max(<const real*> source, n)
+    elif not m_is_known:
+        numbers.m[k] = take_row(job, &row, source, slope, n_threads if job.by_stretches else 1)
     if job.by_stretches:
         share_row(&row, &job.formula, &job.scale, job.streaming, n_threads, far, numbers, k)
     else:
-        if not m_is_known:
-            numbers.m[k] = row_max(row.x, n)
         visit_row(&row, &job.formula, &job.scale, job.streaming, prefetch_distance, next_row, far, numbers, k)
     if job.diagnostics.argmax != NULL:
         find_diagnostics(&job.diagnostics, i, row.x, label[0], n, far, numbers, k)

@@ -4,6 +4,7 @@
 #include <immintrin.h>
 
 #include <cstdint>
+#include <cstring>
 
 namespace softxent::isa {
 
@@ -72,6 +73,16 @@ inline unsigned equal_bits(f32 a, f32 b) { return static_cast<unsigned>(_mm256_m
 inline unsigned equal_bits(f64 a, f64 b) { return static_cast<unsigned>(_mm256_movemask_pd(equal(a, b))); }
 inline f32 select_equal(f32 a, f32 b, f32 yes, f32 no) { return _mm256_blendv_ps(no, yes, equal(a, b)); }
 inline f64 select_equal(f64 a, f64 b, f64 yes, f64 no) { return _mm256_blendv_pd(no, yes, equal(a, b)); }
+inline f32 select_bytes(const unsigned char *p, f32 yes, f32 no) {
+    const __m256i lanes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(p)));
+    return _mm256_blendv_ps(yes, no, _mm256_castsi256_ps(_mm256_cmpeq_epi32(lanes, _mm256_setzero_si256())));
+}
+inline f64 select_bytes(const unsigned char *p, f64 yes, f64 no) {
+    std::int32_t bytes;
+    std::memcpy(&bytes, p, sizeof bytes);
+    const __m256i lanes = _mm256_cvtepu8_epi64(_mm_cvtsi32_si128(bytes));
+    return _mm256_blendv_pd(yes, no, _mm256_castsi256_pd(_mm256_cmpeq_epi64(lanes, _mm256_setzero_si256())));
+}
 
 // The low bits of the representation moved up to where the exponent is.
 inline f32 shift_to_exponent(f32 v) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(v), 23)); }

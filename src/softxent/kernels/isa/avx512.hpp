@@ -61,6 +61,14 @@ inline unsigned equal_bits(f32 a, f32 b) { return _mm512_cmp_ps_mask(a, b, _CMP_
 inline unsigned equal_bits(f64 a, f64 b) { return _mm512_cmp_pd_mask(a, b, _CMP_EQ_OQ); }
 inline f32 select_equal(f32 a, f32 b, f32 yes, f32 no) { return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ), no, yes); }
 inline f64 select_equal(f64 a, f64 b, f64 yes, f64 no) { return _mm512_mask_blend_pd(_mm512_cmp_pd_mask(a, b, _CMP_EQ_OQ), no, yes); }
+inline f32 select_bytes(const unsigned char *p, f32 yes, f32 no) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i *>(p));
+    return _mm512_mask_blend_ps(_mm_test_epi8_mask(bytes, bytes), no, yes);
+}
+inline f64 select_bytes(const unsigned char *p, f64 yes, f64 no) {
+    const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i *>(p));
+    return _mm512_mask_blend_pd(static_cast<__mmask8>(_mm_test_epi8_mask(bytes, bytes)), no, yes);
+}
 
 // The low bits of the representation moved up to where the exponent is.
 inline f32 shift_to_exponent(f32 v) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(v), 23)); }

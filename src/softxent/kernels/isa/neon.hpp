@@ -4,6 +4,9 @@
 
 #include <arm_neon.h>
 
+#include <cstdint>
+#include <cstring>
+
 namespace softxent::isa {
 
 using f32 = float32x4_t;
@@ -86,6 +89,18 @@ inline unsigned equal_bits(f64 a, f64 b) {
 }
 inline f32 select_equal(f32 a, f32 b, f32 yes, f32 no) { return vbslq_f32(vceqq_f32(a, b), yes, no); }
 inline f64 select_equal(f64 a, f64 b, f64 yes, f64 no) { return vbslq_f64(vceqq_f64(a, b), yes, no); }
+// The first sizeof(T) bytes, as lanes of 32 bits.
+template <class T> inline uint32x4_t load_bytes(const unsigned char *p) {
+    T bytes;
+    std::memcpy(&bytes, p, sizeof bytes);
+    return vmovl_u16(vget_low_u16(vmovl_u8(vcreate_u8(bytes))));
+}
+inline f32 select_bytes(const unsigned char *p, f32 yes, f32 no) {
+    return vbslq_f32(vceqq_u32(load_bytes<std::uint32_t>(p), vdupq_n_u32(0)), no, yes);
+}
+inline f64 select_bytes(const unsigned char *p, f64 yes, f64 no) {
+    return vbslq_f64(vceqq_u64(vmovl_u32(vget_low_u32(load_bytes<std::uint16_t>(p))), vdupq_n_u64(0)), no, yes);
+}
 
 // The low bits of the representation moved up to where the exponent is.
 inline f32 shift_to_exponent(f32 v) { return vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_f32(v), 23)); }

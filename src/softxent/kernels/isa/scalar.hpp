@@ -75,6 +75,9 @@ template <class T>
 SOFTXENT_INLINE Array<T> select_equal(const Array<T> &a, const Array<T> &b, const Array<T> &yes, const Array<T> &no) {
     return each_lane<T>([&](int i) { return a.lane[i] == b.lane[i] ? yes.lane[i] : no.lane[i]; });
 }
+template <class T> SOFTXENT_INLINE Array<T> select_bytes(const unsigned char *p, const Array<T> &yes, const Array<T> &no) {
+    return each_lane<T>([&](int i) { return p[i] != 0 ? yes.lane[i] : no.lane[i]; });
+}
 
 // The low bits of the representation moved up to where the exponent is.
 template <class Bits, class T> SOFTXENT_INLINE Array<T> shift_left(const Array<T> &v, int by) {

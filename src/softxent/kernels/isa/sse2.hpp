@@ -5,6 +5,7 @@
 #include <emmintrin.h>
 
 #include <cstdint>
+#include <cstring>
 
 namespace softxent::isa {
 
@@ -129,6 +130,20 @@ inline f32 select_equal(f32 a, f32 b, f32 yes, f32 no) {
 inline f64 select_equal(f64 a, f64 b, f64 yes, f64 no) {
     const f64 mask = equal(a, b);
     return _mm_or_pd(_mm_and_pd(mask, yes), _mm_andnot_pd(mask, no));
+}
+// All ones in the 32-bit lanes of those of the first sizeof(T) bytes that are 0.
+template <class T> inline __m128i zero_bytes(const unsigned char *p) {
+    T bytes;
+    std::memcpy(&bytes, p, sizeof bytes);
+    const __m128i zero = _mm_setzero_si128(), words = _mm_unpacklo_epi8(_mm_cvtsi32_si128(bytes), zero);
+    return _mm_cmpeq_epi32(_mm_unpacklo_epi16(words, zero), zero);
+}
+inline f32 select_bytes(const unsigned char *p, f32 yes, f32 no) {
+    return _mm_castsi128_ps(select(zero_bytes<std::int32_t>(p), _mm_castps_si128(no), _mm_castps_si128(yes)));
+}
+inline f64 select_bytes(const unsigned char *p, f64 yes, f64 no) {
+    const __m128i zeros = zero_bytes<std::int16_t>(p);
+    return _mm_castsi128_pd(select(_mm_unpacklo_epi32(zeros, zeros), _mm_castpd_si128(no), _mm_castpd_si128(yes)));
 }
 
 // The low bits of the representation moved up to where the exponent is.

@@ -61,21 +61,19 @@ template <class P, int I = 0, class S, int N> SOFTXENT_INLINE P for_lanes(const 
 // exp(x) counted in the row's unit, for x <= m. Max error 1.02 ulp in float, 1.1 ulp in double; exactly 0 from about
 // HEADROOM + EXPONENT_OF_ONE powers of two below the row's largest down to -inf; NaN stays NaN; all NaN if m is infinite.
 template <class S, int N, class U> SOFTXENT_INLINE Pack<S, N> exp(const Pack<S, N> &all, const U &unit) {
-    constexpr int M = N < isa::IN_FLIGHT ? N : isa::IN_FLIGHT;  // no more chains of operations at once than registers hold
     using K = ExpConstants<S>;
-    using P = Pack<S, M>;
     Pack<S, N> out;
-    repeat<N / M>([&](auto step) {
-        constexpr int i = step * M;
+    in_flight<N>([&](auto first, auto registers) {
+        constexpr int i = first;
+        using P = Pack<S, registers>;
         P rounder = for_lanes<P, i>(unit.rounder);
-        P x = maximum(for_lanes<P, i>(unit.lowest), registers_from<M, i>(all) - for_lanes<P, i>(unit.shift));
+        P x = maximum(for_lanes<P, i>(unit.lowest), registers_from<registers, i>(all) - for_lanes<P, i>(unit.shift));
         P biased = fma(x, P(LOG2E), rounder), n = biased - rounder;
         P r = fma(n, P(-K::LN2_LO), fma(n, P(-K::LN2_HI), x));       // the inner one exact: LN2_HI leaves room for n
         P q(K::POLYNOMIAL[0]);
         for (std::size_t j = 1; j < sizeof(K::POLYNOMIAL) / sizeof(double); ++j) q = fma(q, r, P(K::POLYNOMIAL[j]));
         P power = map([](auto b) { return isa::shift_to_exponent(b); }, biased);
-        P e = fma(fma(r * r, q, r), power, power);       // (1 + r + r^2 q) * 2^n, the 1 never rounded
-        repeat<M>([&](auto j) { out.r[i + j] = e.r[j]; });
+        set_registers<i>(&out, fma(fma(r * r, q, r), power, power));       // (1 + r + r^2 q) * 2^n, the 1 never rounded
     });
     return out;
 }

@@ -28,6 +28,7 @@ template <class S> struct RowArrays {
     S *e;                                                      // exponentials, in grad or scratch; null for the loss
     S *grad;                                                   // null for the loss alone
     std::ptrdiff_t n;
+    const unsigned char *allowed;                              // 0 where a class is not allowed; null if all are
     Target<S> target;
 };
 

@@ -106,6 +106,15 @@ template <int M, int I, class S, int N> SOFTXENT_INLINE Pack<S, M> registers_fro
     return out;
 }
 
+template <int I, class S, int M, int N> SOFTXENT_INLINE void set_registers(Pack<S, N> *v, const Pack<S, M> &from) {
+    repeat<M>([&](auto j) { v->r[I + j] = from.r[j]; });
+}
+// f(first, how many) for a few of N registers at a time: no more chains of operations than a CPU has registers for.
+template <int N, class F> SOFTXENT_INLINE void in_flight(F f) {
+    constexpr int M = N < isa::IN_FLIGHT ? N : isa::IN_FLIGHT;
+    repeat<N / M>([&](auto step) { f(std::integral_constant<int, step * M>(), std::integral_constant<int, M>()); });
+}
+
 template <class P, class S> SOFTXENT_INLINE P load_pack(const S *p) {
     P out;
     repeat<P::registers>([&](auto i) { out.r[i] = isa::load(p + P::width * i); });
@@ -280,6 +289,12 @@ template <int N> SOFTXENT_INLINE Pack<double, N> exact_fma(const Pack<double, N>
 template <class S, int N> SOFTXENT_INLINE Pack<S, N> maximum(const Pack<S, N> &a, const Pack<S, N> &b) {
     return map([](auto x, auto y) { return isa::maximum(x, y); }, a, b);
 }
+// yes where a byte is not 0, else no, lane by lane.
+template <class S, int N> SOFTXENT_INLINE Pack<S, N> select_bytes(const unsigned char *bytes, const Pack<S, N> &yes, const Pack<S, N> &no) {
+    Pack<S, N> out;
+    repeat<N>([&](auto i) { out.r[i] = isa::select_bytes(bytes + i * Pack<S, N>::width, yes.r[i], no.r[i]); });
+    return out;
+}
 // a == b ? yes : no, lane by lane.
 template <class S, int N>
 SOFTXENT_INLINE Pack<S, N> select_equal(const Pack<S, N> &a, const Pack<S, N> &b, const Pack<S, N> &yes, const Pack<S, N> &no) {
@@ -322,7 +337,7 @@ template <class S, int N> SOFTXENT_INLINE double largest(const Pack<S, N> &v) {
     return isa::largest(fold<1>(v, [](auto a, auto b) { return isa::maximum(a, b); }).r[0]);
 }
 // A Block's lanes that lie a Vec apart, combined.
-template <class S> SOFTXENT_INLINE Vec<S> fold_sum(const Block<S> &v) {
+template <class S, int N> SOFTXENT_INLINE Vec<S> fold_sum(const Pack<S, N> &v) {
     return fold<registers_of_vec<S>>(v, [](auto a, auto b) { return isa::add(a, b); });
 }
 template <class S> SOFTXENT_INLINE Vec<S> fold_largest(const Block<S> &v) {

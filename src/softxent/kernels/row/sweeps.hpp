@@ -1,0 +1,202 @@
+// What is found or made in one sweep over the n numbers of a row, or of a stretch of it. Lanes lie across the classes. No
+// memory beyond the n numbers is touched.
+#pragma once
+
+#include <limits>
+
+#include "../math/tanh.hpp"
+#include "finish.hpp"
+#include "target.hpp"
+
+namespace softxent {
+
+constexpr double INFINITE = std::numeric_limits<double>::infinity();
+
+// Calls f(p, i, count) for Blocks, then for Vecs, from i on: p is of the type of the Pack, and count says how many of its
+// lanes there are. All are there but in the last Vec, and in the first if `head` is not 0.
+struct All {};
+template <class S, class F> SOFTXENT_INLINE void sweep(std::ptrdiff_t i, std::ptrdiff_t stop, F f, std::ptrdiff_t head = 0) {
+    if (head > 0) {
+        f(Vec<S>(), i, head);
+        i += head;
+    }
+    for (; i + Block<S>::lanes <= stop; i += Block<S>::lanes) f(Block<S>(), i, All());
+    for (; i + Vec<S>::lanes <= stop; i += Vec<S>::lanes) f(Vec<S>(), i, All());
+    if (i < stop) f(Vec<S>(), i, stop - i);
+}
+template <class P, class S> SOFTXENT_INLINE P load_some(P, const S *p, All, double) { return load_pack<P>(p); }
+template <class P, class S> SOFTXENT_INLINE P load_some(P, const S *p, std::ptrdiff_t n, double fill) { return load_pack_first<P>(p, n, fill); }
+template <class S, int N> SOFTXENT_INLINE void store_some(S *p, All, const Pack<S, N> &v) { store(p, v); }
+template <class S, int N> SOFTXENT_INLINE void store_some(S *p, std::ptrdiff_t n, const Pack<S, N> &v) { store_first(p, n, v); }
+// yes where a byte, or a number, is not 0, else no.
+template <class P> SOFTXENT_INLINE P select_some(const unsigned char *bytes, All, const P &yes, const P &no) {
+    return select_bytes(bytes, yes, no);
+}
+template <class P> SOFTXENT_INLINE P select_some(const unsigned char *bytes, std::ptrdiff_t n, const P &yes, const P &no) {
+    unsigned char some[P::lanes] = {};
+    std::copy_n(bytes, n, some);
+    return select_bytes(some, yes, no);
+}
+template <class P, class S, class Count> SOFTXENT_INLINE P select_some(const S *numbers, Count count, const P &yes, const P &no) {
+    return select_equal(load_some(P(), numbers, count, 0), P(0), no, yes);
+}
+
+// The largest number so far, of Blocks and of Vecs. NaNs are ignored.
+template <class S> struct Largest {
+    Block<S> blocks{-INFINITE};
+    Vec<S> vecs{-INFINITE};
+    SOFTXENT_INLINE void add(const Block<S> &v) { blocks = maximum(v, blocks); }
+    SOFTXENT_INLINE void add(const Vec<S> &v) { vecs = maximum(v, vecs); }
+    SOFTXENT_INLINE double value() const { return largest(maximum(fold_largest(blocks), vecs)); }
+};
+
+// The largest number that is not NaN; -inf if all are NaN.
+template <class S> SOFTXENT_INLINE double row_max(const S *x, std::ptrdiff_t n) {
+    Largest<S> most;
+    sweep<S>(0, n, [&](auto p, std::ptrdiff_t i, auto count) { most.add(load_some(p, x + i, count, -INFINITE)); }, line_start(x, n));
+    return most.value();
+}
+
+// The largest absolute value of a finite number.
+template <class S> double finite_size(const S *x, std::ptrdiff_t n) {
+    Largest<S> sizes, finite_sizes;
+    sweep<S>(0, n, [&](auto p, std::ptrdiff_t i, auto count) {
+        auto v = load_some(p, x + i, count, 0);
+        sizes.add(maximum(v, decltype(p)(0) - v));
+    });
+    if (is_finite(sizes.value())) return sizes.value();
+    sweep<S>(0, n, [&](auto p, std::ptrdiff_t i, auto count) {
+        decltype(p) zero(0), v = load_some(p, x + i, count, 0), size = maximum(v, zero - v);
+        finite_sizes.add(select_equal(size, decltype(p)(INFINITE), zero, size));
+    });
+    return finite_sizes.value();
+}
+
+// Whether the sum of 10^12 products of two such numbers is in range. Infinite ones are ignored.
+template <class S> bool are_moderate(const S *x, std::ptrdiff_t n) {
+    const double size = finite_size(x, n);
+    return size * size <= largest_number(x) / 1e12;
+}
+
+// The logits z of the softmax for the classes [start, stop), from logits x, which may be z. `allowed` is null, or has a byte or number that is 0 for
+// each class that is not allowed. `slope` is null, or gets the derivative of z times the temperature; it may be `allowed`.
+// Returns the largest z.
+template <class S, class M>
+double transform_logits(
+    const Transform &transform, const S *x, const M *allowed, S *z, S *slope, std::ptrdiff_t start, std::ptrdiff_t stop
+) {
+    const double T = transform.temperature, cap = transform.cap, inverse_cap = cap > 0 ? 1 / cap : 0;
+    Largest<S> most;
+    sweep<S>(start, stop, [&](auto p, std::ptrdiff_t i, auto count) {
+        using P = decltype(p);
+        P v = load_some(p, x + i, count, 0), d(1);
+        if (T != 1) v = v / P(T);
+        if (cap > 0) v = P(cap) * tanh(v * P(inverse_cap), &d);
+        if (allowed != nullptr) {
+            v = select_some(allowed + i, count, v, P(-INFINITE));
+            d = select_some(allowed + i, count, d, P(0));
+        }
+        store_some(z + i, count, v);
+        if (slope != nullptr) store_some(slope + i, count, d);
+        most.add(load_some(p, z + i, count, -INFINITE));
+    });
+    return most.value();
+}
+
+// g becomes the gradient with respect to the logits as given: 0 where a class is not allowed, even if g is NaN.
+template <class S> void multiply_by_slope(S *g, const S *slope, std::ptrdiff_t n) {
+    for (std::ptrdiff_t i = 0; i < n; ++i) g[i] = slope[i] != 0 ? g[i] * slope[i] : 0;
+}
+
+// The sum of all exponentials but that of the class `left_out`. They are written to e, which may be x, unless it is null.
+// Logits are prefetched `prefetch_distance` ahead, unless that is 0. The order of additions does not depend on `left_out`.
+template <class S>
+SOFTXENT_INLINE Carried<double> exp_sum(
+    const S *x, S *e, std::ptrdiff_t n, std::ptrdiff_t left_out, const RowUnit<S> &unit, std::ptrdiff_t prefetch_distance
+) {
+    constexpr std::ptrdiff_t width = Block<S>::lanes;
+    const std::ptrdiff_t blocks_end = n - n % width;
+    std::ptrdiff_t split = 0 <= left_out && left_out < blocks_end ? left_out - left_out % width : blocks_end;
+    Sum<S> total;
+    const auto add = [&](auto p, std::ptrdiff_t i, auto count) {
+        if constexpr (decltype(p)::lanes == width) {
+            if (prefetch_distance != 0) prefetch(reinterpret_cast<const char *>(x + i + prefetch_distance), sizeof(S) * width);
+            total.add(exp_block(x + i, e == nullptr ? e : e + i, unit));
+        } else {
+            auto v = exp(load_some(p, x + i, count, -INFINITE), unit);
+            total.add(without_lane(v, left_out - i));
+            if (e != nullptr) store_some(e + i, count, v);
+        }
+    };
+    sweep<S>(0, split, add);
+    if (split < blocks_end) {
+        Block<S> v = exp(load_block(x + split), unit);
+        total.add(fold_sum(without_lane(v, left_out - split)));
+        if (e != nullptr) store(e + split, v);
+        split += width;
+    }
+    sweep<S>(split, n, add);
+    return total.value();
+}
+
+// The sum of m - x.
+template <class S> SOFTXENT_INLINE Carried<double> gap_sum(const S *x, std::ptrdiff_t n, double m) {
+    Sum<S> total;
+    sweep<S>(0, n, [&](auto p, std::ptrdiff_t i, auto count) { total.add(fold_sum(decltype(p)(m) - load_some(p, x + i, count, m))); });
+    return total.value();
+}
+
+// Add up a stretch of a target that is the distribution t; t is prefetched `prefetch_distance` ahead.
+template <class S>
+SOFTXENT_INLINE void find_distribution(RowSums *sums, const S *x, const S *t, std::ptrdiff_t n, double m, std::ptrdiff_t prefetch_distance) {
+    using V = Vec<S>;
+    Sum<S> cross, rest;
+    const auto add = [&](std::ptrdiff_t i, auto count) {
+        V logits = load_some(V(), x + i, count, 0), weights = load_some(V(), t + i, count, 0);
+        cross.add_gaps(weights, logits, V(m));
+        if (sums->argmax < 0) {
+            const unsigned wanted = equal_bits(logits, V(m)) & ~equal_bits(weights, V(0));
+            if (wanted != 0) {
+                sums->argmax = i + lowest_bit(wanted);
+                sums->t_at_argmax = t[sums->argmax];
+                weights = without_lane(weights, sums->argmax - i);
+            }
+        }
+        rest.add(weights);
+    };
+    std::ptrdiff_t i = 0;
+    for (; i + V::lanes <= n; i += V::lanes) {
+        if (prefetch_distance != 0) prefetch(reinterpret_cast<const char *>(t + i + prefetch_distance), sizeof(V));
+        add(i, All());
+    }
+    if (i < n) add(i, n - i);
+    sums->rest = rest.value();
+    sums->cross = cross.value();
+}
+
+template <class S> void multiply(S *v, double factor, std::ptrdiff_t n) {
+    for (std::ptrdiff_t i = 0; i < n; ++i) v[i] *= static_cast<S>(factor);
+}
+
+// g becomes the gradient of the exponentials e of the classes [start, stop); t and `allowed` may be null, e may be g.
+// Before, the exponentials are multiplied by `unscale`.
+template <class S>
+void take_gradient(
+    const Gradient<double> &gradient, double unscale, S *e, const S *t, const unsigned char *allowed, S *g, std::ptrdiff_t start,
+    std::ptrdiff_t stop, bool streaming
+) {
+    if (unscale != 1) multiply(e + start, unscale, stop - start);
+    const Gradient<double> numbers = gradient;
+    // Whole blocks start at a cache line, wherever the row does: a store across two lines costs twice.
+    sweep<S>(start, stop, [&](auto p, std::ptrdiff_t i, auto count) {
+        auto v = numbers.of(load_some(p, e + i, count, 0));
+        if (t != nullptr) v = numbers.minus_target(v, load_some(p, t + i, count, 0));
+        if (allowed != nullptr) v = select_some(allowed + i, count, v, decltype(p)(0));
+        if constexpr (decltype(p)::lanes == Block<S>::lanes) {
+            if (streaming) return stream(g + i, v);
+        }
+        store_some(g + i, count, v);
+    }, line_start(g + start, stop - start));
+}
+
+}  // namespace softxent
