@@ -156,14 +156,16 @@ cdef void find_diagnostics_of_lanes(
 ) noexcept nogil:
     """As find_diagnostics, for each lane, from logits x and their exponentials e."""
     cdef Lanes[real] m = load_lanes(group.m), argmax = Lanes[real](-1)
-    cdef real[MAX_LANES] first_at_m
+    cdef real[MAX_LANES] first_at_m, nothing
     cdef double[MAX_LANES] gaps, R, R_low, logs
     cdef Py_ssize_t c, lane = 0
     cdef bint has_nan
     for c in range(n - 1, -1, -1):
         argmax = select_equal(load_lanes(x + c * lanes_of(x)), m, Lanes[real](<double> c), argmax)
     store(first_at_m, argmax)
-    lane_gaps(x, e, n, group.m, first_at_m, gaps, R, R_low)
+    store(nothing, Lanes[real](0))
+    lane_sums(e, n, &first_at_m[0], &nothing[0], R, R_low)
+    lane_gaps(x, e, n, group.m, first_at_m, gaps, NULL, NULL)
     while lane < lanes_of(x):
         store(logs + lane, log1p_rest(
             x, load(&R[lane]), load(&R_low[lane]), load(numbers.m_shifted + lane), load(numbers.n0 + lane)))

@@ -150,6 +150,11 @@ cdef extern from "row/target.hpp" namespace "softxent" nogil:
         const T* class_weight
         T amount(Py_ssize_t i, int64_t c)
 
+    cdef cppclass Spread:
+        Spread()
+        Carried[double] R, gaps
+        Py_ssize_t argmax
+
     cdef cppclass RowArrays[T]:
         RowArrays()
         const T* x
@@ -157,6 +162,7 @@ cdef extern from "row/target.hpp" namespace "softxent" nogil:
         T* grad
         Py_ssize_t n
         const unsigned char* allowed
+        Spread* spread
         Target[T] target
 
     cdef cppclass RowSums:
@@ -206,6 +212,8 @@ cdef extern from "row/sweeps.hpp" namespace "softxent" nogil:
     void multiply_by_slope[T](T* g, const T* slope, Py_ssize_t n)
     Carried[double] exp_sum[T](
         const T* x, T* e, Py_ssize_t n, Py_ssize_t left_out, const RowUnit[T]&, Py_ssize_t prefetch_distance)
+    Carried[double] exp_sum_and_spread[T](
+        const T* x, Py_ssize_t n, Py_ssize_t left_out, const RowUnit[T]&, double m, Spread*)
     Carried[double] gap_sum[T](const T* x, Py_ssize_t n, double m)
     void find_distribution[T](
         RowSums*, const T* x, const T* t, Py_ssize_t n, double m, Py_ssize_t prefetch_distance)

@@ -24,7 +24,7 @@ cdef enum:
 
 
 cdef inline void visit_stretch(
-    RowSums* sums, const RowArrays[real]* row, const Formula* formula, Py_ssize_t start, Py_ssize_t n, double m,
+    RowSums* sums, Spread* spread, const RowArrays[real]* row, const Formula* formula, Py_ssize_t start, Py_ssize_t n, double m,
     RowUnit[real] unit, Py_ssize_t prefetch_distance
 ) noexcept nogil:
     """Target and exponentials of the n classes from `start` on, of a row whose maximum is m."""
@@ -39,7 +39,10 @@ cdef inline void visit_stretch(
         sums.gaps = gap_sum(x, n, m)
     if not (is_finite(sums.cross.sum) and is_finite(sums.gaps.sum)) and may_have_overflowed(row, start, n):
         find_far_gaps(sums, row, formula, start, n, m, 1)
-    sums.R = exp_sum(x, row.e + start if row.e != NULL else NULL, n, sums.argmax, unit, prefetch_distance)
+    if row.spread != NULL:
+        sums.R = exp_sum_and_spread(x, n, sums.argmax, unit, m, spread)
+    else:
+        sums.R = exp_sum(x, row.e + start if row.e != NULL else NULL, n, sums.argmax, unit, prefetch_distance)
 
 
 cdef inline void add_stretch(RowSums* sums, const RowSums* more, Py_ssize_t start, double e_m) noexcept nogil:
@@ -57,6 +60,16 @@ cdef inline void add_stretch(RowSums* sums, const RowSums* more, Py_ssize_t star
     elif more.argmax >= 0:
         sums.R = sums.R + Carried[double](e_m, 0)
         sums.rest = sums.rest + Carried[double](more.t_at_argmax, 0)
+
+
+cdef inline void add_spread(Spread* spread, const Spread* more, Py_ssize_t start, double e_m) noexcept nogil:
+    """As add_stretch."""
+    spread.R = spread.R + more.R
+    spread.gaps = spread.gaps + more.gaps
+    if more.argmax >= 0 and spread.argmax < 0:
+        spread.argmax = start + more.argmax
+    elif more.argmax >= 0:
+        spread.R = spread.R + Carried[double](e_m, 0)
 
 
 cdef struct RowScaling:
@@ -182,6 +195,7 @@ cdef inline void visit_row(
     cdef RowUnit[real] unit = RowUnit[real](<real> m)
     cdef double e_m = lane0(exp(Vec[real](m), unit))
     cdef RowSums sums[2]
+    cdef Spread spread
     cdef Py_ssize_t start = 0, length = stretch_length(row.n)
     cdef real* e = row.e
     cdef real* grad = row.grad
@@ -190,9 +204,12 @@ cdef inline void visit_row(
     cdef RowScaling scaling
     while start < row.n:
         visit_stretch(
-            sums + (start > 0), row, formula, start, min(length, row.n - start), m, unit, prefetch_distance)
+            sums + (start > 0), &spread if start > 0 else row.spread, row, formula, start, min(length, row.n - start), m,
+            unit, prefetch_distance)
         if start > 0:
             add_stretch(sums, sums + 1, start, e_m)
+            if row.spread != NULL:
+                add_spread(row.spread, &spread, start, e_m)
         start += length
     scaling = finish_row(sums, row, formula, m, unit, e_m, scale, far, &gradient, numbers, k)
     if next_row != NULL:
@@ -210,6 +227,7 @@ cdef void share_row(
     """As visit_row, with the stretches shared out over the threads."""
     cdef Py_ssize_t n = row.n, length = stretch_length(n), n_stretches = (n + length - 1) // length, i
     cdef RowSums stretches[MAX_STRETCHES]
+    cdef Spread spreads[MAX_STRETCHES]
     cdef RowSums sums
     cdef Gradient[double] gradient
     cdef RowScaling scaling
@@ -220,10 +238,15 @@ cdef void share_row(
     cdef real* grad = row.grad
     cdef const real* t = row.target.distribution
     for i in prange(n_stretches, num_threads=n_threads, schedule="static"):
-        visit_stretch(stretches + i, row, formula, i * length, min(length, n - i * length), m, unit, 0)
+        visit_stretch(
+            stretches + i, spreads + i, row, formula, i * length, min(length, n - i * length), m, unit, 0)
     sums.clear()
     for i in range(n_stretches):
         add_stretch(&sums, stretches + i, i * length, e_m)
+    if row.spread != NULL:
+        row.spread[0] = spreads[0]
+        for i in range(1, n_stretches):
+            add_spread(row.spread, spreads + i, i * length, e_m)
     scaling = finish_row(&sums, row, formula, m, unit, e_m, scale, far, &gradient, numbers, k)
     if row.grad != NULL:
         for i in prange(n_stretches, num_threads=n_threads, schedule="static"):
@@ -254,38 +277,24 @@ cdef void clear_diagnostics(const Diagnostics* diagnostics, Py_ssize_t i) noexce
 
 
 cdef void find_diagnostics(
-    const Diagnostics* diagnostics, Py_ssize_t i, const real* x, int64_t label, Py_ssize_t n, const FarRow* far,
+    const Diagnostics* diagnostics, Py_ssize_t i, const RowArrays[real]* row, int64_t label, const FarRow* far,
     const RowNumbers* numbers, int k
 ) noexcept nogil:
-    """The diagnostics of row i, from its logits x and row k of `numbers`. Of these, only log_prob uses the label."""
-    cdef double m = numbers.m[k] if far == NULL else row_max(x, n), low, R_low
-    cdef double R, log, gap = m - x[label] if far == NULL else far.label_gap
+    """The diagnostics of row i, which is row k of `numbers`. Of these, only log_prob uses the label."""
+    cdef const real* x = row.x
+    cdef double m = numbers.m[k] if far == NULL else row_max(x, row.n), low, R_low
+    cdef double log, gap = m - x[label] if far == NULL else far.label_gap
     cdef RowUnit[real] unit = RowUnit[real](<real> m)
-    cdef Vec[real] most = Vec[real](m), logits, e
-    cdef Sum[real] spread, rest
-    cdef Py_ssize_t start = 0, argmax = -1, count, c
-    cdef unsigned int at_m
+    cdef double e_m = lane0(exp(Vec[real](m), unit)), R = row.spread.R.minus(0, &R_low)
     cdef bint has_nan = False
-    while start < n:
-        count = min(vec_lanes(x), n - start)
-        logits = load_first(x + start, count, -INFINITY)
-        e = exp(logits, unit)
-        spread.add_gaps(e, logits, most)
-        if argmax < 0:
-            at_m = equal_bits(logits, most) & ((1 << count) - 1)
-            if at_m:
-                argmax = start + lowest_bit(at_m)
-                e = without_lane(e, argmax - start)
-        rest.add(e)
-        start += vec_lanes(x)
-    R = rest.value().minus(0, &R_low)
+    cdef Py_ssize_t c
     if not is_finite(R):
-        for c in range(n):
+        for c in range(row.n):
             has_nan |= x[c] != x[c]
     log = log1p_rest(x, R, R_low, m - unit.shift, <double> unit.n0)
     set_diagnostics(
-        diagnostics, i, argmax, has_nan, log, numbers.m[k], gap,
-        spread.value().minus(0, &low) / (R + lane0(exp(most, unit))))
+        diagnostics, i, row.spread.argmax, has_nan, log, numbers.m[k], gap,
+        row.spread.gaps.minus(0, &low) / (R + e_m))
 
 
 cdef void skip_row(const Job* job, Py_ssize_t i, RowNumbers* numbers, int k) noexcept nogil:
@@ -361,6 +370,7 @@ cdef inline void place_row(
     row.x = <real*> row_address(&job.logits, i)
     row.grad = row.e = NULL
     row.allowed = NULL
+    row.spread = NULL
     if job.has_grad:
         row.grad = <real*> row_address(&job.grad, i) if job.grad.direct else scratch
         row.e = scratch if job.streaming else row.grad
@@ -409,6 +419,7 @@ cdef inline bint visit_row_of(
     cdef Py_ssize_t n = job.n_classes, prefetch_distance = 0
     cdef real one = 1
     cdef RowArrays[real] row
+    cdef Spread spread
     cdef FarRow far_row
     cdef const FarRow* far = NULL
     cdef const char* source = row_address(&job.logits, i)
@@ -418,6 +429,8 @@ cdef inline bint visit_row_of(
         skip_row(job, i, numbers, k)
         return False
     place_row(job, i, label, &one, scratch, &row)
+    if job.diagnostics.argmax != NULL:
+        row.spread = &spread
     if job.logits.direct and not job.transforms:
         if job.prefetching and n <= PREFETCHED_ROW and i + 1 < job.n_rows:
             prefetch_distance = <real*> row_address(&job.logits, i + 1) - row.x
@@ -436,7 +449,7 @@ cdef inline bint visit_row_of(
     else:
         visit_row(&row, &job.formula, &job.scale, job.streaming, prefetch_distance, next_row, far, numbers, k)
     if job.diagnostics.argmax != NULL:
-        find_diagnostics(&job.diagnostics, i, row.x, label[0], n, far, numbers, k)
+        find_diagnostics(&job.diagnostics, i, &row, label[0], far, numbers, k)
     if job.has_grad and job.has_slope:
         multiply_by_slope(row.grad, slope, n)
     if job.has_grad and not job.grad.direct:

@@ -42,8 +42,8 @@ template <class S> void lane_gap_sums(const S *x, std::ptrdiff_t n, const S *m, 
     double rounded[lanes];
     lane_sums_of([=](int lane, std::ptrdiff_t c) { return load(m + lane) - load(x + lane + c * lanes); }, n, nothing, values, rounded);
 }
-// For distributions t: the sums of t (m - x), and the sums of t without the class that each lane leaves out, with what
-// these round off in weights_low.
+// For distributions t: the sums of t (m - x), and, unless `weights` is null, those of t without the class that each lane
+// leaves out, with what these round off in weights_low.
 template <class S>
 void lane_gaps(
     const S *x, const S *t, std::ptrdiff_t n, const S *m, const S *left_out, double *gaps, double *weights, double *weights_low
@@ -59,13 +59,13 @@ void lane_gaps(
             Sum<S> gap, weight;
             for (std::ptrdiff_t c = i; c < n; c += step) {
                 gap.add_gaps(load(t + c * lanes), load(x + c * lanes), largest);
-                weight.add(all_but(left, t, c));
+                if (weights != nullptr) weight.add(all_but(left, t, c));
             }
             gap_slots[i] = gap.sum;
             weight_slots[i] = weight.sum;
         }
         Sum<S>::values_minus(gap_slots, count, nothing, gaps + lane, rounded);
-        Sum<S>::values_minus(weight_slots, count, nothing, weights + lane, weights_low + lane);
+        if (weights != nullptr) Sum<S>::values_minus(weight_slots, count, nothing, weights + lane, weights_low + lane);
     }
 }
 

@@ -139,6 +139,31 @@ SOFTXENT_INLINE Carried<double> exp_sum(
     return total.value();
 }
 
+// As exp_sum without writing, and the Spread of the stretch.
+template <class S>
+Carried<double> exp_sum_and_spread(const S *x, std::ptrdiff_t n, std::ptrdiff_t left_out, const RowUnit<S> &unit, double m, Spread *spread) {
+    using V = Vec<S>;
+    Sum<S> total, R, gaps;
+    std::ptrdiff_t argmax = -1;
+    sweep<S>(0, n, [&](auto p, std::ptrdiff_t start, auto count) {
+        constexpr int vecs = decltype(p)::registers / V::registers;
+        decltype(p) logits = load_some(p, x + start, count, -INFINITE), e = exp(logits, unit);
+        repeat<vecs>([&](auto i) {
+            V v = registers_from<V::registers, i * V::registers>(logits);
+            gaps.add_gaps(registers_from<V::registers, i * V::registers>(e), v, V(m));
+            if (argmax >= 0) return;
+            const unsigned at_m = equal_bits(v, V(m));
+            if (at_m != 0) argmax = start + i * V::lanes + lowest_bit(at_m);
+        });
+        total.add(fold_sum(without_lane(e, left_out - start)));
+        R.add(fold_sum(without_lane(e, argmax - start)));
+    });
+    spread->R = R.value();
+    spread->gaps = gaps.value();
+    spread->argmax = argmax < n ? argmax : -1;
+    return total.value();
+}
+
 // The sum of m - x.
 template <class S> SOFTXENT_INLINE Carried<double> gap_sum(const S *x, std::ptrdiff_t n, double m) {
     Sum<S> total;

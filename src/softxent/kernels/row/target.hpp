@@ -22,6 +22,13 @@ template <class S> struct Target {
     }
 };
 
+// What `evaluate` tells of a row besides its loss, which does not depend on the target: sums over a stretch.
+struct Spread {
+    Carried<double> R;                                         // the exponentials but that at `argmax`
+    Carried<double> gaps;                                      // e_j (m - x_j)
+    std::ptrdiff_t argmax;                                     // the first class with x_j = m, -1 for none
+};
+
 // A row of the wide kernel: n logits, and where its numbers go.
 template <class S> struct RowArrays {
     const S *x;                                                // the logits that the softmax is taken of
@@ -29,6 +36,7 @@ template <class S> struct RowArrays {
     S *grad;                                                   // null for the loss alone
     std::ptrdiff_t n;
     const unsigned char *allowed;                              // 0 where a class is not allowed; null if all are
+    Spread *spread;                                            // null if nobody asks for it
     Target<S> target;
 };
 
