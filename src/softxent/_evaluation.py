@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from softxent import _loss
-from softxent._inputs import read_labels, read_logits, result_dtypes, shape_without, taken_as
+from softxent._inputs import read_logits, result_dtypes, shape_without, taken_as
 from softxent._options import MeanCall, Options, RowsCall, SumCall, read_options, with_options
 
 if TYPE_CHECKING:
@@ -151,28 +151,21 @@ def evaluate(
     >>> round(result.perplexity, 4), result.accuracy
     (4.0825, 0.5)
     """
-    given = read_options(options)
     x, class_axis = read_logits(logits, axis)
-    dtype = result_dtypes(x)[1]
-    labels = read_labels(targets, x, class_axis, given.ignore_index, dtype)
-    leading = shape_without(x.shape, class_axis)
-    numbers, argmax = np.empty((3, *leading)), np.empty(leading, np.int64)
+    leading, dtype = shape_without(x.shape, class_axis), result_dtypes(x)[1]
+    given = read_options(options) if options else None
+    numbers, argmax = np.empty((3, *leading), dtype), np.empty(leading, np.int64)
     loss, _ = _loss.visit(
-        x,
-        labels,
-        class_axis,
-        reduction,
-        normalizer,
-        n_threads,
-        vars(given),
-        with_grad=False,
-        diagnostics=(numbers, argmax),
+        x, targets, class_axis, reduction, normalizer, n_threads, given, with_grad=False, diagnostics=(numbers, argmax)
     )
+    labels = np.asarray(targets)
+    correct = np.asarray(argmax == labels)
     row_weight = np.ones(leading)
-    if given.sample_weight is not None:
+    if given is not None and given.sample_weight is not None:
         row_weight[...] = taken_as(given.sample_weight, np.float64)
-    if given.ignore_index is not None:
+    if given is not None and given.ignore_index is not None:
         row_weight[labels == given.ignore_index] = 0
-    log_prob, lse, entropy = (np.asarray(each) for each in taken_as(numbers, dtype))
-    correct = np.asarray((argmax == labels) & (row_weight != 0))
+    if given is not None:
+        correct = np.asarray(correct & (row_weight != 0))
+    log_prob, lse, entropy = numbers if leading else map(np.asarray, numbers)
     return Evaluation(loss, log_prob, lse, argmax, correct, entropy, row_weight)

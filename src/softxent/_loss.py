@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from softxent import _threads
 from softxent._dispatch import active as _kernels
-from softxent._inputs import Pair, read_logits, read_out, read_targets, result_dtypes, shape_without
+from softxent._inputs import Pair, read_labels, read_logits, read_out, read_targets, result_dtypes, shape_without
 from softxent._options import Given, MeanCall, Options, RowsCall, SumCall, read_number, read_options, with_options
 from softxent.call._call import OVERLAPS, team_size
 
@@ -117,7 +117,8 @@ def cross_entropy(
     >>> round(sx.cross_entropy(logits, [2, 0], sample_weight=[1, 2]), 6)
     0.319038
     """
-    loss: float | np.ndarray = visit(logits, targets, axis, reduction, normalizer, n_threads, options, False)[0]
+    given = read_options(options) if options else None
+    loss: float | np.ndarray = visit(logits, targets, axis, reduction, normalizer, n_threads, given, False)[0]
     return loss
 
 
@@ -206,7 +207,8 @@ def value_and_grad(
     >>> grad is logits
     True
     """
-    return visit(logits, targets, axis, reduction, normalizer, n_threads, options, True, out)
+    given = read_options(options) if options else None
+    return visit(logits, targets, axis, reduction, normalizer, n_threads, given, True, out)
 
 
 def visit(
@@ -216,7 +218,7 @@ def visit(
     reduction: str,
     normalizer: Any,
     n_threads: SupportsIndex | None,
-    options: Any,
+    given: Given | None,
     with_grad: bool,
     out: Any = None,
     diagnostics: tuple[np.ndarray, np.ndarray] | None = None,
@@ -226,13 +228,11 @@ def visit(
         mean, per_row = REDUCTIONS[reduction]
     except (KeyError, TypeError):
         raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}") from None
-    given = None
-    if options or normalizer is not None:
-        given = read_options(options)
-        if normalizer is not None:
-            given.normalizer = read_number("normalizer", normalizer, " or None")
-            if not mean:
-                raise ValueError(f"normalizer is what reduction='mean' divides by, got it with reduction={reduction!r}")
+    if normalizer is not None:
+        given = given or Given({})
+        given.normalizer = read_number("normalizer", normalizer, " or None")
+        if not mean:
+            raise ValueError(f"normalizer is what reduction='mean' divides by, got it with reduction={reduction!r}")
     threads = _threads.setting if n_threads is None else _threads.checked(n_threads, "n_threads")
     if (
         type(logits) is np.ndarray
@@ -266,7 +266,8 @@ def _visit_with_care(
     """`visit` for any arguments: they are refused with a reason, or brought to a form that a kernel takes."""
     x, class_axis = read_logits(logits, axis)
     grad_dtype, dtype = result_dtypes(x)
-    t = read_targets(targets, x, class_axis, None if given is None else given.ignore_index, dtype)
+    read = read_targets if diagnostics is None else read_labels
+    t = read(targets, x, class_axis, None if given is None else given.ignore_index, dtype)
     given = None if given is None else given.fitted(x, class_axis, dtype)
     losses = np.empty(shape_without(x.shape, class_axis), dtype) if per_row else None
     grad = None

@@ -161,17 +161,21 @@ cdef bint describe_losses(Job* job, cnp.ndarray losses):
     return cnp.PyArray_TYPE(losses) == cnp.NPY_DOUBLE
 
 
-cdef bint describe_diagnostics(Job* job, diagnostics):
-    """Fill in where the diagnostics go: (3, rows) float64 and (rows,) int64."""
+cdef bint describe_diagnostics(Job* job, diagnostics, int computed_in):
+    """Fill in where the diagnostics go: (3, rows) of the type computed in, and (rows,) int64."""
     cdef cnp.ndarray numbers, argmax
+    cdef Py_ssize_t size
     if diagnostics is None:
         return True
     numbers, argmax = diagnostics
-    if cnp.PyArray_SIZE(numbers) != 3 * job.n_rows or cnp.PyArray_SIZE(argmax) != job.n_rows or job.kind != LABELS:
+    if cnp.PyArray_TYPE(numbers) != computed_in or cnp.PyArray_SIZE(numbers) != 3 * job.n_rows:
         return False
-    job.diagnostics.log_prob = <double*> cnp.PyArray_DATA(numbers)
-    job.diagnostics.lse = job.diagnostics.log_prob + job.n_rows
-    job.diagnostics.entropy = job.diagnostics.lse + job.n_rows
+    if cnp.PyArray_SIZE(argmax) != job.n_rows or job.kind != LABELS:
+        return False
+    size = job.n_rows * cnp.PyArray_ITEMSIZE(numbers)
+    job.diagnostics.log_prob = cnp.PyArray_DATA(numbers)
+    job.diagnostics.lse = <char*> cnp.PyArray_DATA(numbers) + size
+    job.diagnostics.entropy = <char*> cnp.PyArray_DATA(numbers) + 2 * size
     job.diagnostics.argmax = <int64_t*> cnp.PyArray_DATA(argmax)
     return True
 
@@ -233,7 +237,7 @@ cdef class Kernels:
             return NOT_AS_IT_IS
         if job.has_grad and not describe_grad(&job, grad, logits, axis, computed_in):
             return NOT_AS_IT_IS
-        if not describe_losses(&job, losses) or not describe_diagnostics(&job, diagnostics):
+        if not describe_losses(&job, losses) or not describe_diagnostics(&job, diagnostics, computed_in):
             return NOT_AS_IT_IS
         if job.kind != DISTRIBUTIONS and not self.table.labels_are_good(&job):
             return NOT_AS_IT_IS

@@ -49,9 +49,10 @@ struct Formula {
     double smoothing = 0, z_loss = 0;
 };
 
-// Where the results of `evaluate` for each row go, besides the loss. A null argmax means that there are none.
+// Where the results of `evaluate` for each row go, besides the loss: numbers of the type computed in. A null argmax means
+// that there are none.
 struct Diagnostics {
-    double *log_prob = nullptr, *lse = nullptr, *entropy = nullptr;
+    void *log_prob = nullptr, *lse = nullptr, *entropy = nullptr;
     std::int64_t *argmax = nullptr;
 };
 

@@ -27,9 +27,9 @@ cdef extern from "job.hpp" namespace "softxent" nogil:
         double smoothing, z_loss
 
     cdef cppclass Diagnostics:
-        double* log_prob
-        double* lse
-        double* entropy
+        void* log_prob
+        void* lse
+        void* entropy
         int64_t* argmax
 
     const Py_ssize_t LANE_BYTES, TILE_BYTES, STRETCH, LOGITS_PER_THREAD

@@ -151,7 +151,7 @@ cdef inline void take_exponentials(
 
 
 cdef void find_diagnostics_of_lanes(
-    const Diagnostics* diagnostics, Py_ssize_t i, Py_ssize_t count, LaneGroup[real]* group, const real* x,
+    const Job* job, Py_ssize_t i, Py_ssize_t count, LaneGroup[real]* group, const real* x,
     const real* e, Py_ssize_t n, RowNumbers* numbers
 ) noexcept nogil:
     """As find_diagnostics, for each lane, from logits x and their exponentials e."""
@@ -172,13 +172,13 @@ cdef void find_diagnostics_of_lanes(
         lane += ROWS_AT_ONCE
     for lane in range(count):
         if numbers.weight[lane] == 0:
-            clear_diagnostics(diagnostics, i + lane)
+            set_diagnostics(job, i + lane, -1, 0, 0, 0)
         else:
             has_nan = False
             for c in range(n if not is_finite(R[lane]) else 0):
                 has_nan |= x[c * lanes_of(x) + lane] != x[c * lanes_of(x) + lane]
-            set_diagnostics(
-                diagnostics, i + lane, <int64_t> first_at_m[lane], has_nan, logs[lane], numbers.m[lane],
+            set_found_diagnostics(
+                job, i + lane, <int64_t> first_at_m[lane], has_nan, logs[lane], numbers.m[lane],
                 numbers.m[lane] - x[group.label[lane] * lanes_of(x) + lane],
                 gaps[lane] / (R[lane] + group.e_m[lane]))
 
@@ -398,7 +398,7 @@ cdef bint visit_lanes(
         memcpy(tiles.logits, x, size * sizeof(real))
     take_exponentials(&group, x, n, &next_logits, &next_grad, numbers)
     if tiles.logits != NULL:
-        find_diagnostics_of_lanes(&job.diagnostics, i, count, &group, tiles.logits, x, n, numbers)
+        find_diagnostics_of_lanes(job, i, count, &group, tiles.logits, x, n, numbers)
     if not job.has_grad:
         return True
     if not finish_lanes(

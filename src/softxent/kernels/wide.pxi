@@ -258,26 +258,33 @@ cdef void share_row(
 
 
 cdef inline void set_diagnostics(
-    const Diagnostics* diagnostics, Py_ssize_t i, int64_t argmax, bint has_nan, double log, double m, double gap,
-    double mean_gap
+    const Job* job, Py_ssize_t i, int64_t argmax, double log_prob, double lse, double entropy
 ) noexcept nogil:
-    """Write what is known of row i: from log(S / e_m), the maximum m, the label's gap m - x, and the mean of all gaps.
+    """Write the diagnostics of row i, in the type computed in."""
+    cdef const Diagnostics* to = &job.diagnostics
+    to.argmax[i] = argmax
+    if job.in_double:
+        (<double*> to.log_prob)[i], (<double*> to.lse)[i], (<double*> to.entropy)[i] = log_prob, lse, entropy
+    else:
+        (<float*> to.log_prob)[i] = <float> log_prob
+        (<float*> to.lse)[i] = <float> lse
+        (<float*> to.entropy)[i] = <float> entropy
+
+
+cdef inline void set_found_diagnostics(
+    const Job* job, Py_ssize_t i, int64_t argmax, bint has_nan, double log, double m, double gap, double mean_gap
+) noexcept nogil:
+    """The diagnostics of row i, from log(S / e_m), the maximum m, the label's gap m - x, and the mean of all gaps.
 
     The mean is weighted by the probabilities.
     """
-    diagnostics.argmax[i] = -1 if has_nan else argmax
-    diagnostics.log_prob[i] = -(log + gap)
-    diagnostics.lse[i] = m if fabs(m) == INFINITY and not has_nan else m + log
-    diagnostics.entropy[i] = log + mean_gap
-
-
-cdef void clear_diagnostics(const Diagnostics* diagnostics, Py_ssize_t i) noexcept nogil:
-    diagnostics.log_prob[i] = diagnostics.lse[i] = diagnostics.entropy[i] = 0
-    diagnostics.argmax[i] = -1
+    set_diagnostics(
+        job, i, -1 if has_nan else argmax, -(log + gap), m if fabs(m) == INFINITY and not has_nan else m + log,
+        log + mean_gap)
 
 
 cdef void find_diagnostics(
-    const Diagnostics* diagnostics, Py_ssize_t i, const RowArrays[real]* row, int64_t label, const FarRow* far,
+    const Job* job, Py_ssize_t i, const RowArrays[real]* row, int64_t label, const FarRow* far,
     const RowNumbers* numbers, int k
 ) noexcept nogil:
     """The diagnostics of row i, which is row k of `numbers`. Of these, only log_prob uses the label."""
@@ -292,9 +299,8 @@ cdef void find_diagnostics(
         for c in range(row.n):
             has_nan |= x[c] != x[c]
     log = log1p_rest(x, R, R_low, m - unit.shift, <double> unit.n0)
-    set_diagnostics(
-        diagnostics, i, row.spread.argmax, has_nan, log, numbers.m[k], gap,
-        row.spread.gaps.minus(0, &low) / (R + e_m))
+    set_found_diagnostics(
+        job, i, row.spread.argmax, has_nan, log, numbers.m[k], gap, row.spread.gaps.minus(0, &low) / (R + e_m))
 
 
 cdef void skip_row(const Job* job, Py_ssize_t i, RowNumbers* numbers, int k) noexcept nogil:
@@ -304,7 +310,7 @@ cdef void skip_row(const Job* job, Py_ssize_t i, RowNumbers* numbers, int k) noe
     if job.has_grad:
         zero_row(&job.grad, i, job.n_classes)
     if job.diagnostics.argmax != NULL:
-        clear_diagnostics(&job.diagnostics, i)
+        set_diagnostics(job, i, -1, 0, 0, 0)
 
 
 cdef double take_stretch(
@@ -449,7 +455,7 @@ cdef inline bint visit_row_of(
     else:
         visit_row(&row, &job.formula, &job.scale, job.streaming, prefetch_distance, next_row, far, numbers, k)
     if job.diagnostics.argmax != NULL:
-        find_diagnostics(&job.diagnostics, i, &row, label[0], far, numbers, k)
+        find_diagnostics(job, i, &row, label[0], far, numbers, k)
     if job.has_grad and job.has_slope:
         multiply_by_slope(row.grad, slope, n)
     if job.has_grad and not job.grad.direct:
