@@ -107,13 +107,17 @@ cdef void build_targets_of_lanes(
 ) noexcept nogil:
     """As build_target, for each lane of the tile t."""
     cdef Target[real] target
-    cdef Py_ssize_t lane
-    for lane in range(lanes_of(t)):
-        read_target_of_lane(job, i, count, group, lane, &target)
-        target.distribution = t if job.kind == DISTRIBUTIONS else NULL
-        build_target(
-            &target, allowed + lane if job.has_allowed else NULL, job.built_smoothing, t + lane, lanes_of(t),
-            job.n_classes)
+    cdef double[MAX_LANES] masses
+    cdef const real* class_weight = <real*> job.class_weight
+    cdef Py_ssize_t n = job.n_classes, lane
+    if job.kind == DISTRIBUTIONS:
+        lane_masses(t, n, masses)
+    else:
+        memset(t, 0, n * lanes_of(t) * sizeof(real))
+        for lane in range(lanes_of(t)):
+            read_target_of_lane(job, i, count, group, lane, &target)
+            masses[lane] = spread_entries(&target, t + lane, lanes_of(t), n)
+    blend_lanes(t, n, job.built_smoothing, masses, allowed, class_weight)
 
 
 cdef void smooth_lanes(
@@ -334,7 +338,7 @@ cdef inline bint transform_tiles(
     if job.may_leave_range and leaves_range(job, tiles.x, finite_size(tiles.x, size)):
         return False
     if job.builds_target:
-        build_targets_of_lanes(job, i, count, group, tiles.slope, tiles.t)
+        build_targets_of_lanes(job, i, count, group, allowed, tiles.t)
     if job.transforms:
         transform_logits(job.transform, logits, allowed, tiles.x, tiles.slope, 0, size)
     return True

@@ -1,8 +1,5 @@
 # Labels and weights of rows, and their targets as both kernels see them.
 
-cdef enum:
-    MASSES = 8                  # sums side by side: an addition to one must wait for the last one
-
 cdef double SMALLEST = 5e-324
 
 
@@ -138,44 +135,54 @@ cdef double largest_weight(const Job* job) noexcept nogil:
     return largest
 
 
+cdef inline double spread_entries(
+    const Target[real]* target, real* t, Py_ssize_t stride, Py_ssize_t n
+) noexcept nogil:
+    """Add the entries of a target to t, whose n classes are `stride` apart; returns their sum."""
+    cdef Carried[double] mass = Carried[double](0, 0)
+    cdef double low
+    cdef Py_ssize_t i, c
+    for i in range(target.count):
+        c = target.indices[i]
+        if 0 <= c < n:
+            t[c * stride] += target.probs[i]
+            mass.add(target.probs[i])
+    return mass.minus(0, &low)
+
+
 cdef inline void build_target(
-    const Target[real]* target, const real* allowed, double smoothing, real* t, Py_ssize_t stride, Py_ssize_t n
+    const Target[real]* target, const real* allowed, double smoothing, real* t, Py_ssize_t n
 ) noexcept nogil:
     """t becomes the whole target, smoothed over the allowed classes (NULL: over all), then multiplied by class weights.
 
-    If the target is a distribution, t holds it already. Classes are `stride` apart in t and in `allowed`.
+    If the target is a distribution, t holds it already.
     """
     cdef Carried[double] masses[MASSES]
-    cdef double low, kept = 1 - smoothing, share = 0, amount
+    cdef double low, kept = 1 - smoothing, share, mass = 0
     cdef const real* w = target.class_weight
     cdef Py_ssize_t n_allowed = n, i, c
-    for i in range(MASSES):
-        masses[i] = Carried[double](0, 0)
     if target.distribution == NULL:
-        for c in range(n):
-            t[c * stride] = 0
-        for i in range(target.count):
-            c = target.indices[i]
-            if 0 <= c < n:
-                t[c * stride] += target.probs[i]
-                masses[0].add(target.probs[i])
+        memset(t, 0, n * sizeof(real))
+        mass = spread_entries(target, t, 1, n)
     elif smoothing != 0:
+        for i in range(MASSES):
+            masses[i] = Carried[double](0, 0)
         for c in range(n):
-            masses[c % MASSES].add(t[c * stride])
-    if smoothing != 0:
+            masses[c % MASSES].add(t[c])
         for i in range(1, MASSES):
             masses[0] = masses[0] + masses[i]
+        mass = masses[0].minus(0, &low)
+    if smoothing != 0:
         if allowed != NULL:
             n_allowed = 0
             for c in range(n):
-                n_allowed += allowed[c * stride] != 0
-        share = smoothing / n_allowed * masses[0].minus(0, &low)
+                n_allowed += allowed[c] != 0
+        share = smoothing / n_allowed * mass
         for c in range(n):
-            amount = share if allowed == NULL else share * allowed[c * stride]
-            t[c * stride] = <real> (kept * t[c * stride] + amount)
+            t[c] = <real> (kept * t[c] + (share if allowed == NULL else share * allowed[c]))
     if w != NULL:
         for c in range(n):
-            t[c * stride] *= w[c]
+            t[c] *= w[c]
 
 
 cdef inline void find_sparse(

@@ -141,6 +141,9 @@ cdef extern from "row/numbers.hpp" namespace "softxent" nogil:
     void row_losses[T](const T*, const RowNumbers&, int count, double z_loss, double* losses)
 
 cdef extern from "row/target.hpp" namespace "softxent" nogil:
+    cdef enum:
+        MASSES "softxent::MASSES"
+
     cdef cppclass Target[T]:
         Target()
         const T* distribution
@@ -252,6 +255,9 @@ cdef extern from "row/lanes.hpp" namespace "softxent" nogil:
     void lane_gaps[T](
         const T* x, const T* t, Py_ssize_t n, const T* m, const T* left_out, double* gaps, double* weights,
         double* weights_low)
+    void lane_masses[T](const T* t, Py_ssize_t n, double* masses)
+    void blend_lanes[T](
+        T* t, Py_ssize_t n, double smoothing, const double* masses, const T* allowed, const T* class_weight)
     double largest_size(const double*, Py_ssize_t n)
     bint are_finite(const double* v, Py_ssize_t n)
 

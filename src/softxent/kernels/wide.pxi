@@ -394,7 +394,7 @@ cdef inline void place_row(
     if job.builds_target:
         if job.has_allowed:
             read_row(allowed, row_address(&job.allowed, i), &job.allowed, n)
-        build_target(&row.target, allowed if job.has_allowed else NULL, job.built_smoothing, t, 1, n)
+        build_target(&row.target, allowed if job.has_allowed else NULL, job.built_smoothing, t, n)
         row.target.distribution = t
         row.target.count = 0
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "../math/exp.hpp"
+#include "target.hpp"
 
 namespace softxent {
 
@@ -67,6 +68,38 @@ void lane_gaps(
         Sum<S>::values_minus(gap_slots, count, nothing, gaps + lane, rounded);
         if (weights != nullptr) Sum<S>::values_minus(weight_slots, count, nothing, weights + lane, weights_low + lane);
     }
+}
+
+// The sums of distributions t, in the order of build_target.
+template <class S> void lane_masses(const S *t, std::ptrdiff_t n, double *masses) {
+    using V = Vec<double>;
+    for (int lane = 0; lane < Lanes<S>::lanes; lane += V::lanes) {
+        Carried<V> sums[MASSES];
+        V low;
+        for (auto &sum : sums) sum = {V(0), V(0)};
+        for (std::ptrdiff_t c = 0; c < n; ++c) sums[c % MASSES].add(load_as_double(t + lane + c * Lanes<S>::lanes));
+        for (int i = 1; i < MASSES; ++i) sums[0] = sums[0] + sums[i];
+        store(masses + lane, sums[0].minus(V(0), &low));
+    }
+}
+
+// Targets t of the given masses, smoothed over the allowed classes (null: over all), then multiplied by class weights
+// (null: by none). As build_target ends.
+template <class S>
+void blend_lanes(S *t, std::ptrdiff_t n, double smoothing, const double *masses, const S *allowed, const S *class_weight) {
+    using V = Vec<double>;
+    constexpr int lanes = Lanes<S>::lanes;
+    for (int lane = 0; smoothing != 0 && lane < lanes; lane += V::lanes) {
+        V n_allowed(allowed == nullptr ? static_cast<double>(n) : 0);
+        for (std::ptrdiff_t c = 0; allowed != nullptr && c < n; ++c) n_allowed = n_allowed + load_as_double(allowed + lane + c * lanes);
+        V share = V(smoothing) / n_allowed * load(masses + lane), amount = share;
+        for (std::ptrdiff_t i = lane; i < n * lanes; i += lanes) {
+            if (allowed != nullptr) amount = share * load_as_double(allowed + i);
+            store_rounded(t + i, V(1 - smoothing) * load_as_double(t + i) + amount);
+        }
+    }
+    for (std::ptrdiff_t c = 0; class_weight != nullptr && c < n; ++c)
+        store(t + c * lanes, load_lanes(t + c * lanes) * Lanes<S>(static_cast<double>(class_weight[c])));
 }
 
 // The largest absolute value of n numbers; NaNs are ignored.

@@ -7,6 +7,9 @@
 
 namespace softxent {
 
+// How many sums of a distribution are taken side by side: an addition to one must wait for the last one.
+inline constexpr int MASSES = 8;
+
 // The target of a row: a distribution, or `count` entries, each with a class and its amount. `amount` multiplies an
 // entry by its class weight. A distribution is multiplied when it is built: see build_target.
 template <class S> struct Target {
