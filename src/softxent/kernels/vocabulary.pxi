@@ -18,29 +18,18 @@ cdef extern from "vec/vec.hpp" namespace "softxent" nogil:
         Lanes operator-(Lanes)
         Lanes operator*(Lanes)
 
-    cdef cppclass Block[T]:
-        Block()
-        Block(double)
-        Block operator-(Block)
-        Block operator*(Block)
-
     Py_ssize_t vec_lanes[T](const T*)
     Py_ssize_t lanes_of[T](const T*)
-    Py_ssize_t block_lanes[T](const T*)
-    Py_ssize_t line_start[T](const T*, Py_ssize_t n)
     Py_ssize_t to_line[T](const T*)
     Vec[T] load[T](const T*)
     Lanes[T] load_lanes[T](const T*)
-    Block[T] load_block[T](const T*)
     Vec[T] load_first[T](const T*, Py_ssize_t n, double fill)
     Lanes[T] load_lanes_first[T](const T*, Py_ssize_t n, double fill)
     Vec[double] load_as_double[T](const T*)
     void store_as_double[T](double*, Lanes[T])
     void store[T](T*, Vec[T])
     void store[T](T*, Lanes[T])
-    void store[T](T*, Block[T])
     void stream[T](T*, Lanes[T])
-    void stream[T](T*, Block[T])
     void fence_streams()
     void store_first[T](T*, Py_ssize_t n, Vec[T])
     void store_first[T](T*, Py_ssize_t n, Lanes[T])
@@ -55,19 +44,10 @@ cdef extern from "vec/vec.hpp" namespace "softxent" nogil:
     void pack_rows[T](const T* spread, Py_ssize_t n, Py_ssize_t count, T* rows)
     void rows_to_lanes[T](T** at, Py_ssize_t n, T* tile)
     void lanes_to_rows[T](const T* tile, Py_ssize_t n, T** at)
-    Vec[T] fma[T](Vec[T], Vec[T], Vec[T])
     Vec[T] maximum[T](Vec[T], Vec[T])
     Lanes[T] maximum[T](Lanes[T], Lanes[T])
-    Block[T] maximum[T](Block[T], Block[T])
     Vec[T] select_equal[T](Vec[T], Vec[T], Vec[T], Vec[T])
     Lanes[T] select_equal[T](Lanes[T], Lanes[T], Lanes[T], Lanes[T])
-    Block[T] select_equal[T](Block[T], Block[T], Block[T], Block[T])
-    unsigned int equal_bits[T](Vec[T], Vec[T])
-    int lowest_bit(unsigned int)
-    Vec[T] without_lane[T](Vec[T], Py_ssize_t lane)
-    Block[T] without_lane[T](Block[T], Py_ssize_t lane)
-    Vec[T] fold_sum[T](Block[T])
-    Vec[T] fold_largest[T](Block[T])
     double lane0[T](Vec[T])
     double largest[T](Vec[T])
 
@@ -84,7 +64,6 @@ cdef extern from "math/sums.hpp" namespace "softxent" nogil:
     cdef cppclass Sum[T]:
         Sum()
         void add(Vec[T])
-        void add_gaps(Vec[T] weights, Vec[T] x, Vec[T] m)
         Carried[double] value()
 
     bint is_finite(double)
@@ -105,8 +84,6 @@ cdef extern from "math/exp.hpp" namespace "softxent" nogil:
 
     Vec[T] exp[T](Vec[T], const RowUnit[T]&)
     Lanes[T] exp[T](Lanes[T], const LanesUnit[T]&)
-    Block[T] exp[T](Block[T], const RowUnit[T]&)
-    Vec[T] exp_block[T](const T* x, T* e, const RowUnit[T]& unit)
     double unit_size[T](const T*)
 
 cdef extern from "math/log1p.hpp" namespace "softxent" nogil:
@@ -201,10 +178,8 @@ cdef extern from "row/finish.hpp" namespace "softxent" nogil:
         bint smoothed
         Vec[T] of[T](Vec[T] e)
         Lanes[T] of[T](Lanes[T] e)
-        Block[T] of[T](Block[T] e)
         Vec[T] minus_target[T](Vec[T] grad, Vec[T] t)
         Lanes[T] minus_target[T](Lanes[T] grad, Lanes[T] t)
-        Block[T] minus_target[T](Block[T] grad, Block[T] t)
 
 cdef extern from "row/sweeps.hpp" namespace "softxent" nogil:
     double row_max[T](const T* x, Py_ssize_t n)
@@ -284,5 +259,4 @@ ctypedef fused real:
 
 cdef enum:
     MAX_LANES = 32              # of Lanes[float]
-    MAX_VEC_LANES = 16          # of Vec[float]
     ROWS_AT_ONCE = 8            # lanes of Vec[double]

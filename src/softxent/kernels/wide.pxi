@@ -24,8 +24,8 @@ cdef enum:
 
 
 cdef inline void visit_stretch(
-    RowSums* sums, Spread* spread, const RowArrays[real]* row, const Formula* formula, Py_ssize_t start, Py_ssize_t n, double m,
-    RowUnit[real] unit, Py_ssize_t prefetch_distance
+    RowSums* sums, Spread* spread, const RowArrays[real]* row, const Formula* formula, Py_ssize_t start, Py_ssize_t n,
+    double m, RowUnit[real] unit, Py_ssize_t prefetch_distance
 ) noexcept nogil:
     """Target and exponentials of the n classes from `start` on, of a row whose maximum is m."""
     cdef const real* x = row.x + start
@@ -204,8 +204,8 @@ cdef inline void visit_row(
     cdef RowScaling scaling
     while start < row.n:
         visit_stretch(
-            sums + (start > 0), &spread if start > 0 else row.spread, row, formula, start, min(length, row.n - start), m,
-            unit, prefetch_distance)
+            sums + (start > 0), &spread if start > 0 else row.spread, row, formula, start,
+            min(length, row.n - start), m, unit, prefetch_distance)
         if start > 0:
             add_stretch(sums, sums + 1, start, e_m)
             if row.spread != NULL:
@@ -316,9 +316,9 @@ cdef void skip_row(const Job* job, Py_ssize_t i, RowNumbers* numbers, int k) noe
 cdef double take_stretch(
     const Job* job, const RowArrays[real]* row, const char* source, real* slope, Py_ssize_t start, Py_ssize_t stop
 ) noexcept nogil:
-    """Take the logits of the classes [start, stop) from `source` to row.x, as those of the softmax; return their maximum.
+    """Take the logits of the classes [start, stop) from `source` to row.x, as those of the softmax.
 
-    A piece at a time, so that it stays in the cache between conversion and transform.
+    Returns their maximum. A piece at a time, so that it stays in the cache between conversion and transform.
     """
     cdef double m = -INFINITY
     cdef real* x = <real*> row.x
