@@ -171,6 +171,22 @@ def test_a_long_row_of_the_lowest(n_threads: int) -> None:
     assert loss == pytest.approx(np.log(70_001))
 
 
+@pytest.mark.parametrize("n_rows", [1, N_ROWS])
+@pytest.mark.parametrize("n_classes", [3, 300])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_an_infinite_logit_takes_no_digits_from_small_amounts(dtype: str, n_classes: int, n_rows: int) -> None:
+    """No temperature makes it infinite: it is."""
+    logits, target = np.zeros((n_rows, n_classes), dtype), np.zeros((n_rows, n_classes), dtype)
+    logits[:, 1:3] = -1, -np.inf
+    target[:, 1] = amount = 1e-30
+    loss, grad = sx.value_and_grad(logits, target, temperature=0.5, normalizer=1)
+    total = n_classes - 2 + np.exp(-2)
+    assert loss == pytest.approx(n_rows * amount * (np.log(total) + 2), rel=1e-6)
+    expected = np.full(n_classes, 1 / total)
+    expected[1:3] = np.exp(-2) / total - 1, 0
+    np.testing.assert_allclose(grad, [expected * amount / 0.5] * n_rows, rtol=1e-6)
+
+
 @pytest.mark.usefixtures("several_threads")
 @pytest.mark.parametrize("n_threads", [1, 2, 5])
 @pytest.mark.parametrize("dtype", FLOATS)
