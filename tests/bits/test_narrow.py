@@ -77,6 +77,30 @@ def test_each_array_in_another_order(dtype: str, kind: str, order: str) -> None:
             assert_same_bits(into.astype(dtype), expected[1])
 
 
+@pytest.mark.parametrize("axis", [-1, 0])
+@pytest.mark.parametrize("n_classes", [1, 2, 3, 4, 7, 70])
+@pytest.mark.parametrize("dtype", FLOATS + HALVES)
+def test_rows_in_runs(dtype: str, n_classes: int, axis: int) -> None:
+    """Five rows side by side, then a gap, so that no group of lanes is a single run; the gaps are not written to."""
+    for kind in KINDS:
+        logits, targets = problem((35, n_classes), kind, dtype)
+        losses, grad = row_by_row(logits, targets)
+        memory = np.full((4, 7, 8, n_classes) if axis == -1 else (4, n_classes, 7, 8), 7, dtype)
+        every = memory if axis == -1 else np.moveaxis(memory, 1, -1)
+        placed = every[:, :, :5]
+        placed[0], placed[3] = logits.reshape(7, 5, n_classes), logits.reshape(7, 5, n_classes)
+        x, t, out, both = (np.moveaxis(array, -1, axis) for array in placed)
+        if kind == "distributions":
+            placed[1] = targets.reshape(7, 5, n_classes)
+        else:
+            t = targets.reshape(7, 5)
+        for source, into in ((x, out), (both, both)):
+            same, _ = sx.value_and_grad(source, t, axis=axis, reduction="none", out=into)
+            assert_same_bits(same.ravel(), losses)
+            assert_same_bits(np.moveaxis(into, axis, -1).reshape(grad.shape), grad)
+        assert (every[:, :, 5:] == 7).all()
+
+
 @pytest.mark.parametrize("n_classes", [168, 200, 248, 252, 255, 256, 512])
 @pytest.mark.parametrize("half", HALVES)
 def test_distributions_in_halves_for_logits_in_float32(half: str, n_classes: int) -> None:

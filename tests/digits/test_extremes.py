@@ -172,6 +172,34 @@ def test_a_long_row_of_the_lowest(n_threads: int) -> None:
 
 
 @pytest.mark.parametrize("n_rows", [1, N_ROWS])
+@pytest.mark.parametrize("n_classes", [3, 300])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_an_infinite_logit_takes_no_digits_from_small_amounts(dtype: str, n_classes: int, n_rows: int) -> None:
+    """No temperature makes it infinite: it is."""
+    logits, target = np.zeros((n_rows, n_classes), dtype), np.zeros((n_rows, n_classes), dtype)
+    logits[:, 1:3] = -1, -np.inf
+    target[:, 1] = amount = 1e-30
+    loss, grad = sx.value_and_grad(logits, target, temperature=0.5, normalizer=1)
+    total = n_classes - 2 + np.exp(-2)
+    assert loss == pytest.approx(n_rows * amount * (np.log(total) + 2), rel=1e-6)
+    expected = np.full(n_classes, 1 / total)
+    expected[1:3] = np.exp(-2) / total - 1, 0
+    np.testing.assert_allclose(grad, [expected * amount / 0.5] * n_rows, rtol=1e-6)
+
+
+@pytest.mark.usefixtures("several_threads")
+@pytest.mark.parametrize("n_threads", [1, 2, 5])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_a_long_row_of_next_to_no_weight(dtype: str, n_threads: int) -> None:
+    """The factor of its gradient would not be a normal number; probabilities times the weight are."""
+    logits, weight = np.linspace(-3, 3, 70_001, dtype=dtype)[np.newaxis], 1e-28 if dtype == "float32" else 1e-280
+    p = np.exp(logits.astype(float))
+    expected = (p / p.sum() - (np.arange(70_001) == 5)) * weight
+    _, grad = sx.value_and_grad(logits, [5], sample_weight=[weight], reduction="sum", n_threads=n_threads)
+    np.testing.assert_allclose(grad, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("n_rows", [1, N_ROWS])
 @pytest.mark.parametrize("n_classes", [8, 300, 40_000])
 def test_sums_of_gaps_to_the_lowest(n_classes: int, n_rows: int) -> None:
     """Four classes are so far below the others that their gaps have no sum in a double."""
@@ -199,6 +227,24 @@ def test_a_gap_that_the_dtype_cannot_hold(dtype: str, n_classes: int, n_rows: in
     expected = np.full(n_classes, -share)
     expected[0] = 0.1 - share
     np.testing.assert_allclose(grad * n_rows, [expected] * n_rows, rtol=1e-5)
+
+
+@pytest.mark.parametrize("n_rows", [1, N_ROWS])
+@pytest.mark.parametrize("n_classes", [3, 300])
+@pytest.mark.parametrize("kind", ["labels", "distributions", "pair"])
+def test_an_amount_times_a_gap_that_no_double_holds(kind: str, n_classes: int, n_rows: int) -> None:
+    """Each of the two is far from the largest number; the normalizer brings the loss back."""
+    amount, gap, normalizer = 1e300, 1e10, 1e20
+    logits, target = np.zeros((n_rows, n_classes)), np.zeros((n_rows, n_classes))
+    logits[:, 0], target[:, 1] = gap, amount
+    column = np.ones((n_rows, 1), int)
+    targets = {"labels": column[:, 0], "distributions": target, "pair": (column, column * amount)}[kind]
+    weight = {"weight": np.full(n_classes, amount)} if kind == "labels" else {}
+    loss, grad = sx.value_and_grad(logits, targets, normalizer=normalizer, **weight)
+    assert loss == pytest.approx(n_rows * (amount / normalizer * gap), rel=1e-14)
+    expected = np.zeros(n_classes)
+    expected[:2] = amount / normalizer, -amount / normalizer
+    np.testing.assert_allclose(grad, [expected] * n_rows, rtol=1e-14)
 
 
 @pytest.mark.parametrize("n_rows", [1, N_ROWS, 3000])
