@@ -4,6 +4,7 @@ Logits whose quotient by a temperature is infinite, gaps and losses that no doub
 and as large as doubles are. The truth is of so many digits that neither ends anywhere.
 """
 
+import math
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
@@ -227,6 +228,33 @@ def test_a_gap_that_the_dtype_cannot_hold(dtype: str, n_classes: int, n_rows: in
     expected = np.full(n_classes, -share)
     expected[0] = 0.1 - share
     np.testing.assert_allclose(grad * n_rows, [expected] * n_rows, rtol=1e-5)
+
+
+@pytest.mark.parametrize("n_rows", [1, N_ROWS])
+@pytest.mark.parametrize("kind", ["labels", "distributions", "pair"])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("amount", [1.0, 1e-10, 1e-20])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_a_logit_out_of_range_takes_no_digits_from_others(
+    dtype: str, amount: float, masked: bool, kind: str, n_rows: int
+) -> None:
+    info = np.finfo(dtype)
+    logits = np.array([[0, -1, info.max if masked else info.min]] * n_rows, dtype)
+    column = np.ones((n_rows, 1), int)
+    targets = {
+        "labels": column[:, 0],
+        "distributions": np.array([[0, amount, 0]] * n_rows, dtype),
+        "pair": (column, np.full((n_rows, 1), amount, dtype)),
+    }[kind]
+    given = {"weight": np.full(3, amount, dtype)} if kind == "labels" else {}
+    where = {"where": np.array([True, True, False])} if masked else {}
+    held = float(np.dtype(dtype).type(amount))
+    log_prob = -2 - math.log1p(math.exp(-2))
+    losses = sx.cross_entropy(logits, targets, temperature=0.5, reduction="none", **where, **given)
+    np.testing.assert_allclose(losses, -log_prob * held, rtol=2 * float(info.eps))
+    if kind == "labels":
+        result = sx.evaluate(logits, targets, temperature=0.5, **where, **given)
+        np.testing.assert_allclose(result.log_prob, log_prob, rtol=2 * float(info.eps))
 
 
 @pytest.mark.parametrize("n_rows", [1, N_ROWS])

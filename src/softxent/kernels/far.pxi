@@ -14,29 +14,40 @@ cdef bint may_have_overflowed(const RowArrays[real]* row, Py_ssize_t start, Py_s
     return row.target.class_weight != NULL or not are_moderate(probs, row.target.count)
 
 
-cdef void find_far_gaps(
+cdef void add_gaps_in(
     RowSums* sums, const RowArrays[real]* row, const Formula* formula, Py_ssize_t start, Py_ssize_t n, double m,
-    double temperature
+    double factor, double divisor
 ) noexcept nogil:
-    """The sums of gaps that no double holds, multiplied by FAR_STEP^2.
-
-    Logits and m are not yet divided by `temperature`.
-    """
+    """The sums of gaps (m factor - x factor) / divisor."""
     cdef Carried[double] cross = Carried[double](0, 0), gaps = cross
-    cdef double most = m * FAR_STEP, step = temperature / FAR_STEP, amount
+    cdef double amount
     cdef const real* x = row.x + start
     cdef const real* t = row.target.distribution
     cdef Py_ssize_t i, c
     if formula.smoothing != 0:
         for c in range(n):
-            gaps.add((most - x[c] * FAR_STEP) / step)
+            gaps.add((m * factor - x[c] * factor) / divisor)
     for i in range(n if t != NULL else row.target.count):
         c = i if t != NULL else row.target.indices[i] - start
         if 0 <= c < n:
             amount = t[start + c] if t != NULL else row.target.amount(i, start + c)
             if amount != 0:
-                cross.add(amount * ((most - x[c] * FAR_STEP) / step))
-    sums.cross, sums.gaps, sums.far = cross, gaps, True
+                cross.add(amount * ((m * factor - x[c] * factor) / divisor))
+    sums.cross, sums.gaps = cross, gaps
+
+
+cdef void find_far_gaps(
+    RowSums* sums, const RowArrays[real]* row, const Formula* formula, Py_ssize_t start, Py_ssize_t n, double m,
+    double temperature
+) noexcept nogil:
+    """The sums of gaps of logits that are not yet divided by `temperature`, nor is m.
+
+    If no double holds them, they are multiplied by FAR_STEP^2. Otherwise that would cost small amounts their digits.
+    """
+    add_gaps_in(sums, row, formula, start, n, m, 1, temperature)
+    sums.far = not (is_finite(sums.cross.sum) and is_finite(sums.gaps.sum))
+    if sums.far:
+        add_gaps_in(sums, row, formula, start, n, m, FAR_STEP, temperature / FAR_STEP)
 
 
 cdef void leave_far(RowNumbers* numbers, int k, double cross) noexcept nogil:
@@ -67,7 +78,7 @@ cdef bint leaves_range(const Job* job, const real* x, double size) noexcept nogi
 
 cdef struct FarRow:
     # A row that the temperature takes out of range: what bring_back cannot keep in its logits.
-    RowSums gaps             # the sums of gaps, times FAR_STEP^2
+    RowSums gaps             # the sums of gaps: see find_far_gaps
     double m                 # the maximum, infinite if no double holds it
     double far_m             # the maximum times FAR_STEP^2
     double label_gap         # from the maximum to the label
@@ -91,7 +102,7 @@ cdef void bring_back(
     find_far_gaps(&far.gaps, row, &job.formula, 0, n, m, job.transform.temperature)
     far.m = m / job.transform.temperature
     far.far_m = m * FAR_STEP / step
-    far.label_gap = (m * FAR_STEP - x[label] * FAR_STEP) / step / FAR_STEP / FAR_STEP
+    far.label_gap = (<double> m - <double> x[label]) / job.transform.temperature
     for c in range(n):
         z = x[c] / temperature
         if not is_finite(m / temperature) and is_finite(x[c]):
