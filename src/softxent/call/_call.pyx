@@ -162,13 +162,19 @@ cdef bint describe_losses(Job* job, cnp.ndarray losses):
 
 
 cdef bint describe_diagnostics(Job* job, diagnostics, int computed_in):
-    """Fill in where the diagnostics go: (3, rows) of the type computed in, and (rows,) int64."""
+    """Fill in where the diagnostics go: (3, rows) of the type computed in, and (rows,) int64. Not with a gradient."""
     cdef cnp.ndarray numbers, argmax
     cdef Py_ssize_t size
     if diagnostics is None:
         return True
+    if job.has_grad:
+        return False
     numbers, argmax = diagnostics
-    if cnp.PyArray_TYPE(numbers) != computed_in or cnp.PyArray_SIZE(numbers) != 3 * job.n_rows:
+    if cnp.PyArray_TYPE(argmax) != cnp.NPY_INT64 or not cnp.PyArray_ISCARRAY(argmax):
+        return False
+    if cnp.PyArray_TYPE(numbers) != computed_in or not cnp.PyArray_ISCARRAY(numbers):
+        return False
+    if cnp.PyArray_SIZE(numbers) != 3 * job.n_rows:
         return False
     if cnp.PyArray_SIZE(argmax) != job.n_rows or job.kind != LABELS:
         return False
@@ -210,7 +216,7 @@ cdef class Kernels:
         """
         cdef Job job
         cdef void* memory = NULL
-        cdef size_t size
+        cdef size_t size, n_rows
         cdef double loss
         cdef int computed_in, element
         cdef bint in_place
@@ -248,12 +254,12 @@ cdef class Kernels:
             return OVERLAPS
         make_plan(&job, in_place, n_threads)
         if job.scratch_rows > 0:
-            size = (1 if job.by_stretches else job.n_threads) * job.scratch_rows
-            size *= sizeof(double) if job.in_double else sizeof(float)
+            n_rows = (1 if job.by_stretches else job.n_threads) * job.scratch_rows
+            size = n_rows * (sizeof(double) if job.in_double else sizeof(float))
             if <size_t> job.n_classes < SIZE_MAX // 2 // size:        # else the product would not fit
                 memory = PyMem_RawMalloc(size * job.n_classes + CACHE_LINE)
             if memory == NULL:
-                raise MemoryError(f"no memory for {job.scratch_rows * job.n_threads} rows of {job.n_classes} classes")
+                raise MemoryError(f"no memory for {n_rows} rows of {job.n_classes} classes")
         with nogil:
             loss = self.table.run(&job, <void*> ((<size_t> memory + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE))
         PyMem_RawFree(memory)

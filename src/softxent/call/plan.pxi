@@ -57,14 +57,17 @@ cdef void make_plan(Job* job, bint in_place, int n_threads) noexcept:
             job.streaming = job.grad.typed and job.grad.step == itemsize and job.grad.class_stride % 64 == 0
         else:
             job.streaming = direct and not job.has_slope and job.n_classes >= STRETCH
-    # Rows of scratch: logits or exponentials, targets, slopes or allowed classes as numbers, and as they are.
     direct = direct and not job.has_slope and (job.has_grad or not job.transforms) and not job.streaming
-    if not job.by_lanes and job.has_allowed and not job.allowed.packed:
-        job.scratch_rows = 4
-    elif not job.by_lanes and (job.has_slope or (job.has_allowed and job.builds_target)):
-        job.scratch_rows = 3
-    elif not job.by_lanes and not direct:
-        job.scratch_rows = 2 if makes_target else 1
+    if job.by_lanes:
+        job.scratch_rows = 0
+    elif job.has_allowed and not job.allowed.packed:
+        job.scratch_rows = ALLOWED_ROW + 1
+    elif job.has_slope:
+        job.scratch_rows = SLOPE_ROW + 1
+    elif makes_target:
+        job.scratch_rows = TARGET_ROW + 1
+    elif not direct:
+        job.scratch_rows = LOGITS_ROW + 1
     n_threads = team_size(job.n_rows, job.n_classes, n_threads)
     job.by_stretches = job.n_classes > STRETCH and job.n_rows < 2 * n_threads and job.n_rows % n_threads != 0
     job.n_threads = n_threads if job.by_stretches else min(n_threads, job.n_rows)

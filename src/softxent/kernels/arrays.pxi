@@ -69,6 +69,14 @@ cdef void write_row(char* to, const real* source, const Layout* rows, Py_ssize_t
         element_of(rows[0]).write(to + c * rows.class_stride, source[c])
 
 
+cdef inline bint has_nan(const real* x, Py_ssize_t stride, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t c
+    for c in range(n):
+        if x[c * stride] != x[c * stride]:
+            return True
+    return False
+
+
 cdef void zero_row(const Layout* rows, Py_ssize_t i, Py_ssize_t n) noexcept nogil:
     cdef char* start = row_address(rows, i)
     cdef Py_ssize_t c

@@ -1,5 +1,5 @@
-# Rows with numbers that no double holds: gaps between logits near the ends of the range, and logits that a temperature
-# takes out of it. They are held as multiples of FAR_STEP^2.
+# Rows with numbers out of range: sums of gaps that no double holds, which are held as multiples of FAR_STEP^2, and
+# logits that a temperature takes out of the range of the type computed in.
 
 
 cdef bint may_have_overflowed(const RowArrays[real]* row, Py_ssize_t start, Py_ssize_t n) noexcept nogil:

@@ -62,6 +62,10 @@ inline constexpr std::ptrdiff_t MAX_BLOCKS = 512;              // of rows, which
 inline constexpr std::ptrdiff_t STRETCH = 16384;               // classes of a long row that are added up together
 inline constexpr std::ptrdiff_t LOGITS_PER_THREAD = 16384;     // a thread with fewer does not pay (measured)
 
+// The rows of scratch that a thread gets, as many from the first on as a call needs: logits or exponentials; a
+// distribution, or a target that is built; slopes; the allowed classes as bytes, if they are not side by side.
+enum ScratchRow : int { LOGITS_ROW, TARGET_ROW, SLOPE_ROW, ALLOWED_ROW };
+
 // mantissa * 2^exponent, a number that may be too large or too small for a double.
 struct Scale {
     double mantissa = 1;

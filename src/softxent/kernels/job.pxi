@@ -36,6 +36,8 @@ cdef extern from "job.hpp" namespace "softxent" nogil:
     cdef enum:
         MAX_BLOCKS "static_cast<int>(softxent::MAX_BLOCKS)"
 
+    int LOGITS_ROW, TARGET_ROW, SLOPE_ROW, ALLOWED_ROW
+
     cdef cppclass Scale:
         Scale()
         double mantissa

@@ -116,7 +116,7 @@ cdef void build_targets_of_lanes(
         memset(t, 0, n * lanes_of(t) * sizeof(real))
         for lane in range(lanes_of(t)):
             read_target_of_lane(job, i, count, group, lane, &target)
-            masses[lane] = spread_entries(&target, t + lane, lanes_of(t), n)
+            masses[lane] = add_entries(&target, t + lane, lanes_of(t), n)
     blend_lanes(t, n, job.built_smoothing, masses, allowed, class_weight)
 
 
@@ -163,7 +163,6 @@ cdef void find_diagnostics_of_lanes(
     cdef real[MAX_LANES] first_at_m, nothing
     cdef double[MAX_LANES] gaps, R, R_low, logs
     cdef Py_ssize_t c, lane = 0
-    cdef bint has_nan
     for c in range(n - 1, -1, -1):
         argmax = select_equal(load_lanes(x + c * lanes_of(x)), m, Lanes[real](<double> c), argmax)
     store(first_at_m, argmax)
@@ -178,11 +177,9 @@ cdef void find_diagnostics_of_lanes(
         if numbers.weight[lane] == 0:
             set_diagnostics(job, i + lane, -1, 0, 0, 0)
         else:
-            has_nan = False
-            for c in range(n if not is_finite(R[lane]) else 0):
-                has_nan |= x[c * lanes_of(x) + lane] != x[c * lanes_of(x) + lane]
             set_found_diagnostics(
-                job, i + lane, <int64_t> first_at_m[lane], has_nan, logs[lane], numbers.m[lane],
+                job, i + lane, <int64_t> first_at_m[lane],
+                not is_finite(R[lane]) and has_nan(x + lane, lanes_of(x), n), logs[lane], numbers.m[lane],
                 numbers.m[lane] - x[group.label[lane] * lanes_of(x) + lane],
                 gaps[lane] / (R[lane] + group.e_m[lane]))
 
@@ -310,7 +307,7 @@ cdef inline void read_tiles(
     cdef Py_ssize_t n = job.n_classes, size = n * lanes_of(space)
     cdef real* staging = space + size
     tiles.x = space
-    tiles.t = tiles.slope = tiles.logits = NULL
+    tiles.t = tiles.slope = tiles.kept_logits = NULL
     if job.kind == DISTRIBUTIONS or job.builds_target:
         tiles.t = staging
         staging += size
@@ -318,7 +315,7 @@ cdef inline void read_tiles(
         tiles.slope = staging
         staging += size
     if job.diagnostics.argmax != NULL:
-        tiles.logits = staging
+        tiles.kept_logits = staging
         staging += size
     tiles.staging = staging
     if job.kind == DISTRIBUTIONS:
@@ -340,7 +337,7 @@ cdef inline bint transform_tiles(
     if job.builds_target:
         build_targets_of_lanes(job, i, count, group, allowed, tiles.t)
     if job.transforms:
-        transform_logits(job.transform, logits, allowed, tiles.x, tiles.slope, 0, size)
+        transform_logits(job.transform, logits, allowed, tiles.x, tiles.slope if job.has_grad else NULL, 0, size)
     return True
 
 
@@ -398,11 +395,11 @@ cdef bint visit_lanes(
         next_logits = find_next_rows(&job.logits, i + count, count, n)
         if job.has_grad and not job.streaming:
             next_grad = find_next_rows(&job.grad, i + count, count, n)
-    if tiles.logits != NULL:
-        memcpy(tiles.logits, x, size * sizeof(real))
+    if tiles.kept_logits != NULL:
+        memcpy(tiles.kept_logits, x, size * sizeof(real))
     take_exponentials(&group, x, n, &next_logits, &next_grad, numbers)
-    if tiles.logits != NULL:
-        find_diagnostics_of_lanes(job, i, count, &group, tiles.logits, x, n, numbers)
+    if tiles.kept_logits != NULL:
+        find_diagnostics_of_lanes(job, i, count, &group, tiles.kept_logits, x, n, numbers)
     if not job.has_grad:
         return True
     if not finish_lanes(

@@ -135,7 +135,7 @@ cdef double largest_weight(const Job* job) noexcept nogil:
     return largest
 
 
-cdef inline double spread_entries(
+cdef inline double add_entries(
     const Target[real]* target, real* t, Py_ssize_t stride, Py_ssize_t n
 ) noexcept nogil:
     """Add the entries of a target to t, whose n classes are `stride` apart; returns their sum."""
@@ -151,38 +151,20 @@ cdef inline double spread_entries(
 
 
 cdef inline void build_target(
-    const Target[real]* target, const real* allowed, double smoothing, real* t, Py_ssize_t n
+    const Target[real]* target, const unsigned char* allowed, double smoothing, real* t, Py_ssize_t n
 ) noexcept nogil:
     """t becomes the whole target, smoothed over the allowed classes (NULL: over all), then multiplied by class weights.
 
     If the target is a distribution, t holds it already.
     """
-    cdef Carried[double] masses[MASSES]
-    cdef double low, kept = 1 - smoothing, share, mass = 0
-    cdef const real* w = target.class_weight
-    cdef Py_ssize_t n_allowed = n, i, c
+    cdef const real* class_weight = target.class_weight
+    cdef double mass = 0
     if target.distribution == NULL:
         memset(t, 0, n * sizeof(real))
-        mass = spread_entries(target, t, 1, n)
+        mass = add_entries(target, t, 1, n)
     elif smoothing != 0:
-        for i in range(MASSES):
-            masses[i] = Carried[double](0, 0)
-        for c in range(n):
-            masses[c % MASSES].add(t[c])
-        for i in range(1, MASSES):
-            masses[0] = masses[0] + masses[i]
-        mass = masses[0].minus(0, &low)
-    if smoothing != 0:
-        if allowed != NULL:
-            n_allowed = 0
-            for c in range(n):
-                n_allowed += allowed[c] != 0
-        share = smoothing / n_allowed * mass
-        for c in range(n):
-            t[c] = <real> (kept * t[c] + (share if allowed == NULL else share * allowed[c]))
-    if w != NULL:
-        for c in range(n):
-            t[c] *= w[c]
+        mass = row_mass(t, n)
+    blend_row(t, n, smoothing, mass, allowed, class_weight)
 
 
 cdef inline void find_sparse(

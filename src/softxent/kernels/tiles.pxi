@@ -34,7 +34,7 @@ cdef bint place_lanes(
 
 
 cdef inline bint are_packed(const Layout* rows, bint even, Py_ssize_t n, const real* tag) noexcept nogil:
-    """Whether spread_rows and pack_rows take these rows: they are short, and one comes right after the other."""
+    """Whether pad_rows and unpad_rows take these rows: they are short, and one comes right after the other."""
     return rows.direct and even and 1 < n < in_quarter(tag) and rows.step == n * <Py_ssize_t> sizeof(real)
 
 
@@ -56,7 +56,7 @@ cdef void read_tile(
     if rows.direct and n >= in_quarter(tile):
         rows_to_lanes(<real**> at, n, tile)
     elif are_packed(rows, even, n, tile):
-        spread_rows(<real*> at[0], n, count, staging)
+        pad_rows(<real*> at[0], n, count, staging)
         place_staged(staging, n, count, staged)
         rows_to_lanes(<real**> staged, n, tile)
     elif rows.packed:
@@ -103,7 +103,7 @@ cdef void write_tile(
     elif are_packed(rows, even, n, tile):
         place_staged(staging, n, lanes_of(tile), staged)
         lanes_to_rows(tile, n, <real**> staged)
-        pack_rows(staging, n, count, <real*> at[0])
+        unpad_rows(staging, n, count, <real*> at[0])
     elif rows.packed:
         place_staged(staging, n, lanes_of(tile), staged)
         lanes_to_rows(tile, n, <real**> staged)

@@ -10,13 +10,11 @@ cdef extern from "vec/vec.hpp" namespace "softxent" nogil:
         Vec operator+(Vec)
         Vec operator-(Vec)
         Vec operator*(Vec)
-        Vec operator/(Vec)
 
     cdef cppclass Lanes[T]:
         Lanes()
         Lanes(double)
         Lanes operator-(Lanes)
-        Lanes operator*(Lanes)
 
     Py_ssize_t vec_lanes[T](const T*)
     Py_ssize_t lanes_of[T](const T*)
@@ -40,8 +38,8 @@ cdef extern from "vec/vec.hpp" namespace "softxent" nogil:
         T* space
 
     Py_ssize_t in_quarter[T](const T*)
-    void spread_rows[T](const T* rows, Py_ssize_t n, Py_ssize_t count, T* spread)
-    void pack_rows[T](const T* spread, Py_ssize_t n, Py_ssize_t count, T* rows)
+    void pad_rows[T](const T* rows, Py_ssize_t n, Py_ssize_t count, T* padded)
+    void unpad_rows[T](const T* padded, Py_ssize_t n, Py_ssize_t count, T* rows)
     void rows_to_lanes[T](T** at, Py_ssize_t n, T* tile)
     void lanes_to_rows[T](const T* tile, Py_ssize_t n, T** at)
     Vec[T] maximum[T](Vec[T], Vec[T])
@@ -118,9 +116,6 @@ cdef extern from "row/numbers.hpp" namespace "softxent" nogil:
     void row_losses[T](const T*, const RowNumbers&, int count, double z_loss, double* losses)
 
 cdef extern from "row/target.hpp" namespace "softxent" nogil:
-    cdef enum:
-        MASSES "softxent::MASSES"
-
     cdef cppclass Target[T]:
         Target()
         const T* distribution
@@ -130,19 +125,24 @@ cdef extern from "row/target.hpp" namespace "softxent" nogil:
         const T* class_weight
         T amount(Py_ssize_t i, int64_t c)
 
-    cdef cppclass Spread:
-        Spread()
+    cdef cppclass DiagnosticSums:
+        DiagnosticSums()
         Carried[double] R, gaps
         Py_ssize_t argmax
+
+    double row_mass[T](const T* t, Py_ssize_t n)
+    void blend_row[T](
+        T* t, Py_ssize_t n, double smoothing, double mass, const unsigned char* allowed, const T* class_weight)
 
     cdef cppclass RowArrays[T]:
         RowArrays()
         const T* x
+        T* copy
         T* e
         T* grad
         Py_ssize_t n
         const unsigned char* allowed
-        Spread* spread
+        DiagnosticSums* diagnostics
         Target[T] target
 
     cdef cppclass RowSums:
@@ -176,7 +176,6 @@ cdef extern from "row/finish.hpp" namespace "softxent" nogil:
         Gradient()
         N factor, offset, minus
         bint smoothed
-        Vec[T] of[T](Vec[T] e)
         Lanes[T] of[T](Lanes[T] e)
         Vec[T] minus_target[T](Vec[T] grad, Vec[T] t)
         Lanes[T] minus_target[T](Lanes[T] grad, Lanes[T] t)
@@ -190,8 +189,8 @@ cdef extern from "row/sweeps.hpp" namespace "softxent" nogil:
     void multiply_by_slope[T](T* g, const T* slope, Py_ssize_t n)
     Carried[double] exp_sum[T](
         const T* x, T* e, Py_ssize_t n, Py_ssize_t left_out, const RowUnit[T]&, Py_ssize_t prefetch_distance)
-    Carried[double] exp_sum_and_spread[T](
-        const T* x, Py_ssize_t n, Py_ssize_t left_out, const RowUnit[T]&, double m, Spread*)
+    Carried[double] exp_and_diagnostic_sums[T](
+        const T* x, Py_ssize_t n, Py_ssize_t left_out, const RowUnit[T]&, double m, DiagnosticSums*)
     Carried[double] gap_sum[T](const T* x, Py_ssize_t n, double m)
     void find_distribution[T](
         RowSums*, const T* x, const T* t, Py_ssize_t n, double m, Py_ssize_t prefetch_distance)
@@ -222,7 +221,7 @@ cdef extern from "row/lanes.hpp" namespace "softxent" nogil:
         T* x
         T* t
         T* slope
-        T* logits
+        T* kept_logits
         T* staging
 
     void lane_sums[T](const T* v, Py_ssize_t n, const T* left_out, const T* taken_off, double* values, double* rounded)

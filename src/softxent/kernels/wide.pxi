@@ -24,8 +24,8 @@ cdef enum:
 
 
 cdef inline void visit_stretch(
-    RowSums* sums, Spread* spread, const RowArrays[real]* row, const Formula* formula, Py_ssize_t start, Py_ssize_t n,
-    double m, RowUnit[real] unit, Py_ssize_t prefetch_distance
+    RowSums* sums, DiagnosticSums* diagnostics, const RowArrays[real]* row, const Formula* formula, Py_ssize_t start,
+    Py_ssize_t n, double m, RowUnit[real] unit, Py_ssize_t prefetch_distance
 ) noexcept nogil:
     """Target and exponentials of the n classes from `start` on, of a row whose maximum is m."""
     cdef const real* x = row.x + start
@@ -39,8 +39,8 @@ cdef inline void visit_stretch(
         sums.gaps = gap_sum(x, n, m)
     if not (is_finite(sums.cross.sum) and is_finite(sums.gaps.sum)) and may_have_overflowed(row, start, n):
         find_far_gaps(sums, row, formula, start, n, m, 1)
-    if row.spread != NULL:
-        sums.R = exp_sum_and_spread(x, n, sums.argmax, unit, m, spread)
+    if row.diagnostics != NULL:
+        sums.R = exp_and_diagnostic_sums(x, n, sums.argmax, unit, m, diagnostics)
     else:
         sums.R = exp_sum(x, row.e + start if row.e != NULL else NULL, n, sums.argmax, unit, prefetch_distance)
 
@@ -62,14 +62,16 @@ cdef inline void add_stretch(RowSums* sums, const RowSums* more, Py_ssize_t star
         sums.rest = sums.rest + Carried[double](more.t_at_argmax, 0)
 
 
-cdef inline void add_spread(Spread* spread, const Spread* more, Py_ssize_t start, double e_m) noexcept nogil:
+cdef inline void add_diagnostic_sums(
+    DiagnosticSums* sums, const DiagnosticSums* more, Py_ssize_t start, double e_m
+) noexcept nogil:
     """As add_stretch."""
-    spread.R = spread.R + more.R
-    spread.gaps = spread.gaps + more.gaps
-    if more.argmax >= 0 and spread.argmax < 0:
-        spread.argmax = start + more.argmax
+    sums.R = sums.R + more.R
+    sums.gaps = sums.gaps + more.gaps
+    if more.argmax >= 0 and sums.argmax < 0:
+        sums.argmax = start + more.argmax
     elif more.argmax >= 0:
-        spread.R = spread.R + Carried[double](e_m, 0)
+        sums.R = sums.R + Carried[double](e_m, 0)
 
 
 cdef struct RowScaling:
@@ -195,7 +197,7 @@ cdef inline void visit_row(
     cdef RowUnit[real] unit = RowUnit[real](<real> m)
     cdef double e_m = lane0(exp(Vec[real](m), unit))
     cdef RowSums sums[2]
-    cdef Spread spread
+    cdef DiagnosticSums diagnostics
     cdef Py_ssize_t start = 0, length = stretch_length(row.n)
     cdef real* e = row.e
     cdef real* grad = row.grad
@@ -204,12 +206,12 @@ cdef inline void visit_row(
     cdef RowScaling scaling
     while start < row.n:
         visit_stretch(
-            sums + (start > 0), &spread if start > 0 else row.spread, row, formula, start,
+            sums + (start > 0), &diagnostics if start > 0 else row.diagnostics, row, formula, start,
             min(length, row.n - start), m, unit, prefetch_distance)
         if start > 0:
             add_stretch(sums, sums + 1, start, e_m)
-            if row.spread != NULL:
-                add_spread(row.spread, &spread, start, e_m)
+            if row.diagnostics != NULL:
+                add_diagnostic_sums(row.diagnostics, &diagnostics, start, e_m)
         start += length
     scaling = finish_row(sums, row, formula, m, unit, e_m, scale, far, &gradient, numbers, k)
     if next_row != NULL:
@@ -227,7 +229,7 @@ cdef void share_row(
     """As visit_row, with the stretches shared out over the threads."""
     cdef Py_ssize_t n = row.n, length = stretch_length(n), n_stretches = (n + length - 1) // length, i
     cdef RowSums stretches[MAX_STRETCHES]
-    cdef Spread spreads[MAX_STRETCHES]
+    cdef DiagnosticSums of_stretches[MAX_STRETCHES]
     cdef RowSums sums
     cdef Gradient[double] gradient
     cdef RowScaling scaling
@@ -239,14 +241,14 @@ cdef void share_row(
     cdef const real* t = row.target.distribution
     for i in prange(n_stretches, num_threads=n_threads, schedule="static"):
         visit_stretch(
-            stretches + i, spreads + i, row, formula, i * length, min(length, n - i * length), m, unit, 0)
+            stretches + i, of_stretches + i, row, formula, i * length, min(length, n - i * length), m, unit, 0)
     sums.clear()
     for i in range(n_stretches):
         add_stretch(&sums, stretches + i, i * length, e_m)
-    if row.spread != NULL:
-        row.spread[0] = spreads[0]
+    if row.diagnostics != NULL:
+        row.diagnostics[0] = of_stretches[0]
         for i in range(1, n_stretches):
-            add_spread(row.spread, spreads + i, i * length, e_m)
+            add_diagnostic_sums(row.diagnostics, of_stretches + i, i * length, e_m)
     scaling = finish_row(&sums, row, formula, m, unit, e_m, scale, far, &gradient, numbers, k)
     if row.grad != NULL:
         for i in prange(n_stretches, num_threads=n_threads, schedule="static"):
@@ -272,14 +274,14 @@ cdef inline void set_diagnostics(
 
 
 cdef inline void set_found_diagnostics(
-    const Job* job, Py_ssize_t i, int64_t argmax, bint has_nan, double log, double m, double gap, double mean_gap
+    const Job* job, Py_ssize_t i, int64_t argmax, bint is_nan, double log, double m, double gap, double mean_gap
 ) noexcept nogil:
     """The diagnostics of row i, from log(S / e_m), the maximum m, the label's gap m - x, and the mean of all gaps.
 
     The mean is weighted by the probabilities.
     """
     set_diagnostics(
-        job, i, -1 if has_nan else argmax, -(log + gap), m if fabs(m) == INFINITY and not has_nan else m + log,
+        job, i, -1 if is_nan else argmax, -(log + gap), m if fabs(m) == INFINITY and not is_nan else m + log,
         log + mean_gap)
 
 
@@ -292,15 +294,11 @@ cdef void find_diagnostics(
     cdef double m = numbers.m[k] if far == NULL else row_max(x, row.n), low, R_low
     cdef double log, gap = m - x[label] if far == NULL else far.label_gap
     cdef RowUnit[real] unit = RowUnit[real](<real> m)
-    cdef double e_m = lane0(exp(Vec[real](m), unit)), R = row.spread.R.minus(0, &R_low)
-    cdef bint has_nan = False
-    cdef Py_ssize_t c
-    if not is_finite(R):
-        for c in range(row.n):
-            has_nan |= x[c] != x[c]
+    cdef double e_m = lane0(exp(Vec[real](m), unit)), R = row.diagnostics.R.minus(0, &R_low)
     log = log1p_rest(x, R, R_low, m - unit.shift, <double> unit.n0)
     set_found_diagnostics(
-        job, i, row.spread.argmax, has_nan, log, numbers.m[k], gap, row.spread.gaps.minus(0, &low) / (R + e_m))
+        job, i, row.diagnostics.argmax, not is_finite(R) and has_nan(x, 1, row.n), log, numbers.m[k], gap,
+        row.diagnostics.gaps.minus(0, &low) / (R + e_m))
 
 
 cdef void skip_row(const Job* job, Py_ssize_t i, RowNumbers* numbers, int k) noexcept nogil:
@@ -316,12 +314,12 @@ cdef void skip_row(const Job* job, Py_ssize_t i, RowNumbers* numbers, int k) noe
 cdef double take_stretch(
     const Job* job, const RowArrays[real]* row, const char* source, real* slope, Py_ssize_t start, Py_ssize_t stop
 ) noexcept nogil:
-    """Take the logits of the classes [start, stop) from `source` to row.x, as those of the softmax.
+    """Take the logits of the classes [start, stop) from `source` to row.copy, if there is one, as those of the softmax.
 
     Returns their maximum. A piece at a time, so that it stays in the cache between conversion and transform.
     """
     cdef double m = -INFINITY
-    cdef real* x = <real*> row.x
+    cdef real* x = row.copy
     cdef const real* logits = <const real*> source if job.logits.direct else x
     cdef const unsigned char* allowed = row.allowed
     cdef Py_ssize_t end
@@ -370,21 +368,21 @@ cdef inline void place_row(
 ) noexcept nogil:
     """Fill in where the numbers of row i are, and its target. What cannot be used in place is read into `scratch`."""
     cdef Py_ssize_t n = job.n_classes
-    cdef real* t = scratch + n
-    cdef real* allowed = scratch + 2 * n
+    cdef real* t = scratch + TARGET_ROW * n
     row.n = n
     row.x = <real*> row_address(&job.logits, i)
-    row.grad = row.e = NULL
+    row.grad = row.e = row.copy = NULL
     row.allowed = NULL
-    row.spread = NULL
+    row.diagnostics = NULL
     if job.has_grad:
         row.grad = <real*> row_address(&job.grad, i) if job.grad.direct else scratch
         row.e = scratch if job.streaming else row.grad
     if not job.logits.direct or job.transforms:
-        row.x = scratch if row.e == NULL else row.e
+        row.copy = scratch if row.e == NULL else row.e
+        row.x = row.copy
     read_target(job, i, label, one, &row.target)
     if job.has_allowed:
-        place_allowed(job, i, scratch + 3 * n, row)
+        place_allowed(job, i, scratch + ALLOWED_ROW * n, row)
     if job.kind == DISTRIBUTIONS:
         if job.targets.direct and not job.builds_target:
             t = <real*> row_address(&job.targets, i)
@@ -392,24 +390,23 @@ cdef inline void place_row(
             read_row(t, row_address(&job.targets, i), &job.targets, n)
         row.target.distribution = t
     if job.builds_target:
-        if job.has_allowed:
-            read_row(allowed, row_address(&job.allowed, i), &job.allowed, n)
-        build_target(&row.target, allowed if job.has_allowed else NULL, job.built_smoothing, t, n)
+        build_target(&row.target, row.allowed, job.built_smoothing, t, n)
         row.target.distribution = t
         row.target.count = 0
 
 
 cdef inline bint is_far(const Job* job, const RowArrays[real]* row, const char* source) noexcept nogil:
-    """Whether the temperature takes a logit out of range. If so, row.x has the logits as they were given."""
+    """Whether the temperature takes a logit out of range. If so, row.copy has the logits as they were given."""
     cdef const real* logits = <const real*> source
     if not job.may_leave_range:
         return False
     if not job.logits.direct:
-        read_row(<real*> row.x, source, &job.logits, row.n)
-        logits = row.x
+        read_row(row.copy, source, &job.logits, row.n)
+        logits = row.copy
     if not leaves_range(job, logits, finite_size(logits, row.n)):
         return False
-    read_row(<real*> row.x, source, &job.logits, row.n)
+    if job.logits.direct:
+        read_row(row.copy, source, &job.logits, row.n)
     return True
 
 
@@ -420,33 +417,34 @@ cdef inline bint visit_row_of(
     """Visit row i, which is row k of `numbers`. Its weight is there already, and its label, if any, in `label`.
 
     `m_is_known` says that its maximum is there, too. True is returned if the maximum of row k + 1 now is. `scratch` is
-    for what cannot be loaded or stored in place: rows of logits, a distribution, slopes, allowed classes.
+    for what cannot be loaded or stored in place: see ScratchRow in job.hpp.
     """
     cdef Py_ssize_t n = job.n_classes, prefetch_distance = 0
     cdef real one = 1
     cdef RowArrays[real] row
-    cdef Spread spread
+    cdef DiagnosticSums diagnostics
     cdef FarRow far_row
     cdef const FarRow* far = NULL
     cdef const char* source = row_address(&job.logits, i)
-    cdef real* slope = scratch + 2 * n if job.has_slope else NULL
+    cdef real* slope = scratch + SLOPE_ROW * n if job.has_slope else NULL
     cdef real* next_row = NULL
     if numbers.weight[k] == 0:
         skip_row(job, i, numbers, k)
         return False
     place_row(job, i, label, &one, scratch, &row)
     if job.diagnostics.argmax != NULL:
-        row.spread = &spread
+        row.diagnostics = &diagnostics
     if job.logits.direct and not job.transforms:
         if job.prefetching and n <= PREFETCHED_ROW and i + 1 < job.n_rows:
             prefetch_distance = <real*> row_address(&job.logits, i + 1) - row.x
         if next_counts and job.has_grad and n <= STRETCH:
             next_row = <real*> row_address(&job.logits, i + 1)
     if is_far(job, &row, source):
-        bring_back(job, &row, <real*> row.x, label[0] if job.kind == LABELS else 0, &far_row)
+        bring_back(job, &row, row.copy, label[0] if job.kind == LABELS else 0, &far_row)
         far = &far_row
         numbers.m[k] = row_max(row.x, n)
-    elif not m_is_known and job.logits.direct and not job.transforms and not job.by_stretches:
+    elif not m_is_known and row.copy == NULL and not job.by_stretches:
+        # As take_row does it, but without the way there: for the sake of rows of a few hundred classes.
         numbers.m[k] = row_max(<const real*> source, n)
     elif not m_is_known:
         numbers.m[k] = take_row(job, &row, source, slope, n_threads if job.by_stretches else 1)

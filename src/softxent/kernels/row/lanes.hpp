@@ -17,7 +17,9 @@ SOFTXENT_INLINE void lane_sums_of(F term, std::ptrdiff_t n, const S *taken_off, 
     const int count = n < step ? static_cast<int>(n) : step;
     decltype(Sum<S>::sum) slots[step];
     for (int lane = 0; lane < Lanes<S>::lanes; lane += step) {
-        const auto four = [&](std::ptrdiff_t c) { return (term(lane, c) + term(lane, c + 2 * step)) + (term(lane, c + step) + term(lane, c + 3 * step)); };
+        const auto four = [&](std::ptrdiff_t c) {
+            return (term(lane, c) + term(lane, c + 2 * step)) + (term(lane, c + step) + term(lane, c + 3 * step));
+        };
         for (int i = 0; i < count; ++i) {
             Sum<S> sum(blocks_end > 0 ? four(i) : term(lane, i));
             std::ptrdiff_t c = i + (blocks_end > 0 ? block : step);
@@ -70,21 +72,12 @@ void lane_gaps(
     }
 }
 
-// The sums of distributions t, in the order of build_target.
+// As row_mass and blend_row, for the distributions of a tile.
 template <class S> void lane_masses(const S *t, std::ptrdiff_t n, double *masses) {
     using V = Vec<double>;
-    for (int lane = 0; lane < Lanes<S>::lanes; lane += V::lanes) {
-        Carried<V> sums[MASSES];
-        V low;
-        for (auto &sum : sums) sum = {V(0), V(0)};
-        for (std::ptrdiff_t c = 0; c < n; ++c) sums[c % MASSES].add(load_as_double(t + lane + c * Lanes<S>::lanes));
-        for (int i = 1; i < MASSES; ++i) sums[0] = sums[0] + sums[i];
-        store(masses + lane, sums[0].minus(V(0), &low));
-    }
+    for (int lane = 0; lane < Lanes<S>::lanes; lane += V::lanes)
+        store(masses + lane, mass_of<V>([=](std::ptrdiff_t c) { return load_as_double(t + lane + c * Lanes<S>::lanes); }, n));
 }
-
-// Targets t of the given masses, smoothed over the allowed classes (null: over all), then multiplied by class weights
-// (null: by none). As build_target ends.
 template <class S>
 void blend_lanes(S *t, std::ptrdiff_t n, double smoothing, const double *masses, const S *allowed, const S *class_weight) {
     using V = Vec<double>;
@@ -92,10 +85,10 @@ void blend_lanes(S *t, std::ptrdiff_t n, double smoothing, const double *masses,
     for (int lane = 0; smoothing != 0 && lane < lanes; lane += V::lanes) {
         V n_allowed(allowed == nullptr ? static_cast<double>(n) : 0);
         for (std::ptrdiff_t c = 0; allowed != nullptr && c < n; ++c) n_allowed = n_allowed + load_as_double(allowed + lane + c * lanes);
-        V share = V(smoothing) / n_allowed * load(masses + lane), amount = share;
+        V share = share_of_each(smoothing, n_allowed, load(masses + lane)), amount = share;
         for (std::ptrdiff_t i = lane; i < n * lanes; i += lanes) {
             if (allowed != nullptr) amount = share * load_as_double(allowed + i);
-            store_rounded(t + i, V(1 - smoothing) * load_as_double(t + i) + amount);
+            store_rounded(t + i, smoothed(smoothing, load_as_double(t + i), amount));
         }
     }
     for (std::ptrdiff_t c = 0; class_weight != nullptr && c < n; ++c)
@@ -114,6 +107,14 @@ inline double largest_size(const double *v, std::ptrdiff_t n) {
     return largest(size);
 }
 
+// Whether all numbers for the lanes are finite, and so small that their sum is, too.
+inline bool are_finite(const double *v, std::ptrdiff_t n) {
+    Vec<double> zero(0);
+    Vec<double> sum = zero;
+    for (std::ptrdiff_t i = 0; i < n; i += Vec<double>::lanes) sum = sum + load(v + i);
+    return equal_bits(sum - sum, zero) == equal_bits(zero, zero);
+}
+
 // What the phases of the narrow kernel know of the rows in the lanes; see narrow.pxi.
 template <class S> struct alignas(64) LaneGroup {
     static constexpr int lanes = Lanes<S>::lanes;
@@ -127,21 +128,14 @@ template <class S> struct alignas(64) LaneGroup {
     LanesUnit<S> unit;
     std::int64_t *label;                                       // last, so that the arrays start at cache lines
 };
-// Whether all numbers for the lanes are finite, and so small that their sum is, too.
-inline bool are_finite(const double *v, std::ptrdiff_t n) {
-    Vec<double> zero(0);
-    Vec<double> sum = zero;
-    for (std::ptrdiff_t i = 0; i < n; i += Vec<double>::lanes) sum = sum + load(v + i);
-    return equal_bits(sum - sum, zero) == equal_bits(zero, zero);
-}
 
 // Where the tiles of a group of rows stand: one after the other, as far as a call needs them, null where it does not.
 template <class S> struct Tiles {
     S *x;                                                      // logits, then exponentials, then the gradient
-    S *t;                                                      // a distribution
+    S *t;                                                      // distributions, or targets that are built
     S *slope;                                                  // allowed classes, then the derivative of the logits
-    S *logits;                                                 // kept for the diagnostics
-    S *staging;                                                // rows that are converted on their way
+    S *kept_logits;                                            // for the diagnostics
+    S *staging;                                                // rows on their way, and a row for lanes without one
 };
 static_assert(TILE_BYTES / LANE_BYTES < 1 << 24, "class numbers are exact in the lanes of a float");
 static_assert(sizeof(Lanes<float>) == LANE_BYTES && sizeof(Lanes<double>) == LANE_BYTES, "what tiles are planned with");

@@ -1,5 +1,5 @@
-// What is found or made in one sweep over the n numbers of a row, or of a stretch of it. Lanes lie across the classes. No
-// memory beyond the n numbers is touched.
+// Sweeps over the n numbers of a row, or of a stretch of it: each finds or makes something in one pass. Lanes lie across
+// the classes. No memory beyond the n numbers is touched.
 #pragma once
 
 #include <limits>
@@ -10,10 +10,10 @@
 
 namespace softxent {
 
-constexpr double INFINITE = std::numeric_limits<double>::infinity();
+inline constexpr double INF = std::numeric_limits<double>::infinity();
 
-// Calls f(p, i, count) for Blocks, then for Vecs, from i on: p is of the type of the Pack, and count says how many of its
-// lanes there are. All are there but in the last Vec, and in the first if `head` is not 0.
+// Calls f(p, i, count) for Blocks, then for Vecs, from i on. p is of the type of the Pack. `count` is All, except in the
+// last Vec, and in a first Vec of `head` lanes if head > 0: there it is how many lanes there are.
 struct All {};
 template <class S, class F> SOFTXENT_INLINE void sweep(std::ptrdiff_t i, std::ptrdiff_t stop, F f, std::ptrdiff_t head = 0) {
     if (head > 0) {
@@ -43,8 +43,8 @@ template <class P, class S, class Count> SOFTXENT_INLINE P select_some(const S *
 
 // The largest number so far, of Blocks and of Vecs. NaNs are ignored.
 template <class S> struct Largest {
-    Block<S> blocks{-INFINITE};
-    Vec<S> vecs{-INFINITE};
+    Block<S> blocks{-INF};
+    Vec<S> vecs{-INF};
     SOFTXENT_INLINE void add(const Block<S> &v) { blocks = maximum(v, blocks); }
     SOFTXENT_INLINE void add(const Vec<S> &v) { vecs = maximum(v, vecs); }
     SOFTXENT_INLINE double value() const { return largest(maximum(fold_largest(blocks), vecs)); }
@@ -53,7 +53,7 @@ template <class S> struct Largest {
 // The largest number that is not NaN; -inf if all are NaN.
 template <class S> SOFTXENT_INLINE double row_max(const S *x, std::ptrdiff_t n) {
     Largest<S> most;
-    sweep<S>(0, n, [&](auto p, std::ptrdiff_t i, auto count) { most.add(load_some(p, x + i, count, -INFINITE)); }, line_start(x, n));
+    sweep<S>(0, n, [&](auto p, std::ptrdiff_t i, auto count) { most.add(load_some(p, x + i, count, -INF)); }, line_start(x, n));
     return most.value();
 }
 
@@ -67,7 +67,7 @@ template <class S> double finite_size(const S *x, std::ptrdiff_t n) {
     if (is_finite(sizes.value())) return sizes.value();
     sweep<S>(0, n, [&](auto p, std::ptrdiff_t i, auto count) {
         decltype(p) zero(0), v = load_some(p, x + i, count, 0), size = maximum(v, zero - v);
-        finite_sizes.add(select_equal(size, decltype(p)(INFINITE), zero, size));
+        finite_sizes.add(select_equal(size, decltype(p)(INF), zero, size));
     });
     return finite_sizes.value();
 }
@@ -93,12 +93,12 @@ double transform_logits(
         if (T != 1) v = v / P(T);
         if (cap > 0) v = P(cap) * tanh(v * P(inverse_cap), &d);
         if (allowed != nullptr) {
-            v = select_some(allowed + i, count, v, P(-INFINITE));
+            v = select_some(allowed + i, count, v, P(-INF));
             d = select_some(allowed + i, count, d, P(0));
         }
         store_some(z + i, count, v);
         if (slope != nullptr) store_some(slope + i, count, d);
-        most.add(load_some(p, z + i, count, -INFINITE));
+        most.add(load_some(p, z + i, count, -INF));
     });
     return most.value();
 }
@@ -123,7 +123,7 @@ SOFTXENT_INLINE Carried<double> exp_sum(
             if (prefetch_distance != 0) prefetch(reinterpret_cast<const char *>(x + i + prefetch_distance), sizeof(S) * width);
             total.add(exp_block(x + i, e == nullptr ? e : e + i, unit));
         } else {
-            auto v = exp(load_some(p, x + i, count, -INFINITE), unit);
+            auto v = exp(load_some(p, x + i, count, -INF), unit);
             total.add(without_lane(v, left_out - i));
             if (e != nullptr) store_some(e + i, count, v);
         }
@@ -139,15 +139,17 @@ SOFTXENT_INLINE Carried<double> exp_sum(
     return total.value();
 }
 
-// As exp_sum without writing, and the Spread of the stretch.
+// As exp_sum without writing, and the DiagnosticSums of the stretch.
 template <class S>
-Carried<double> exp_sum_and_spread(const S *x, std::ptrdiff_t n, std::ptrdiff_t left_out, const RowUnit<S> &unit, double m, Spread *spread) {
+Carried<double> exp_and_diagnostic_sums(
+    const S *x, std::ptrdiff_t n, std::ptrdiff_t left_out, const RowUnit<S> &unit, double m, DiagnosticSums *diagnostics
+) {
     using V = Vec<S>;
     Sum<S> total, R, gaps;
     std::ptrdiff_t argmax = -1;
     sweep<S>(0, n, [&](auto p, std::ptrdiff_t start, auto count) {
         constexpr int vecs = decltype(p)::registers / V::registers;
-        decltype(p) logits = load_some(p, x + start, count, -INFINITE), e = exp(logits, unit);
+        decltype(p) logits = load_some(p, x + start, count, -INF), e = exp(logits, unit);
         repeat<vecs>([&](auto i) {
             V v = registers_from<V::registers, i * V::registers>(logits);
             gaps.add_gaps(registers_from<V::registers, i * V::registers>(e), v, V(m));
@@ -158,9 +160,9 @@ Carried<double> exp_sum_and_spread(const S *x, std::ptrdiff_t n, std::ptrdiff_t 
         total.add(fold_sum(without_lane(e, left_out - start)));
         R.add(fold_sum(without_lane(e, argmax - start)));
     });
-    spread->R = R.value();
-    spread->gaps = gaps.value();
-    spread->argmax = argmax < n ? argmax : -1;
+    diagnostics->R = R.value();
+    diagnostics->gaps = gaps.value();
+    diagnostics->argmax = argmax < n ? argmax : -1;
     return total.value();
 }
 
@@ -189,6 +191,7 @@ SOFTXENT_INLINE void find_distribution(RowSums *sums, const S *x, const S *t, st
         }
         rest.add(weights);
     };
+    // Vec by Vec: the order of additions is that of the narrow kernel.
     std::ptrdiff_t i = 0;
     for (; i + V::lanes <= n; i += V::lanes) {
         if (prefetch_distance != 0) prefetch(reinterpret_cast<const char *>(t + i + prefetch_distance), sizeof(V));

@@ -7,9 +7,6 @@
 
 namespace softxent {
 
-// How many sums of a distribution are taken side by side: an addition to one must wait for the last one.
-inline constexpr int MASSES = 8;
-
 // The target of a row: a distribution, or `count` entries, each with a class and its amount. `amount` multiplies an
 // entry by its class weight. A distribution is multiplied when it is built: see build_target.
 template <class S> struct Target {
@@ -25,21 +22,56 @@ template <class S> struct Target {
     }
 };
 
-// What `evaluate` tells of a row besides its loss, which does not depend on the target: sums over a stretch.
-struct Spread {
+// Sums over a stretch for lse, entropy and argmax. The target does not enter.
+struct DiagnosticSums {
     Carried<double> R;                                         // the exponentials but that at `argmax`
     Carried<double> gaps;                                      // e_j (m - x_j)
     std::ptrdiff_t argmax;                                     // the first class with x_j = m, -1 for none
 };
 
+// Targets that are built. D is a double for one row, or a Vec<double> for several rows of the narrow kernel.
+//
+// The sum of amount(0), ..., amount(n - 1), in sums side by side, since an addition must wait for the previous one.
+inline constexpr int MASSES = 8;
+template <class D, class F> SOFTXENT_INLINE D mass_of(F amount, std::ptrdiff_t n) {
+    Carried<D> sums[MASSES];
+    D low;
+    for (auto &sum : sums) sum = {D(0), D(0)};
+    for (std::ptrdiff_t c = 0; c < n; ++c) sums[c % MASSES].add(amount(c));
+    for (int i = 1; i < MASSES; ++i) sums[0] = sums[0] + sums[i];
+    return sums[0].minus(D(0), &low);
+}
+// What each allowed class gets of a smoothed target, and the amount of a class, which gets `share`.
+template <class D> SOFTXENT_INLINE D share_of_each(double smoothing, const D &n_allowed, const D &mass) {
+    return D(smoothing) / n_allowed * mass;
+}
+template <class D> SOFTXENT_INLINE D smoothed(double smoothing, const D &t, const D &share) { return D(1 - smoothing) * t + share; }
+
+// A distribution t, smoothed over the allowed classes (null: over all), then multiplied by class weights (null: by none).
+template <class S>
+void blend_row(S *t, std::ptrdiff_t n, double smoothing, double mass, const unsigned char *allowed, const S *class_weight) {
+    if (smoothing != 0) {
+        std::ptrdiff_t n_allowed = 0;
+        for (std::ptrdiff_t c = 0; c < n; ++c) n_allowed += allowed == nullptr || allowed[c] != 0;
+        const double share = share_of_each(smoothing, static_cast<double>(n_allowed), mass);
+        for (std::ptrdiff_t c = 0; c < n; ++c)
+            t[c] = static_cast<S>(smoothed(smoothing, static_cast<double>(t[c]), allowed == nullptr ? share : share * (allowed[c] != 0)));
+    }
+    for (std::ptrdiff_t c = 0; class_weight != nullptr && c < n; ++c) t[c] *= class_weight[c];
+}
+template <class S> double row_mass(const S *t, std::ptrdiff_t n) {
+    return mass_of<double>([=](std::ptrdiff_t c) { return static_cast<double>(t[c]); }, n);
+}
+
 // A row of the wide kernel: n logits, and where its numbers go.
 template <class S> struct RowArrays {
     const S *x;                                                // the logits that the softmax is taken of
+    S *copy;                                                   // x, if they are not those of the caller; else null
     S *e;                                                      // exponentials, in grad or scratch; null for the loss
     S *grad;                                                   // null for the loss alone
     std::ptrdiff_t n;
     const unsigned char *allowed;                              // 0 where a class is not allowed; null if all are
-    Spread *spread;                                            // null if nobody asks for it
+    DiagnosticSums *diagnostics;                               // null if nobody asks for them
     Target<S> target;
 };
 

@@ -79,7 +79,6 @@ template <class S> using Lanes = Pack<S, 2 * registers_of_vec<S>>;      // as ma
 
 template <class S> constexpr std::ptrdiff_t vec_lanes(const S *) { return Vec<S>::lanes; }
 template <class S> constexpr std::ptrdiff_t lanes_of(const S *) { return Lanes<S>::lanes; }
-template <class S> constexpr std::ptrdiff_t block_lanes(const S *) { return Block<S>::lanes; }
 
 // How many elements from p on a cache line starts. line_start is the same for a row of n elements, but 0 if the row is
 // too short for that to matter.
@@ -161,9 +160,10 @@ template <class S> struct alignas(64) Tile { S space[TILE_BYTES / sizeof(S)]; };
 // Rows to columns and back. There are as many rows as a register has lanes; row i has n elements at at[i]. Column c is
 // a register at columns + c * stride, whose lane i is element c of row i.
 //
-// Squares of as many columns as rows are transposed within the 128-bit quarters of the registers, then between them.
-// The other columns are done a quarter at a time, and the last quarter may overlap the one before. So a row of fewer
-// elements than a quarter has must be followed by memory that may be read, or overwritten: see spread_rows.
+// Squares of as many columns as rows are transposed within the 128-bit quarters of the registers, then between them. (A
+// quarter is what AVX-512 has four of, AVX2 two, and SSE2 and NEON one.) The other columns are done a quarter at a time,
+// and the last quarter may overlap the one before. So a row that is shorter than a quarter must be followed by memory
+// that may be read, or overwritten: see pad_rows.
 template <class S> constexpr std::ptrdiff_t in_quarter(const S *) { return 16 / sizeof(S); }
 
 template <class R, int WIDTH, int IN_QUARTER> SOFTXENT_INLINE void transpose_square(R *r) {
@@ -208,17 +208,17 @@ template <class S> SOFTXENT_INLINE void columns_to_rows(const S *columns, std::p
     }
 }
 
-// `count` rows of n elements, one after the other, to rows that are a quarter of a register apart, and back. n is less
-// than a quarter has, but more than 1: the elements that are copied beyond a row are those of the next one.
-template <class S> void spread_rows(const S *rows, std::ptrdiff_t n, std::ptrdiff_t count, S *spread) {
+// `count` rows of n elements, one after the other, to rows that are 16 bytes apart, and back. n is more than 1, and less
+// than 16 bytes hold: the elements that are copied beyond a row are those of the next one.
+template <class S> void pad_rows(const S *rows, std::ptrdiff_t n, std::ptrdiff_t count, S *padded) {
     constexpr int quarter = 16 / sizeof(S);
-    for (std::ptrdiff_t i = 0; i < count - 1; ++i) std::memcpy(spread + i * quarter, rows + i * n, 16);
-    std::copy_n(rows + (count - 1) * n, n, spread + (count - 1) * quarter);
+    for (std::ptrdiff_t i = 0; i < count - 1; ++i) std::memcpy(padded + i * quarter, rows + i * n, 16);
+    std::copy_n(rows + (count - 1) * n, n, padded + (count - 1) * quarter);
 }
-template <class S> void pack_rows(const S *spread, std::ptrdiff_t n, std::ptrdiff_t count, S *rows) {
+template <class S> void unpad_rows(const S *padded, std::ptrdiff_t n, std::ptrdiff_t count, S *rows) {
     constexpr int quarter = 16 / sizeof(S);
-    for (std::ptrdiff_t i = 0; i < count - 1; ++i) std::memcpy(rows + i * n, spread + i * quarter, 16);
-    std::copy_n(spread + (count - 1) * quarter, n, rows + (count - 1) * n);
+    for (std::ptrdiff_t i = 0; i < count - 1; ++i) std::memcpy(rows + i * n, padded + i * quarter, 16);
+    std::copy_n(padded + (count - 1) * quarter, n, rows + (count - 1) * n);
 }
 
 // Rows to columns and back, for as many rows as Lanes has lanes; a column is a Lanes.
