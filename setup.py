@@ -132,8 +132,8 @@ class BuildWithFlags(build_ext):
                     # What is declared inline belongs inside the loop over rows, however much that grows.
                     extension.extra_compile_args += ["-DCYTHON_INLINE=inline __attribute__((always_inline))"]
                 if is_kernel and not SANITIZE and self.is_gcc():
-                    # GCC inlines only what is declared inline, so that a change in one place does not change the code and
-                    # the speed of others. Its own AVX-512 headers use undefined registers on purpose.
+                    # GCC inlines only what is declared inline, so that a change in one place does not change the code
+                    # and the speed of others. Its own AVX-512 headers use undefined registers on purpose.
                     extension.extra_compile_args += [
                         "--param=max-inline-insns-single=10000", "--param=large-function-growth=2000",
                         "--param=large-stack-frame-growth=100000", "--param=inline-unit-growth=1000",
