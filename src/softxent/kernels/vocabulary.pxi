@@ -188,9 +188,9 @@ cdef extern from "row/sweeps.hpp" namespace "softxent" nogil:
         const Transform&, const T* x, const M* allowed, T* z, T* slope, Py_ssize_t start, Py_ssize_t stop)
     void multiply_by_slope[T](T* g, const T* slope, Py_ssize_t n)
     Carried[double] exp_sum[T](
-        const T* x, T* e, Py_ssize_t n, Py_ssize_t left_out, const RowUnit[T]&, Py_ssize_t prefetch_distance)
+        const T* x, T* e, Py_ssize_t n, Py_ssize_t left_out, RowUnit[T], Py_ssize_t prefetch_distance)
     Carried[double] exp_and_diagnostic_sums[T](
-        const T* x, Py_ssize_t n, Py_ssize_t left_out, const RowUnit[T]&, double m, DiagnosticSums*)
+        const T* x, Py_ssize_t n, Py_ssize_t left_out, RowUnit[T], double m, DiagnosticSums*)
     Carried[double] gap_sum[T](const T* x, Py_ssize_t n, double m)
     void find_distribution[T](
         RowSums*, const T* x, const T* t, Py_ssize_t n, double m, Py_ssize_t prefetch_distance)

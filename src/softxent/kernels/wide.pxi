@@ -426,27 +426,30 @@ cdef inline bint visit_row_of(
     cdef FarRow far_row
     cdef const FarRow* far = NULL
     cdef const char* source = row_address(&job.logits, i)
+    cdef const real* x
     cdef real* slope = scratch + SLOPE_ROW * n if job.has_slope else NULL
     cdef real* next_row = NULL
     if numbers.weight[k] == 0:
         skip_row(job, i, numbers, k)
         return False
     place_row(job, i, label, &one, scratch, &row)
+    x = row.x
     if job.diagnostics.argmax != NULL:
         row.diagnostics = &diagnostics
-    if job.logits.direct and not job.transforms:
+    if row.copy == NULL:
         if job.prefetching and n <= PREFETCHED_ROW and i + 1 < job.n_rows:
-            prefetch_distance = <real*> row_address(&job.logits, i + 1) - row.x
+            prefetch_distance = <real*> row_address(&job.logits, i + 1) - x
         if next_counts and job.has_grad and n <= STRETCH:
             next_row = <real*> row_address(&job.logits, i + 1)
-    if is_far(job, &row, source):
+        if not m_is_known and not job.by_stretches:
+            m_is_known = True
+            numbers.m[k] = row_max(x, n)
+    elif is_far(job, &row, source):
         bring_back(job, &row, row.copy, label[0] if job.kind == LABELS else 0, &far_row)
         far = &far_row
-        numbers.m[k] = row_max(row.x, n)
-    elif not m_is_known and row.copy == NULL and not job.by_stretches:
-        # As take_row does it, but without the way there: for the sake of rows of a few hundred classes.
-        numbers.m[k] = row_max(<const real*> source, n)
-    elif not m_is_known:
+        m_is_known = True
+        numbers.m[k] = row_max(x, n)
+    if not m_is_known:
         numbers.m[k] = take_row(job, &row, source, slope, n_threads if job.by_stretches else 1)
     if job.by_stretches:
         share_row(&row, &job.formula, &job.scale, job.streaming, n_threads, far, numbers, k)

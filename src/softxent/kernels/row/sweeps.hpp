@@ -112,7 +112,7 @@ template <class S> void multiply_by_slope(S *g, const S *slope, std::ptrdiff_t n
 // Logits are prefetched `prefetch_distance` ahead, unless that is 0. The order of additions does not depend on `left_out`.
 template <class S>
 SOFTXENT_INLINE Carried<double> exp_sum(
-    const S *x, S *e, std::ptrdiff_t n, std::ptrdiff_t left_out, const RowUnit<S> &unit, std::ptrdiff_t prefetch_distance
+    const S *x, S *e, std::ptrdiff_t n, std::ptrdiff_t left_out, RowUnit<S> unit, std::ptrdiff_t prefetch_distance
 ) {
     constexpr std::ptrdiff_t width = Block<S>::lanes;
     const std::ptrdiff_t blocks_end = n - n % width;
@@ -142,7 +142,7 @@ SOFTXENT_INLINE Carried<double> exp_sum(
 // As exp_sum without writing, and the DiagnosticSums of the stretch.
 template <class S>
 Carried<double> exp_and_diagnostic_sums(
-    const S *x, std::ptrdiff_t n, std::ptrdiff_t left_out, const RowUnit<S> &unit, double m, DiagnosticSums *diagnostics
+    const S *x, std::ptrdiff_t n, std::ptrdiff_t left_out, RowUnit<S> unit, double m, DiagnosticSums *diagnostics
 ) {
     using V = Vec<S>;
     Sum<S> total, R, gaps;
