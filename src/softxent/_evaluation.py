@@ -161,11 +161,11 @@ def evaluate(
     labels = np.asarray(targets)
     correct = np.asarray(argmax == labels)
     row_weight = np.ones(leading)
-    if given is not None and given.sample_weight is not None:
-        row_weight[...] = taken_as(given.sample_weight, np.float64)
-    if given is not None and given.ignore_index is not None:
-        row_weight[labels == given.ignore_index] = 0
     if given is not None:
+        if given.sample_weight is not None:
+            row_weight[...] = taken_as(given.sample_weight, np.float64)
+        if given.ignore_index is not None:
+            row_weight[labels == given.ignore_index] = 0
         correct = np.asarray(correct & (row_weight != 0))
     log_prob, lse, entropy = numbers if leading else map(np.asarray, numbers)
     return Evaluation(loss, log_prob, lse, argmax, correct, entropy, row_weight)

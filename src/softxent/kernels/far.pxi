@@ -71,9 +71,9 @@ cdef void leave_far(RowNumbers* numbers, int k, double cross) noexcept nogil:
         numbers.cross[k] = cross
 
 
-cdef bint leaves_range(const Job* job, const real* x, double size) noexcept nogil:
-    """Whether the temperature makes a finite logit infinite; `size` is the largest absolute value of these."""
-    return size / job.transform.temperature > largest_number(x)
+cdef bint leaves_range(const Job* job, const real* x, Py_ssize_t n) noexcept nogil:
+    """Whether the temperature makes a finite logit infinite."""
+    return job.may_leave_range and finite_size(x, n) / job.transform.temperature > largest_number(x)
 
 
 cdef struct FarRow:

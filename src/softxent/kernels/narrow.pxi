@@ -332,7 +332,7 @@ cdef inline bint transform_tiles(
     cdef Py_ssize_t size = job.n_classes * lanes_of(tiles.x)
     cdef const real* logits = tiles.x
     cdef const real* allowed = tiles.slope if job.has_allowed else NULL
-    if job.may_leave_range and leaves_range(job, tiles.x, finite_size(tiles.x, size)):
+    if leaves_range(job, logits, size):
         return False
     if job.builds_target:
         build_targets_of_lanes(job, i, count, group, allowed, tiles.t)

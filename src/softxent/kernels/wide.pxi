@@ -325,7 +325,7 @@ cdef double take_stretch(
     cdef Py_ssize_t end
     while start < stop:
         end = min(start + CACHED_PIECE, stop)
-        if not job.logits.direct:
+        if not job.logits.direct and not job.may_leave_range:       # if it may, is_far has read them already
             read_row(x + start, source + start * job.logits.class_stride, &job.logits, end - start)
         if job.transforms:
             m = max(m, transform_logits(job.transform, logits, allowed, x, slope, start, end))
@@ -396,14 +396,17 @@ cdef inline void place_row(
 
 
 cdef inline bint is_far(const Job* job, const RowArrays[real]* row, const char* source) noexcept nogil:
-    """Whether the temperature takes a logit out of range. If so, row.copy has the logits as they were given."""
+    """Whether the temperature takes a logit out of range.
+
+    If so, row.copy has the logits as they were given. If they are not direct, it has them anyway, if one might.
+    """
     cdef const real* logits = <const real*> source
     if not job.may_leave_range:
         return False
     if not job.logits.direct:
         read_row(row.copy, source, &job.logits, row.n)
         logits = row.copy
-    if not leaves_range(job, logits, finite_size(logits, row.n)):
+    if not leaves_range(job, logits, row.n):
         return False
     if job.logits.direct:
         read_row(row.copy, source, &job.logits, row.n)

@@ -78,9 +78,9 @@ template <class S> bool are_moderate(const S *x, std::ptrdiff_t n) {
     return size * size <= largest_number(x) / 1e12;
 }
 
-// The logits z of the softmax for the classes [start, stop), from logits x, which may be z. `allowed` is null, or has a byte or number that is 0 for
-// each class that is not allowed. `slope` is null, or gets the derivative of z times the temperature; it may be `allowed`.
-// Returns the largest z.
+// The logits z of the softmax for the classes [start, stop), from logits x, which may be z. `allowed` is null, or has a
+// byte or number that is 0 for each class that is not allowed. `slope` is null, or gets the derivative of z times the
+// temperature; it may be `allowed`. Returns the largest z.
 template <class S, class M>
 double transform_logits(
     const Transform &transform, const S *x, const M *allowed, S *z, S *slope, std::ptrdiff_t start, std::ptrdiff_t stop
