@@ -53,6 +53,8 @@ cdef int read_layout(Layout* layout, cnp.ndarray array, int class_axis, int comp
     layout.stacked = plain and layout.step == cnp.PyArray_ITEMSIZE(array)
     layout.typed = plain and cnp.PyArray_TYPE(array) == computed_in
     layout.direct = layout.packed and layout.typed
+    layout.loadable = layout.direct or (
+        layout.packed and computed_in == cnp.NPY_FLOAT and layout.element in (FLOAT16, BFLOAT16))
     return 0
 
 

@@ -57,6 +57,10 @@ cdef void make_plan(Job* job, bint in_place, int n_threads) noexcept:
             job.streaming = job.grad.typed and job.grad.step == itemsize and job.grad.class_stride % 64 == 0
         else:
             job.streaming = direct and not job.has_slope and job.n_classes >= STRETCH
+    # With labels and distributions, at most two gradients of a row are changed after they were stored.
+    job.converts_stores = job.has_grad and not (
+        job.grad.direct or job.by_lanes or job.kind == SPARSE or job.has_slope) and (
+        job.grad.loadable or (job.grad.packed and job.grad.element in (FLOAT32, FLOAT64)))
     direct = direct and not job.has_slope and (job.has_grad or not job.transforms) and not job.streaming
     if job.by_lanes:
         job.scratch_rows = 0

@@ -101,6 +101,8 @@ cdef void visit_block(const Job* job, Py_ssize_t block, real* scratch, int n_thr
             for k in range(count):
                 next_counts = k + 1 < count and numbers.weight[k + 1] != 0
                 known = visit_row_of(job, i + k, label + k, scratch, n_threads, &numbers, k, next_counts, known)
+        if job.diagnostics.argmax != NULL:
+            write_diagnostics(job, i, count, scratch, &numbers)
         add_losses(job, i, count, i - block * job.rows_per_block, scratch, &numbers, &sum, &total.far_sum)
         i += count
     total.sum = sum.value()

@@ -87,7 +87,7 @@ cdef struct FarRow:
 cdef void bring_back(
     const Job* job, const RowArrays[real]* row, real* x, int64_t label, FarRow* far
 ) noexcept nogil:
-    """As transform_logits, for a row x with logits that leave the range.
+    """As make_logits, for a row x with logits that leave the range.
 
     x becomes logits in range with the same softmax, and `far` gets what they cannot tell. If the maximum leaves the
     range, any logit below it is so far below that its exponential is 0.

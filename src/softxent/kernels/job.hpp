@@ -30,6 +30,7 @@ struct Layout {
     bool stacked = false;                                      // the same, with neighbouring rows side by side
     bool typed = false;                                        // aligned, native byte order, the type computed in
     bool direct = false;                                       // packed and typed: loaded and stored without conversion
+    bool loadable = false;                                     // direct, or packed halves that are computed in float
     int n_axes = 1;
     std::ptrdiff_t class_stride = 0, length = 1, step = 0;     // in bytes; `length` is that of the last axis
     std::ptrdiff_t shape[MAX_AXES], strides[MAX_AXES];         // only the first n_axes are set
@@ -106,6 +107,7 @@ struct Job {
     // How the call is done; call/plan.pxi fills this in.
     bool by_lanes = false;                                     // by the narrow kernel, one row to a lane
     bool by_stretches = false;                                 // all threads work on one row after the other
+    bool converts_stores = false;                              // gradients are converted as they are stored
     bool streaming = false;                                    // the gradient is stored past the caches
     bool prefetching = false;                                  // the logits of the next rows are prefetched
     int n_threads = 1;

@@ -11,7 +11,7 @@ cdef extern from "job.hpp" namespace "softxent" nogil:
     cdef cppclass Layout:
         char* data
         int element
-        bint swapped, packed, stacked, typed, direct
+        bint swapped, packed, stacked, typed, direct, loadable
         int n_axes
         Py_ssize_t class_stride, length, step
         Py_ssize_t* shape
@@ -68,7 +68,7 @@ cdef extern from "job.hpp" namespace "softxent" nogil:
         float* losses32
         double* losses64
         Diagnostics diagnostics
-        bint by_lanes, by_stretches, streaming, prefetching
+        bint by_lanes, by_stretches, converts_stores, streaming, prefetching
         int n_threads
         Py_ssize_t rows_per_block, scratch_rows
         double unit

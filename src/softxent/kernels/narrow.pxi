@@ -155,33 +155,26 @@ cdef inline void take_exponentials(
 
 
 cdef void find_diagnostics_of_lanes(
-    const Job* job, Py_ssize_t i, Py_ssize_t count, LaneGroup[real]* group, const real* x,
-    const real* e, Py_ssize_t n, RowNumbers* numbers
+    LaneGroup[real]* group, const real* x, const real* e, Py_ssize_t n, RowNumbers* numbers
 ) noexcept nogil:
     """As find_diagnostics, for each lane, from logits x and their exponentials e."""
     cdef Lanes[real] m = load_lanes(group.m), argmax = Lanes[real](-1)
+    cdef RowDiagnostics* found = &numbers.diagnostics
     cdef real[MAX_LANES] first_at_m, nothing
-    cdef double[MAX_LANES] gaps, R, R_low, logs
-    cdef Py_ssize_t c, lane = 0
+    cdef double[MAX_LANES] gaps
+    cdef Py_ssize_t c, lane
     for c in range(n - 1, -1, -1):
         argmax = select_equal(load_lanes(x + c * lanes_of(x)), m, Lanes[real](<double> c), argmax)
     store(first_at_m, argmax)
     store(nothing, Lanes[real](0))
-    lane_sums(e, n, &first_at_m[0], &nothing[0], R, R_low)
-    lane_gaps(x, e, n, group.m, first_at_m, gaps, NULL, NULL)
-    while lane < lanes_of(x):
-        store(logs + lane, log1p_rest(
-            x, load(&R[lane]), load(&R_low[lane]), load(numbers.m_shifted + lane), load(numbers.n0 + lane)))
-        lane += ROWS_AT_ONCE
-    for lane in range(count):
-        if numbers.weight[lane] == 0:
-            set_diagnostics(job, i + lane, -1, 0, 0, 0)
-        else:
-            set_found_diagnostics(
-                job, i + lane, <int64_t> first_at_m[lane],
-                not is_finite(R[lane]) and has_nan(x + lane, lanes_of(x), n), logs[lane], numbers.m[lane],
-                numbers.m[lane] - x[group.label[lane] * lanes_of(x) + lane],
-                gaps[lane] / (R[lane] + group.e_m[lane]))
+    lane_sums(e, n, &first_at_m[0], &nothing[0], found.R, found.R_low)
+    lane_entropy_sums(e, x, n, group.m, gaps)
+    for lane in range(lanes_of(x)):
+        found.label_gap[lane] = numbers.m[lane] - x[group.label[lane] * lanes_of(x) + lane]
+        found.mean_gap[lane] = gaps[lane] / (found.R[lane] + group.e_m[lane])
+        found.argmax[lane] = <int64_t> first_at_m[lane]
+        if not is_finite(found.R[lane]) and has_nan(x + lane, lanes_of(x), n):
+            found.argmax[lane] = -1
 
 
 cdef inline double smallest_scale(const real* tag) noexcept nogil:
@@ -337,7 +330,7 @@ cdef inline bint transform_tiles(
     if job.builds_target:
         build_targets_of_lanes(job, i, count, group, allowed, tiles.t)
     if job.transforms:
-        transform_logits(job.transform, logits, allowed, tiles.x, tiles.slope if job.has_grad else NULL, 0, size)
+        make_logits(job.transform, logits, allowed, tiles.x, tiles.slope if job.has_grad else NULL, 0, size)
     return True
 
 
@@ -399,7 +392,7 @@ cdef bint visit_lanes(
         memcpy(tiles.kept_logits, x, size * sizeof(real))
     take_exponentials(&group, x, n, &next_logits, &next_grad, numbers)
     if tiles.kept_logits != NULL:
-        find_diagnostics_of_lanes(job, i, count, &group, tiles.kept_logits, x, n, numbers)
+        find_diagnostics_of_lanes(&group, tiles.kept_logits, x, n, numbers)
     if not job.has_grad:
         return True
     if not finish_lanes(

@@ -31,7 +31,7 @@ cdef extern from "vec/vec.hpp" namespace "softxent" nogil:
     void fence_streams()
     void store_first[T](T*, Py_ssize_t n, Vec[T])
     void store_first[T](T*, Py_ssize_t n, Lanes[T])
-    void store_rounded[T](T*, Vec[double])
+    void store_rounded "softxent::store" [T](T*, Vec[double])
     void prefetch(const char*, Py_ssize_t n_bytes)
     cdef cppclass Tile[T]:
         Tile()
@@ -87,10 +87,37 @@ cdef extern from "math/exp.hpp" namespace "softxent" nogil:
 cdef extern from "math/log1p.hpp" namespace "softxent" nogil:
     Vec[double] log1p(Vec[double])
 
+cdef extern from "vec/elements.hpp" namespace "softxent" nogil:
+    cdef cppclass LabelRange:
+        int64_t n_classes
+        const int64_t* ignored
+
+    cdef cppclass Element:
+        void (*read)(const char*, Py_ssize_t stride, Py_ssize_t n, double* to)
+        void (*write)(char*, double)
+        bint (*read_labels)(const char*, Py_ssize_t stride, Py_ssize_t n, const LabelRange&, int64_t* to)
+
+    cdef cppclass Converted:
+        Converted()
+        const Layout* layout
+        char* data
+
+    const Element& element_of(const Layout&)
+    void read_side_by_side[T](const Layout&, const char*, T*, Py_ssize_t n)
+    void write_side_by_side[T](const Layout&, char*, const T*, Py_ssize_t n)
+
 cdef extern from "row/numbers.hpp" namespace "softxent" nogil:
     const double FAR_STEP, LEAST_DIVISOR
 
+    cdef cppclass RowDiagnostics:
+        double* R
+        double* R_low
+        double* label_gap
+        double* mean_gap
+        int64_t* argmax
+
     cdef cppclass RowNumbers:
+        RowDiagnostics diagnostics
         double* R
         double* R_low
         double* m
@@ -137,6 +164,7 @@ cdef extern from "row/target.hpp" namespace "softxent" nogil:
     cdef cppclass RowArrays[T]:
         RowArrays()
         const T* x
+        Converted converted_grad
         T* copy
         T* e
         T* grad
@@ -176,6 +204,7 @@ cdef extern from "row/finish.hpp" namespace "softxent" nogil:
         Gradient()
         N factor, offset, minus
         bint smoothed
+        Vec[T] of[T](Vec[T] e)
         Lanes[T] of[T](Lanes[T] e)
         Vec[T] minus_target[T](Vec[T] grad, Vec[T] t)
         Lanes[T] minus_target[T](Lanes[T] grad, Lanes[T] t)
@@ -184,13 +213,21 @@ cdef extern from "row/sweeps.hpp" namespace "softxent" nogil:
     double row_max[T](const T* x, Py_ssize_t n)
     double finite_size[T](const T* x, Py_ssize_t n)
     bint are_moderate[T](const T* x, Py_ssize_t n)
-    double transform_logits[T, M](
-        const Transform&, const T* x, const M* allowed, T* z, T* slope, Py_ssize_t start, Py_ssize_t stop)
+    cdef cppclass Taken:
+        double m
+        bint all_finite
+
+    Taken make_logits[T, X, M](
+        const Transform&, const X* x, const M* allowed, T* z, T* slope, Py_ssize_t start, Py_ssize_t stop)
+    Taken take_logits[T](
+        const Transform&, const Converted& x, const unsigned char* allowed, T* z, T* slope, Py_ssize_t start,
+        Py_ssize_t stop)
     void multiply_by_slope[T](T* g, const T* slope, Py_ssize_t n)
     Carried[double] exp_sum[T](
         const T* x, T* e, Py_ssize_t n, Py_ssize_t left_out, RowUnit[T], Py_ssize_t prefetch_distance)
     Carried[double] exp_and_diagnostic_sums[T](
-        const T* x, Py_ssize_t n, Py_ssize_t left_out, RowUnit[T], double m, DiagnosticSums*)
+        const T* x, Py_ssize_t n, Py_ssize_t left_out, RowUnit[T], double m, DiagnosticSums*,
+        Py_ssize_t prefetch_distance)
     Carried[double] gap_sum[T](const T* x, Py_ssize_t n, double m)
     void find_distribution[T](
         RowSums*, const T* x, const T* t, Py_ssize_t n, double m, Py_ssize_t prefetch_distance)
@@ -198,6 +235,9 @@ cdef extern from "row/sweeps.hpp" namespace "softxent" nogil:
     void take_gradient[T](
         const Gradient[double]&, double unscale, T* e, const T* t, const unsigned char* allowed, T* g, Py_ssize_t start,
         Py_ssize_t stop, bint streaming)
+    void take_converted_gradient[T](
+        const Gradient[double]&, double unscale, T* e, const T* t, const unsigned char* allowed, const Converted& g,
+        Py_ssize_t start, Py_ssize_t stop)
 
 cdef extern from "row/lanes.hpp" namespace "softxent" nogil:
     cdef cppclass LaneGroup[T]:
@@ -226,6 +266,7 @@ cdef extern from "row/lanes.hpp" namespace "softxent" nogil:
 
     void lane_sums[T](const T* v, Py_ssize_t n, const T* left_out, const T* taken_off, double* values, double* rounded)
     void lane_gap_sums[T](const T* x, Py_ssize_t n, const T* m, double* values)
+    void lane_entropy_sums[T](const T* e, const T* x, Py_ssize_t n, const T* m, double* values)
     void lane_gaps[T](
         const T* x, const T* t, Py_ssize_t n, const T* m, const T* left_out, double* gaps, double* weights,
         double* weights_low)
@@ -234,20 +275,6 @@ cdef extern from "row/lanes.hpp" namespace "softxent" nogil:
         T* t, Py_ssize_t n, double smoothing, const double* masses, const T* allowed, const T* class_weight)
     double largest_size(const double*, Py_ssize_t n)
     bint are_finite(const double* v, Py_ssize_t n)
-
-cdef extern from "vec/elements.hpp" namespace "softxent" nogil:
-    cdef cppclass LabelRange:
-        int64_t n_classes
-        const int64_t* ignored
-
-    cdef cppclass Element:
-        void (*read)(const char*, Py_ssize_t stride, Py_ssize_t n, double* to)
-        void (*write)(char*, double)
-        bint (*read_labels)(const char*, Py_ssize_t stride, Py_ssize_t n, const LabelRange&, int64_t* to)
-
-    const Element& element_of(const Layout&)
-    void read_side_by_side[T](const Layout&, const char*, T*, Py_ssize_t n)
-    void write_side_by_side[T](const Layout&, char*, const T*, Py_ssize_t n)
 
 cdef extern from "threads.hpp" namespace "softxent" nogil:
     int this_thread()

@@ -40,7 +40,7 @@ cdef inline void visit_stretch(
     if not (is_finite(sums.cross.sum) and is_finite(sums.gaps.sum)) and may_have_overflowed(row, start, n):
         find_far_gaps(sums, row, formula, start, n, m, 1)
     if row.diagnostics != NULL:
-        sums.R = exp_and_diagnostic_sums(x, n, sums.argmax, unit, m, diagnostics)
+        sums.R = exp_and_diagnostic_sums(x, n, sums.argmax, unit, m, diagnostics, prefetch_distance)
     else:
         sums.R = exp_sum(x, row.e + start if row.e != NULL else NULL, n, sums.argmax, unit, prefetch_distance)
 
@@ -148,6 +148,10 @@ cdef inline RowScaling finish_row(
     return scaling
 
 
+cdef inline bint is_allowed(const unsigned char* allowed, Py_ssize_t c) noexcept nogil:
+    return allowed == NULL or allowed[c] != 0
+
+
 cdef inline void subtract_sparse(
     const Gradient[double]* gradient, real* g, Py_ssize_t stride, Py_ssize_t n, const Target[real]* target,
     const unsigned char* allowed
@@ -160,21 +164,62 @@ cdef inline void subtract_sparse(
     for i in range(target.count):
         c = target.indices[i]
         # Indices were checked, but another thread may have changed them since.
-        if 0 <= c < n and (allowed == NULL or allowed[c] != 0):
+        if 0 <= c < n and is_allowed(allowed, c):
             g[c * stride] = <real> lane0(gradient.minus_target(
                 Vec[real](g[c * stride]), Vec[real](target.amount(i, c))))
 
 
-cdef inline void set_own_classes(
-    const Gradient[double]* gradient, const RowScaling* scaling, const RowArrays[real]* row
+cdef inline bint is_converted_now(const RowScaling* scaling, const RowArrays[real]* row) noexcept nogil:
+    """Whether the gradient is converted as it is stored. Then the exponentials stay in row.grad, which is scratch."""
+    return row.converted_grad.data != NULL and scaling.steps == 0
+
+
+cdef inline void take_gradient_of(
+    const Gradient[double]* gradient, const RowScaling* scaling, const RowArrays[real]* row, Py_ssize_t start,
+    Py_ssize_t stop, bint streaming
 ) noexcept nogil:
+    """The gradient of the classes [start, stop), but for what set_own_classes does."""
+    cdef real* e = row.e
     cdef real* grad = row.grad
+    cdef const real* t = row.target.distribution
+    if is_converted_now(scaling, row):
+        take_converted_gradient(
+            gradient[0], scaling.unscale, e, t, row.allowed, row.converted_grad, start, stop)
+    else:
+        take_gradient(gradient[0], scaling.unscale, e, t, row.allowed, grad, start, stop, streaming)
+
+
+cdef void store_own_classes(const RowScaling* scaling, const RowArrays[real]* row, Py_ssize_t label) noexcept nogil:
+    """Convert what set_own_classes has set, or the whole gradient if that is not converted yet."""
+    cdef const real* grad = row.grad
+    cdef const Layout* layout = row.converted_grad.layout
+    cdef char* stored = row.converted_grad.data
+    if not is_converted_now(scaling, row):
+        write_row(stored, grad, layout, row.n)
+        return
+    if label >= 0:
+        write_row(stored + label * layout.class_stride, grad + label, layout, 1)
+    if scaling.own_class >= 0:
+        write_row(stored + scaling.own_class * layout.class_stride, grad + scaling.own_class, layout, 1)
+
+
+cdef inline void set_own_classes(
+    Gradient[double]* gradient, const RowScaling* scaling, const RowArrays[real]* row
+) noexcept nogil:
+    """Finish the gradient at classes with a target, and at the one that is set by itself."""
+    cdef real* grad = row.grad
+    cdef Py_ssize_t label = -1
     cdef int step
+    if is_converted_now(scaling, row) and row.target.count > 0 and is_allowed(row.allowed, row.target.indices[0]):
+        label = row.target.indices[0]           # the only entry: see converts_stores
+        grad[label] = <real> lane0(gradient.of(Vec[real](grad[label])))
     subtract_sparse(gradient, grad, 1, row.n, &row.target, row.allowed)
     if scaling.own_class >= 0:
         grad[scaling.own_class] = <real> scaling.own_grad
     for step in range(scaling.steps):
         multiply(grad, SCALE_STEP, row.n)
+    if row.converted_grad.data != NULL:
+        store_own_classes(scaling, row, label)
 
 
 cdef inline Py_ssize_t stretch_length(Py_ssize_t n) noexcept nogil:
@@ -199,9 +244,6 @@ cdef inline void visit_row(
     cdef RowSums sums[2]
     cdef DiagnosticSums diagnostics
     cdef Py_ssize_t start = 0, length = stretch_length(row.n)
-    cdef real* e = row.e
-    cdef real* grad = row.grad
-    cdef const real* t = row.target.distribution
     cdef Gradient[double] gradient
     cdef RowScaling scaling
     while start < row.n:
@@ -218,7 +260,7 @@ cdef inline void visit_row(
         # The gradient must wait for its factor. This need not.
         numbers.m[k + 1] = row_max(next_row, row.n)
     if row.grad != NULL:
-        take_gradient(gradient, scaling.unscale, e, t, row.allowed, grad, 0, row.n, streaming)
+        take_gradient_of(&gradient, &scaling, row, 0, row.n, streaming)
         set_own_classes(&gradient, &scaling, row)
 
 
@@ -236,9 +278,6 @@ cdef void share_row(
     cdef double m = numbers.m[k]
     cdef RowUnit[real] unit = RowUnit[real](<real> m)
     cdef double e_m = lane0(exp(Vec[real](m), unit))
-    cdef real* e = row.e
-    cdef real* grad = row.grad
-    cdef const real* t = row.target.distribution
     for i in prange(n_stretches, num_threads=n_threads, schedule="static"):
         visit_stretch(
             stretches + i, of_stretches + i, row, formula, i * length, min(length, n - i * length), m, unit, 0)
@@ -252,53 +291,24 @@ cdef void share_row(
     scaling = finish_row(&sums, row, formula, m, unit, e_m, scale, far, &gradient, numbers, k)
     if row.grad != NULL:
         for i in prange(n_stretches, num_threads=n_threads, schedule="static"):
-            take_gradient(
-                gradient, scaling.unscale, e, t, row.allowed, grad, i * length, min((i + 1) * length, n), streaming)
+            take_gradient_of(&gradient, &scaling, row, i * length, min((i + 1) * length, n), streaming)
             if streaming:
                 fence_streams()
         set_own_classes(&gradient, &scaling, row)
 
 
-cdef inline void set_diagnostics(
-    const Job* job, Py_ssize_t i, int64_t argmax, double log_prob, double lse, double entropy
-) noexcept nogil:
-    """Write the diagnostics of row i, in the type computed in."""
-    cdef const Diagnostics* to = &job.diagnostics
-    to.argmax[i] = argmax
-    if job.in_double:
-        (<double*> to.log_prob)[i], (<double*> to.lse)[i], (<double*> to.entropy)[i] = log_prob, lse, entropy
-    else:
-        (<float*> to.log_prob)[i] = <float> log_prob
-        (<float*> to.lse)[i] = <float> lse
-        (<float*> to.entropy)[i] = <float> entropy
-
-
-cdef inline void set_found_diagnostics(
-    const Job* job, Py_ssize_t i, int64_t argmax, bint is_nan, double log, double m, double gap, double mean_gap
-) noexcept nogil:
-    """The diagnostics of row i, from log(S / e_m), the maximum m, the label's gap m - x, and the mean of all gaps.
-
-    The mean is weighted by the probabilities.
-    """
-    set_diagnostics(
-        job, i, -1 if is_nan else argmax, -(log + gap), m if fabs(m) == INFINITY and not is_nan else m + log,
-        log + mean_gap)
-
-
 cdef void find_diagnostics(
-    const Job* job, Py_ssize_t i, const RowArrays[real]* row, int64_t label, const FarRow* far,
-    const RowNumbers* numbers, int k
+    const RowArrays[real]* row, int64_t label, const FarRow* far, RowNumbers* numbers, int k
 ) noexcept nogil:
-    """The diagnostics of row i, which is row k of `numbers`. Of these, only log_prob uses the label."""
+    """The diagnostics of row k of `numbers`. Of these, only the label's gap uses the label."""
     cdef const real* x = row.x
-    cdef double m = numbers.m[k] if far == NULL else row_max(x, row.n), low, R_low
-    cdef double log, gap = m - x[label] if far == NULL else far.label_gap
+    cdef double m = numbers.m[k] if far == NULL else row_max(x, row.n), low
     cdef RowUnit[real] unit = RowUnit[real](<real> m)
-    cdef double e_m = lane0(exp(Vec[real](m), unit)), R = row.diagnostics.R.minus(0, &R_low)
-    log = log1p_rest(x, R, R_low, m - unit.shift, <double> unit.n0)
-    set_found_diagnostics(
-        job, i, row.diagnostics.argmax, not is_finite(R) and has_nan(x, 1, row.n), log, numbers.m[k], gap,
-        row.diagnostics.gaps.minus(0, &low) / (R + e_m))
+    cdef double R = row.diagnostics.R.minus(0, &numbers.diagnostics.R_low[k])
+    numbers.diagnostics.R[k] = R
+    numbers.diagnostics.label_gap[k] = m - x[label] if far == NULL else far.label_gap
+    numbers.diagnostics.mean_gap[k] = row.diagnostics.gaps.minus(0, &low) / (R + lane0(exp(Vec[real](m), unit)))
+    numbers.diagnostics.argmax[k] = -1 if not is_finite(R) and has_nan(x, 1, row.n) else row.diagnostics.argmax
 
 
 cdef void skip_row(const Job* job, Py_ssize_t i, RowNumbers* numbers, int k) noexcept nogil:
@@ -307,48 +317,52 @@ cdef void skip_row(const Job* job, Py_ssize_t i, RowNumbers* numbers, int k) noe
     numbers.mass[k] = numbers.cross[k] = 0
     if job.has_grad:
         zero_row(&job.grad, i, job.n_classes)
-    if job.diagnostics.argmax != NULL:
-        set_diagnostics(job, i, -1, 0, 0, 0)
 
 
-cdef double take_stretch(
+cdef Taken take_stretch(
     const Job* job, const RowArrays[real]* row, const char* source, real* slope, Py_ssize_t start, Py_ssize_t stop
 ) noexcept nogil:
-    """Take the logits of the classes [start, stop) from `source` to row.copy, if there is one, as those of the softmax.
-
-    Returns their maximum. A piece at a time, so that it stays in the cache between conversion and transform.
-    """
-    cdef double m = -INFINITY
+    """Make the logits of the softmax for the classes [start, stop), from `source` to row.copy, if there is one."""
+    cdef const real* logits = row.x
     cdef real* x = row.copy
-    cdef const real* logits = <const real*> source if job.logits.direct else x
     cdef const unsigned char* allowed = row.allowed
+    cdef Taken taken, piece
+    cdef Converted given
     cdef Py_ssize_t end
-    while start < stop:
+    if x != NULL and job.logits.loadable:
+        given.layout, given.data = &job.logits, <char*> source
+        return take_logits(job.transform, given, allowed, x, slope, start, stop)
+    if x == NULL:
+        taken.m = row_max(logits + start, stop - start)
+        return taken
+    taken.m = -INFINITY
+    taken.all_finite = True
+    while start < stop:             # a piece at a time, which stays in the cache after it was converted
         end = min(start + CACHED_PIECE, stop)
-        if not job.logits.direct and not job.may_leave_range:       # if it may, is_far has read them already
-            read_row(x + start, source + start * job.logits.class_stride, &job.logits, end - start)
-        if job.transforms:
-            m = max(m, transform_logits(job.transform, logits, allowed, x, slope, start, end))
-        else:
-            m = max(m, row_max(logits + start, end - start))
+        read_row(x + start, source + start * job.logits.class_stride, &job.logits, end - start)
+        piece = make_logits(job.transform, logits, allowed, x, slope, start, end)
+        taken.m = max(taken.m, piece.m)
+        taken.all_finite &= piece.all_finite
         start = end
-    return m
+    return taken
 
 
-cdef double take_row(
+cdef Taken take_row(
     const Job* job, const RowArrays[real]* row, const char* source, real* slope, int n_threads
 ) noexcept nogil:
     """As take_stretch, for the whole row, which is shared out over the threads."""
     cdef Py_ssize_t n = row.n, length = stretch_length(n), n_stretches = (n + length - 1) // length, k
-    cdef double[MAX_STRETCHES] maxima
-    cdef double m = -INFINITY
+    cdef Taken[MAX_STRETCHES] stretches
+    cdef Taken taken
     if n_threads == 1:
         return take_stretch(job, row, source, slope, 0, n)
     for k in prange(n_stretches, num_threads=n_threads, schedule="static"):
-        maxima[k] = take_stretch(job, row, source, slope, k * length, min((k + 1) * length, n))
-    for k in range(n_stretches):
-        m = max(m, maxima[k])
-    return m
+        stretches[k] = take_stretch(job, row, source, slope, k * length, min((k + 1) * length, n))
+    taken = stretches[0]
+    for k in range(1, n_stretches):
+        taken.m = max(taken.m, stretches[k].m)
+        taken.all_finite &= stretches[k].all_finite
+    return taken
 
 
 cdef inline void place_allowed(const Job* job, Py_ssize_t i, real* scratch, RowArrays[real]* row) noexcept nogil:
@@ -371,12 +385,15 @@ cdef inline void place_row(
     cdef real* t = scratch + TARGET_ROW * n
     row.n = n
     row.x = <real*> row_address(&job.logits, i)
+    row.converted_grad.data = NULL
     row.grad = row.e = row.copy = NULL
     row.allowed = NULL
     row.diagnostics = NULL
     if job.has_grad:
         row.grad = <real*> row_address(&job.grad, i) if job.grad.direct else scratch
         row.e = scratch if job.streaming else row.grad
+    if job.converts_stores:
+        row.converted_grad.layout, row.converted_grad.data = &job.grad, row_address(&job.grad, i)
     if not job.logits.direct or job.transforms:
         row.copy = scratch if row.e == NULL else row.e
         row.x = row.copy
@@ -398,11 +415,9 @@ cdef inline void place_row(
 cdef inline bint is_far(const Job* job, const RowArrays[real]* row, const char* source) noexcept nogil:
     """Whether the temperature takes a logit out of range.
 
-    If so, row.copy has the logits as they were given. If they are not direct, it has them anyway, if one might.
+    If so, row.copy has the logits as they were given. If they are not direct, it has them anyway.
     """
     cdef const real* logits = <const real*> source
-    if not job.may_leave_range:
-        return False
     if not job.logits.direct:
         read_row(row.copy, source, &job.logits, row.n)
         logits = row.copy
@@ -411,6 +426,31 @@ cdef inline bint is_far(const Job* job, const RowArrays[real]* row, const char* 
     if job.logits.direct:
         read_row(row.copy, source, &job.logits, row.n)
     return True
+
+
+cdef const FarRow* take_transformed(
+    const Job* job, const RowArrays[real]* row, const char* source, const int64_t* label, real* slope, int n_threads,
+    FarRow* far, double* m
+) noexcept nogil:
+    """As take_row, also for a row that the temperature takes out of range. Then `far` is returned, else NULL.
+
+    That shows in the logits that are made. If they overwrite those they are made from, it has to be known before.
+    """
+    cdef const real* x = row.x
+    cdef bint in_place = row.copy == <real*> source
+    cdef bint goes_far = in_place and job.may_leave_range and is_far(job, row, source)
+    cdef Taken taken
+    if not goes_far:
+        taken = take_row(job, row, source, slope, n_threads)
+        if job.may_leave_range and not (in_place or taken.all_finite):
+            goes_far = is_far(job, row, source)
+            if not (goes_far or job.logits.direct):
+                taken = take_row(job, row, source, slope, n_threads)
+    if goes_far:
+        bring_back(job, row, row.copy, label[0] if job.kind == LABELS else 0, far)
+        taken.m = row_max(x, row.n)
+    m[0] = taken.m
+    return far if goes_far else NULL
 
 
 cdef inline bint visit_row_of(
@@ -439,29 +479,24 @@ cdef inline bint visit_row_of(
     x = row.x
     if job.diagnostics.argmax != NULL:
         row.diagnostics = &diagnostics
+    if job.prefetching and job.logits.loadable and n <= PREFETCHED_ROW and i + 1 < job.n_rows:
+        prefetch_distance = <real*> row_address(&job.logits, i + 1) - x
     if row.copy == NULL:
-        if job.prefetching and n <= PREFETCHED_ROW and i + 1 < job.n_rows:
-            prefetch_distance = <real*> row_address(&job.logits, i + 1) - x
         if next_counts and job.has_grad and n <= STRETCH:
             next_row = <real*> row_address(&job.logits, i + 1)
         if not m_is_known and not job.by_stretches:
             m_is_known = True
             numbers.m[k] = row_max(x, n)
-    elif is_far(job, &row, source):
-        bring_back(job, &row, row.copy, label[0] if job.kind == LABELS else 0, &far_row)
-        far = &far_row
-        m_is_known = True
-        numbers.m[k] = row_max(x, n)
     if not m_is_known:
-        numbers.m[k] = take_row(job, &row, source, slope, n_threads if job.by_stretches else 1)
+        far = take_transformed(job, &row, source, label, slope, n_threads, &far_row, &numbers.m[k])
     if job.by_stretches:
         share_row(&row, &job.formula, &job.scale, job.streaming, n_threads, far, numbers, k)
     else:
         visit_row(&row, &job.formula, &job.scale, job.streaming, prefetch_distance, next_row, far, numbers, k)
     if job.diagnostics.argmax != NULL:
-        find_diagnostics(job, i, &row, label[0], far, numbers, k)
+        find_diagnostics(&row, label[0], far, numbers, k)
     if job.has_grad and job.has_slope:
         multiply_by_slope(row.grad, slope, n)
-    if job.has_grad and not job.grad.direct:
+    if job.has_grad and not (job.grad.direct or job.converts_stores):
         write_row(row_address(&job.grad, i), row.grad, &job.grad, n)
     return next_row != NULL

@@ -11,6 +11,7 @@ namespace softxent::isa {
 using f32 = __m256;
 using f64 = __m256d;
 constexpr int IN_FLIGHT = 4;                                   // registers that exp works on side by side
+constexpr bool FUSED = true;                                   // fma rounds once
 
 inline f32 broadcast(float x) { return _mm256_set1_ps(x); }
 inline f64 broadcast(double x) { return _mm256_set1_pd(x); }
@@ -162,3 +163,5 @@ inline double largest(f64 v) {
 }
 
 }  // namespace softxent::isa
+
+#include "tail_of_halves.hpp"

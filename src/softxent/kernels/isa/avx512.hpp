@@ -8,6 +8,7 @@ namespace softxent::isa {
 using f32 = __m512;
 using f64 = __m512d;
 constexpr int IN_FLIGHT = 4;                                   // registers that exp works on side by side
+constexpr bool FUSED = true;                                   // fma rounds once
 
 inline f32 broadcast(float x) { return _mm512_set1_ps(x); }
 inline f64 broadcast(double x) { return _mm512_set1_pd(x); }
@@ -19,25 +20,28 @@ inline void stream(float *p, f32 v) { _mm512_stream_ps(p, v); }
 inline void stream(double *p, f64 v) { _mm512_stream_pd(p, v); }
 inline void fence_streams() { _mm_sfence(); }
 
-inline f32 load(const Half *p) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p))); }
-inline void store(Half *p, f32 v) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+inline f32 widen(const Half *, __m256i halves) { return _mm512_cvtph_ps(halves); }
+inline f32 widen(const BFloat16 *, __m256i halves) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
 }
-inline f32 load(const BFloat16 *p) {
-    const __m512i bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
-}
+inline __m256i narrow(const Half *, f32 v) { return _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 // Half a unit less a bit, and the bit that makes a tie even, carry into the upper 16 bits; a NaN is only made quiet.
-inline void store(BFloat16 *p, f32 v) {
+inline __m256i narrow(const BFloat16 *, f32 v) {
     const __m512i bits = _mm512_castps_si512(v), odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
     const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
     const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
     const __m512i chosen = _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x400000));
-    _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), _mm512_cvtepi32_epi16(_mm512_srli_epi32(chosen, 16)));
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(chosen, 16));
 }
+template <class H> inline f32 load(const H *p) { return widen(p, _mm256_loadu_si256(reinterpret_cast<const __m256i *>(p))); }
+template <class H> inline void store(H *p, f32 v) { _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), narrow(p, v)); }
 
 inline __mmask16 mask16(int n) { return static_cast<__mmask16>((1u << n) - 1); }
 inline __mmask8 mask8(int n) { return static_cast<__mmask8>((1u << n) - 1); }
+template <class H> inline f32 load_first(const H *p, int n, f32 fill) {
+    return _mm512_mask_blend_ps(mask16(n), fill, widen(p, _mm256_maskz_loadu_epi16(mask16(n), p)));
+}
+template <class H> inline void store_first(H *p, int n, f32 v) { _mm256_mask_storeu_epi16(p, mask16(n), narrow(p, v)); }
 inline f32 load_first(const float *p, int n, f32 fill) { return _mm512_mask_loadu_ps(fill, mask16(n), p); }
 inline f64 load_first(const double *p, int n, f64 fill) { return _mm512_mask_loadu_pd(fill, mask8(n), p); }
 inline void store_first(float *p, int n, f32 v) { _mm512_mask_storeu_ps(p, mask16(n), v); }

@@ -12,6 +12,7 @@ namespace softxent::isa {
 using f32 = float32x4_t;
 using f64 = float64x2_t;
 constexpr int IN_FLIGHT = 8;                                   // registers that exp works on side by side
+constexpr bool FUSED = true;                                   // fma rounds once
 
 inline f32 broadcast(float x) { return vdupq_n_f32(x); }
 inline f64 broadcast(double x) { return vdupq_n_f64(x); }
@@ -155,3 +156,5 @@ inline double largest(f32 v) {
 inline double largest(f64 v) { return lane0(maximum(v, vextq_f64(v, v, 1))); }
 
 }  // namespace softxent::isa
+
+#include "tail_of_halves.hpp"

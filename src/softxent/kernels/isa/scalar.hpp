@@ -17,6 +17,7 @@ template <class T> struct Array {
 using f32 = Array<float>;
 using f64 = Array<double>;
 constexpr int IN_FLIGHT = 4;                                   // registers that exp works on side by side
+constexpr bool FUSED = false;                                  // fma rounds once
 
 // f of each lane's number.
 template <class T, class F> SOFTXENT_INLINE Array<T> each_lane(F f) {
@@ -132,3 +133,5 @@ template <class T> SOFTXENT_INLINE double largest(Array<T> v) {
 }
 
 }  // namespace softxent::isa
+
+#include "tail_of_halves.hpp"

@@ -12,6 +12,7 @@ namespace softxent::isa {
 using f32 = __m128;
 using f64 = __m128d;
 constexpr int IN_FLIGHT = 4;                                   // registers that exp works on side by side
+constexpr bool FUSED = false;                                  // fma rounds once
 
 inline f32 broadcast(float x) { return _mm_set1_ps(x); }
 inline f64 broadcast(double x) { return _mm_set1_pd(x); }
@@ -197,3 +198,5 @@ inline double largest(f32 v) {
 inline double largest(f64 v) { return _mm_cvtsd_f64(_mm_max_sd(v, _mm_unpackhi_pd(v, v))); }
 
 }  // namespace softxent::isa
+
+#include "tail_of_halves.hpp"

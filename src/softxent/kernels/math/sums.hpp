@@ -128,8 +128,8 @@ template <> struct Sum<double> {
 SOFTXENT_INLINE bool is_finite(double x) { return x - x == 0; }
 // Whether all lanes are so far below the largest number that a few thousand like them can be added up.
 SOFTXENT_INLINE bool has_room(const Sum<double> &sum) {
-    Vec<double> zero(0), v = sum.sum.sum * Vec<double>(0x1p20);
-    return equal_bits(v - v, zero) == equal_bits(zero, zero);
+    Vec<double> v = sum.sum.sum * Vec<double>(0x1p20);
+    return all_equal(v - v, Vec<double>(0));
 }
 
 }  // namespace softxent

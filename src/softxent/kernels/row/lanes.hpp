@@ -45,8 +45,17 @@ template <class S> void lane_gap_sums(const S *x, std::ptrdiff_t n, const S *m, 
     double rounded[lanes];
     lane_sums_of([=](int lane, std::ptrdiff_t c) { return load(m + lane) - load(x + lane + c * lanes); }, n, nothing, values, rounded);
 }
-// For distributions t: the sums of t (m - x), and, unless `weights` is null, those of t without the class that each lane
-// leaves out, with what these round off in weights_low.
+// The sums of e (m - x), for the exponentials e of the logits x.
+template <class S> void lane_entropy_sums(const S *e, const S *x, std::ptrdiff_t n, const S *m, double *values) {
+    constexpr int lanes = Lanes<S>::lanes;
+    const S nothing[lanes] = {};
+    double rounded[lanes];
+    lane_sums_of([=](int lane, std::ptrdiff_t c) {
+        return entropy_terms(load(e + lane + c * lanes), load(x + lane + c * lanes), load(m + lane));
+    }, n, nothing, values, rounded);
+}
+// For distributions t: the sums of t (m - x), and those of t without the class that each lane leaves out, with what these
+// round off in weights_low.
 template <class S>
 void lane_gaps(
     const S *x, const S *t, std::ptrdiff_t n, const S *m, const S *left_out, double *gaps, double *weights, double *weights_low
@@ -62,13 +71,13 @@ void lane_gaps(
             Sum<S> gap, weight;
             for (std::ptrdiff_t c = i; c < n; c += step) {
                 gap.add_gaps(load(t + c * lanes), load(x + c * lanes), largest);
-                if (weights != nullptr) weight.add(all_but(left, t, c));
+                weight.add(all_but(left, t, c));
             }
             gap_slots[i] = gap.sum;
             weight_slots[i] = weight.sum;
         }
         Sum<S>::values_minus(gap_slots, count, nothing, gaps + lane, rounded);
-        if (weights != nullptr) Sum<S>::values_minus(weight_slots, count, nothing, weights + lane, weights_low + lane);
+        Sum<S>::values_minus(weight_slots, count, nothing, weights + lane, weights_low + lane);
     }
 }
 
@@ -88,7 +97,7 @@ void blend_lanes(S *t, std::ptrdiff_t n, double smoothing, const double *masses,
         V share = share_of_each(smoothing, n_allowed, load(masses + lane)), amount = share;
         for (std::ptrdiff_t i = lane; i < n * lanes; i += lanes) {
             if (allowed != nullptr) amount = share * load_as_double(allowed + i);
-            store_rounded(t + i, smoothed(smoothing, load_as_double(t + i), amount));
+            store(t + i, smoothed(smoothing, load_as_double(t + i), amount));
         }
     }
     for (std::ptrdiff_t c = 0; class_weight != nullptr && c < n; ++c)
@@ -109,10 +118,9 @@ inline double largest_size(const double *v, std::ptrdiff_t n) {
 
 // Whether all numbers for the lanes are finite, and so small that their sum is, too.
 inline bool are_finite(const double *v, std::ptrdiff_t n) {
-    Vec<double> zero(0);
-    Vec<double> sum = zero;
+    Vec<double> sum(0);
     for (std::ptrdiff_t i = 0; i < n; i += Vec<double>::lanes) sum = sum + load(v + i);
-    return equal_bits(sum - sum, zero) == equal_bits(zero, zero);
+    return all_equal(sum - sum, Vec<double>(0));
 }
 
 // What the phases of the narrow kernel know of the rows in the lanes; see narrow.pxi.

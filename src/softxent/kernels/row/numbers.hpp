@@ -1,6 +1,7 @@
 // The numbers that the loss of a row is made of, and the losses of several rows at once.
 #pragma once
 
+#include <cstdint>
 #include <limits>
 
 #include "../math/log1p.hpp"
@@ -13,6 +14,13 @@ inline constexpr double FAR_STEP = 0x1p-512;
 // A divisor whose size is below this or above its inverse is held as a Scale, with an exponent of its own.
 inline constexpr double LEAST_DIVISOR = 0x1p-1000;
 
+// What the diagnostics of a row are made of, besides m, m_shifted and n0 of RowNumbers. Only filled in if they are asked for.
+struct alignas(64) RowDiagnostics {
+    static constexpr int rows = 32;
+    double R[rows], R_low[rows];                               // of the exponentials but that at `argmax`
+    double label_gap[rows], mean_gap[rows];                    // m - x at the label, and on average over the probabilities
+    std::int64_t argmax[rows];                                 // -1 if a logit is NaN
+};
 // What the loss of a row is made of: weight * (mass * log1p((R + R_low) / e_m) + cross + unit * z_loss * lse^2), with
 // e_m = unit_size * exp(m_shifted - n0 ln 2) and lse = m + log1p((R + R_low) / e_m). The unit is 1 in all but one case:
 // if the loss without the weight is too large for a double, mass and cross are multiplied by the unit, and the weight
@@ -20,6 +28,7 @@ inline constexpr double LEAST_DIVISOR = 0x1p-1000;
 struct alignas(64) RowNumbers {
     static constexpr int rows = 32;
     double R[rows], R_low[rows], m[rows], m_shifted[rows], n0[rows], mass[rows], cross[rows], weight[rows], unit[rows];
+    RowDiagnostics diagnostics;
 };
 static_assert(RowNumbers::rows >= Lanes<float>::lanes && RowNumbers::rows >= Lanes<double>::lanes, "a row to each lane");
 

@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "../math/tanh.hpp"
+#include "../vec/elements.hpp"
 #include "finish.hpp"
 #include "target.hpp"
 
@@ -26,8 +27,8 @@ template <class S, class F> SOFTXENT_INLINE void sweep(std::ptrdiff_t i, std::pt
 }
 template <class P, class S> SOFTXENT_INLINE P load_some(P, const S *p, All, double) { return load_pack<P>(p); }
 template <class P, class S> SOFTXENT_INLINE P load_some(P, const S *p, std::ptrdiff_t n, double fill) { return load_pack_first<P>(p, n, fill); }
-template <class S, int N> SOFTXENT_INLINE void store_some(S *p, All, const Pack<S, N> &v) { store(p, v); }
-template <class S, int N> SOFTXENT_INLINE void store_some(S *p, std::ptrdiff_t n, const Pack<S, N> &v) { store_first(p, n, v); }
+template <class T, class P> SOFTXENT_INLINE void store_some(T *p, All, const P &v) { store(p, v); }
+template <class T, class P> SOFTXENT_INLINE void store_some(T *p, std::ptrdiff_t n, const P &v) { store_first(p, n, v); }
 // yes where a byte, or a number, is not 0, else no.
 template <class P> SOFTXENT_INLINE P select_some(const unsigned char *bytes, All, const P &yes, const P &no) {
     return select_bytes(bytes, yes, no);
@@ -78,29 +79,54 @@ template <class S> bool are_moderate(const S *x, std::ptrdiff_t n) {
     return size * size <= largest_number(x) / 1e12;
 }
 
+// What a sweep finds in the logits that it makes.
+struct Taken {
+    double m;                                                  // the largest; NaNs are ignored
+    bool all_finite;                                           // as far as they were divided by a temperature
+};
+
 // The logits z of the softmax for the classes [start, stop), from logits x, which may be z. `allowed` is null, or has a
 // byte or number that is 0 for each class that is not allowed. `slope` is null, or gets the derivative of z times the
-// temperature; it may be `allowed`. Returns the largest z.
-template <class S, class M>
-double transform_logits(
-    const Transform &transform, const S *x, const M *allowed, S *z, S *slope, std::ptrdiff_t start, std::ptrdiff_t stop
+// temperature; it may be `allowed`.
+template <class S, class X, class M>
+Taken make_logits(
+    const Transform &transform, const X *x, const M *allowed, S *z, S *slope, std::ptrdiff_t start, std::ptrdiff_t stop
 ) {
-    const double T = transform.temperature, cap = transform.cap, inverse_cap = cap > 0 ? 1 / cap : 0;
+    const double cap = transform.cap, inverse_cap = cap > 0 ? 1 / cap : 0;
+    const double fill = static_cast<double>(x[start]);         // a logit of this row, so that the largest stays the largest
+    const Divisor<S> temperature(transform.temperature);
     Largest<S> most;
-    sweep<S>(start, stop, [&](auto p, std::ptrdiff_t i, auto count) {
-        using P = decltype(p);
-        P v = load_some(p, x + i, count, 0), d(1);
-        if (T != 1) v = v / P(T);
-        if (cap > 0) v = P(cap) * tanh(v * P(inverse_cap), &d);
-        if (allowed != nullptr) {
-            v = select_some(allowed + i, count, v, P(-INF));
-            d = select_some(allowed + i, count, d, P(0));
-        }
-        store_some(z + i, count, v);
-        if (slope != nullptr) store_some(slope + i, count, d);
-        most.add(load_some(p, z + i, count, -INF));
-    });
-    return most.value();
+    bool all_finite = true;
+    const auto make = [&](auto divides, auto caps) {
+        sweep<S>(start, stop, [&](auto p, std::ptrdiff_t i, auto count) {
+            using P = decltype(p);
+            P v = load_some(p, x + i, count, fill), d(1);
+            if (divides) v = temperature.under(v, &all_finite);
+            if (caps) v = P(cap) * tanh(v * P(inverse_cap), &d);
+            if (allowed != nullptr) {
+                v = select_some(allowed + i, count, v, P(-INF));
+                d = select_some(allowed + i, count, d, P(0));
+            }
+            store_some(z + i, count, v);
+            if (slope != nullptr) store_some(slope + i, count, d);
+            most.add(v);
+        });
+    };
+    if (cap > 0) {
+        make(std::true_type(), std::true_type());
+    } else if (transform.temperature != 1) {
+        make(std::true_type(), std::false_type());
+    } else {
+        make(std::false_type(), std::false_type());
+    }
+    return {most.value(), all_finite};
+}
+template <class S>
+Taken take_logits(
+    const Transform &transform, const Converted &x, const unsigned char *allowed, S *z, S *slope, std::ptrdiff_t start,
+    std::ptrdiff_t stop
+) {
+    return with_elements<S>(x, 0, [&](const auto *from) { return make_logits(transform, from, allowed, z, slope, start, stop); });
 }
 
 // g becomes the gradient with respect to the logits as given: 0 where a class is not allowed, even if g is NaN.
@@ -142,23 +168,27 @@ SOFTXENT_INLINE Carried<double> exp_sum(
 // As exp_sum without writing, and the DiagnosticSums of the stretch.
 template <class S>
 Carried<double> exp_and_diagnostic_sums(
-    const S *x, std::ptrdiff_t n, std::ptrdiff_t left_out, RowUnit<S> unit, double m, DiagnosticSums *diagnostics
+    const S *x, std::ptrdiff_t n, std::ptrdiff_t left_out, RowUnit<S> unit, double m, DiagnosticSums *diagnostics,
+    std::ptrdiff_t prefetch_distance
 ) {
-    using V = Vec<S>;
     Sum<S> total, R, gaps;
     std::ptrdiff_t argmax = -1;
     sweep<S>(0, n, [&](auto p, std::ptrdiff_t start, auto count) {
-        constexpr int vecs = decltype(p)::registers / V::registers;
+        constexpr std::ptrdiff_t lanes = decltype(p)::lanes;
+        if (prefetch_distance != 0) prefetch(reinterpret_cast<const char *>(x + start + prefetch_distance), sizeof(p));
         decltype(p) logits = load_some(p, x + start, count, -INF), e = exp(logits, unit);
-        repeat<vecs>([&](auto i) {
-            V v = registers_from<V::registers, i * V::registers>(logits);
-            gaps.add_gaps(registers_from<V::registers, i * V::registers>(e), v, V(m));
-            if (argmax >= 0) return;
-            const unsigned at_m = equal_bits(v, V(m));
-            if (at_m != 0) argmax = start + i * V::lanes + lowest_bit(at_m);
-        });
-        total.add(fold_sum(without_lane(e, left_out - start)));
-        R.add(fold_sum(without_lane(e, argmax - start)));
+        gaps.add(fold_sum(entropy_terms(e, logits, m)));
+        Vec<S> sum = fold_sum(e), sum_of_R = sum;
+        if (argmax < 0) {
+            argmax = first_equal(logits, m);
+            if (argmax >= 0) {
+                sum_of_R = fold_sum(without_lane(e, argmax));
+                argmax += start;
+            }
+        }
+        if (start <= left_out && left_out < start + lanes) sum = fold_sum(without_lane(e, left_out - start));
+        R.add(sum_of_R);
+        total.add(sum);
     });
     diagnostics->R = R.value();
     diagnostics->gaps = gaps.value();
@@ -207,24 +237,39 @@ template <class S> void multiply(S *v, double factor, std::ptrdiff_t n) {
 }
 
 // g becomes the gradient of the exponentials e of the classes [start, stop); t and `allowed` may be null, e may be g.
-// Before, the exponentials are multiplied by `unscale`.
-template <class S>
+// Before, the exponentials are multiplied by `unscale`. If g has another type than e, gradients are rounded as they are stored.
+template <class S, class G>
 void take_gradient(
-    const Gradient<double> &gradient, double unscale, S *e, const S *t, const unsigned char *allowed, S *g, std::ptrdiff_t start,
+    const Gradient<double> &gradient, double unscale, S *e, const S *t, const unsigned char *allowed, G *g, std::ptrdiff_t start,
     std::ptrdiff_t stop, bool streaming
 ) {
     if (unscale != 1) multiply(e + start, unscale, stop - start);
     const Gradient<double> numbers = gradient;
+    std::ptrdiff_t head = 0;
     // Whole blocks start at a cache line, wherever the row does: a store across two lines costs twice.
+    if constexpr (std::is_same_v<S, G>) head = line_start(g + start, stop - start);
     sweep<S>(start, stop, [&](auto p, std::ptrdiff_t i, auto count) {
         auto v = numbers.of(load_some(p, e + i, count, 0));
         if (t != nullptr) v = numbers.minus_target(v, load_some(p, t + i, count, 0));
         if (allowed != nullptr) v = select_some(allowed + i, count, v, decltype(p)(0));
-        if constexpr (decltype(p)::lanes == Block<S>::lanes) {
+        if constexpr (std::is_same_v<S, G> && decltype(p)::lanes == Block<S>::lanes) {
             if (streaming) return stream(g + i, v);
         }
         store_some(g + i, count, v);
-    }, line_start(g + start, stop - start));
+    }, head);
+}
+template <class S>
+void take_converted_gradient(
+    const Gradient<double> &gradient, double unscale, S *e, const S *t, const unsigned char *allowed, const Converted &g,
+    std::ptrdiff_t start, std::ptrdiff_t stop
+) {
+    using Other = std::conditional_t<std::is_same_v<S, float>, double, float>;
+    const auto take = [&](auto *to) { take_gradient(gradient, unscale, e, t, allowed, to, start, stop, false); };
+    if (g.layout->element == (std::is_same_v<S, float> ? FLOAT64 : FLOAT32)) {
+        take(reinterpret_cast<Other *>(g.data));
+    } else {
+        with_elements<S>(g, 0, take);
+    }
 }
 
 }  // namespace softxent

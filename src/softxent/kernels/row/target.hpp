@@ -3,7 +3,8 @@
 
 #include <cstdint>
 
-#include "../math/sums.hpp"
+#include "../math/exp.hpp"
+#include "../vec/elements.hpp"
 
 namespace softxent {
 
@@ -28,6 +29,13 @@ struct DiagnosticSums {
     Carried<double> gaps;                                      // e_j (m - x_j)
     std::ptrdiff_t argmax;                                     // the first class with x_j = m, -1 for none
 };
+
+// What the classes with the exponentials e and the logits x add to `gaps`. From m - FAR_GAP on, an exponential is 0.
+inline constexpr double FAR_GAP = 1000;
+template <class P, class M> SOFTXENT_INLINE P entropy_terms(const P &e, const P &x, const M &m) {
+    P most = for_lanes<P>(m);
+    return e * (most - maximum(most - P(FAR_GAP), x));
+}
 
 // Targets that are built. D is a double for one row, or a Vec<double> for several rows of the narrow kernel.
 //
@@ -69,6 +77,7 @@ template <class S> struct RowArrays {
     S *copy;                                                   // x, if they are not those of the caller; else null
     S *e;                                                      // exponentials, in grad or scratch; null for the loss
     S *grad;                                                   // null for the loss alone
+    Converted converted_grad;                                  // where it is stored at once, if its data are not null
     std::ptrdiff_t n;
     const unsigned char *allowed;                              // 0 where a class is not allowed; null if all are
     DiagnosticSums *diagnostics;                               // null if nobody asks for them

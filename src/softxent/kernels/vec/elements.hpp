@@ -162,4 +162,18 @@ template <class S> SOFTXENT_INLINE void write_side_by_side(const Layout &layout,
     else element.write_doubles(p, from, n);
 }
 
+// Elements side by side that are converted as they are loaded or stored, a register at a time.
+struct Converted {
+    const Layout *layout = nullptr;
+    char *data = nullptr;
+};
+// f of the elements from `start` on, of a layout that is `loadable`.
+template <class S, class F> SOFTXENT_INLINE auto with_elements(const Converted &from, std::ptrdiff_t start, F f) {
+    if constexpr (std::is_same_v<S, float>) {
+        if (from.layout->element == FLOAT16) return f(reinterpret_cast<Half *>(from.data) + start);
+        if (from.layout->element == BFLOAT16) return f(reinterpret_cast<BFloat16 *>(from.data) + start);
+    }
+    return f(reinterpret_cast<S *>(from.data) + start);
+}
+
 }  // namespace softxent

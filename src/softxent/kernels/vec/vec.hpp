@@ -11,7 +11,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
+#include <limits>
 #include <utility>
 
 #include "../job.hpp"
@@ -123,8 +125,21 @@ template <class S> SOFTXENT_INLINE Vec<S> load(const S *p) { return load_pack<Ve
 template <class S> SOFTXENT_INLINE Lanes<S> load_lanes(const S *p) { return load_pack<Lanes<S>>(p); }
 template <class S> SOFTXENT_INLINE Block<S> load_block(const S *p) { return load_pack<Block<S>>(p); }
 
-template <class S, int N> SOFTXENT_INLINE void store(S *p, const Pack<S, N> &v) {
-    repeat<N>([&](auto i) { isa::store(p + i * Pack<S, N>::width, v.r[i]); });
+// T may be another type than S, except that doubles are not stored as halves.
+template <class T, class S, int N> SOFTXENT_INLINE void store(T *p, const Pack<S, N> &v) {
+    repeat<N>([&](auto i) {
+        T *at = p + i * Pack<S, N>::width;
+        if constexpr (sizeof(T) > sizeof(S)) {
+            isa::f64 halves[2];
+            isa::widen(v.r[i], halves);
+            isa::store(at, halves[0]);
+            isa::store(at + Pack<S, N>::width / 2, halves[1]);
+        } else if constexpr (sizeof(S) > sizeof(float)) {
+            isa::store_rounded(at, v.r[i]);
+        } else {
+            isa::store(at, v.r[i]);
+        }
+    });
 }
 
 // A store past the caches, for memory that is not needed again soon; p is aligned to a register. fence_streams must be
@@ -144,9 +159,6 @@ template <class S> SOFTXENT_INLINE void store_as_double(double *p, const Lanes<S
     S lanes[Lanes<S>::lanes];
     store(lanes, v);
     for (int i = 0; i < Lanes<S>::lanes; i += Vec<double>::lanes) store(p + i, load_as_double(lanes + i));
-}
-template <class S> SOFTXENT_INLINE void store_rounded(S *p, const Vec<double> &v) {
-    repeat<registers_of_vec<double>>([&](auto i) { isa::store_rounded(p + i * Vec<double>::width, v.r[i]); });
 }
 
 // Ask for memory that is soon to be read or overwritten; any address will do.
@@ -244,15 +256,15 @@ template <class From, class To> void convert_row(const From *from, To *to, std::
 }
 
 // How many of the first n lanes lie in register i.
-template <class S> SOFTXENT_INLINE int lanes_in(std::ptrdiff_t n, int i) {
-    const int rest = static_cast<int>(n) - i * Vec<S>::width;
-    return rest < 0 ? 0 : rest > Vec<S>::width ? Vec<S>::width : rest;
+template <class P> SOFTXENT_INLINE int lanes_in(std::ptrdiff_t n, int i) {
+    const int rest = static_cast<int>(n) - i * P::width;
+    return rest < 0 ? 0 : rest > P::width ? P::width : rest;
 }
 
 // The first n lanes from memory, 0 < n <= lanes; the others hold `fill`, and their memory is not touched.
 template <class P, class S> SOFTXENT_INLINE P load_pack_first(const S *p, std::ptrdiff_t n, double fill) {
     P out(fill);
-    repeat<P::registers>([&](auto i) { out.r[i] = isa::load_first(p + i * P::width, lanes_in<S>(n, i), out.r[i]); });
+    repeat<P::registers>([&](auto i) { out.r[i] = isa::load_first(p + i * P::width, lanes_in<P>(n, i), out.r[i]); });
     return out;
 }
 template <class S> SOFTXENT_INLINE Vec<S> load_first(const S *p, std::ptrdiff_t n, double fill) {
@@ -261,8 +273,15 @@ template <class S> SOFTXENT_INLINE Vec<S> load_first(const S *p, std::ptrdiff_t 
 template <class S> SOFTXENT_INLINE Lanes<S> load_lanes_first(const S *p, std::ptrdiff_t n, double fill) {
     return load_pack_first<Lanes<S>>(p, n, fill);
 }
-template <class S, int N> SOFTXENT_INLINE void store_first(S *p, std::ptrdiff_t n, const Pack<S, N> &v) {
-    repeat<N>([&](auto i) { isa::store_first(p + i * Pack<S, N>::width, lanes_in<S>(n, i), v.r[i]); });
+template <class T, class S, int N> SOFTXENT_INLINE void store_first(T *p, std::ptrdiff_t n, const Pack<S, N> &v) {
+    using P = Pack<S, N>;
+    if constexpr (sizeof(T) > sizeof(S) || sizeof(S) > std::max(sizeof(T), sizeof(float))) {
+        T numbers[P::lanes];
+        store(numbers, v);
+        std::copy_n(numbers, n, p);
+    } else {
+        repeat<N>([&](auto i) { isa::store_first(p + i * P::width, lanes_in<P>(n, i), v.r[i]); });
+    }
 }
 
 template <class S, int N> SOFTXENT_INLINE Pack<S, N> operator+(const Pack<S, N> &a, const Pack<S, N> &b) {
@@ -307,12 +326,26 @@ template <class S, int N> SOFTXENT_INLINE unsigned equal_bits(const Pack<S, N> &
     repeat<N>([&](auto i) { bits |= isa::equal_bits(a.r[i], b.r[i]) << (i * Pack<S, N>::width); });
     return bits;
 }
+template <class S, int N> SOFTXENT_INLINE bool all_equal(const Pack<S, N> &a, const Pack<S, N> &b) {
+    return equal_bits(a, b) == equal_bits(Pack<S, N>(0), Pack<S, N>(0));
+}
 SOFTXENT_INLINE int lowest_bit(unsigned bits) {
-    int i = 0;
-    while (!(bits >> i & 1)) ++i;
-    return i;
+    const auto power = static_cast<float>(bits & (0u - bits));
+    std::uint32_t representation;
+    std::memcpy(&representation, &power, sizeof power);
+    return static_cast<int>(representation >> 23) - 127;
 }
 
+// The first lane of v that is x, -1 for none.
+template <class S, int N> SOFTXENT_INLINE int first_equal(const Pack<S, N> &v, double x) {
+    constexpr int few = N < 16 / Pack<S, N>::width ? N : 16 / Pack<S, N>::width;        // registers with 16 lanes
+    unsigned bits[N / few], any = 0;
+    repeat<N / few>([&](auto i) { any |= bits[i] = equal_bits(registers_from<few, i * few>(v), Pack<S, few>(x)); });
+    for (int i = 0; any != 0; ++i) {
+        if (bits[i] != 0) return i * 16 + lowest_bit(bits[i]);
+    }
+    return -1;
+}
 // v with lane i set to 0; i may be no lane of v.
 template <class S, int N> SOFTXENT_INLINE Pack<S, N> without_lane(const Pack<S, N> &v, std::ptrdiff_t i) {
     using P = Pack<S, N>;
@@ -346,6 +379,24 @@ template <class S> SOFTXENT_INLINE Vec<S> fold_largest(const Block<S> &v) {
 SOFTXENT_INLINE double total(const Vec<double> &v) {
     return isa::total(fold<1>(v, [](auto a, auto b) { return isa::add(a, b); }).r[0]);
 }
+
+// Division of many numbers by one, rounded as a division is. (Quotients that are subnormal may be a rounding off.)
+template <class S> struct Divisor {
+    S divisor, inverse;
+    SOFTXENT_INLINE explicit Divisor(double x) : divisor(static_cast<S>(x)), inverse(1 / divisor) {}
+
+    // `all_finite` becomes false if a quotient is not finite.
+    template <class P> SOFTXENT_INLINE P under(const P &v, bool *all_finite) const {
+        P quotient = v * P(inverse);
+        if constexpr (isa::FUSED) quotient = fma(fma(quotient, P(-divisor), v), P(inverse), quotient);
+        Vec<S> sum = fold_sum(quotient);
+        if (isa::FUSED && inverse >= std::numeric_limits<S>::min() && all_equal(sum - sum, Vec<S>(0))) return quotient;
+        quotient = v / P(divisor);
+        sum = fold_sum(quotient);
+        *all_finite &= all_equal(sum - sum, Vec<S>(0));
+        return quotient;
+    }
+};
 
 // The lanes of a float Vec as doubles.
 struct Wide { Vec<double> low, high; };

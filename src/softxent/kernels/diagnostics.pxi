@@ -1,0 +1,37 @@
+# What `evaluate` tells of each row, from the numbers that the kernels find.
+
+
+cdef inline void set_diagnostics(
+    const Job* job, Py_ssize_t i, int64_t argmax, double log_prob, double lse, double entropy
+) noexcept nogil:
+    """Write the diagnostics of row i, in the type computed in."""
+    cdef const Diagnostics* to = &job.diagnostics
+    to.argmax[i] = argmax
+    if job.in_double:
+        (<double*> to.log_prob)[i], (<double*> to.lse)[i], (<double*> to.entropy)[i] = log_prob, lse, entropy
+    else:
+        (<float*> to.log_prob)[i] = <float> log_prob
+        (<float*> to.lse)[i] = <float> lse
+        (<float*> to.entropy)[i] = <float> entropy
+
+
+cdef void write_diagnostics(
+    const Job* job, Py_ssize_t i, Py_ssize_t count, const real* tag, RowNumbers* numbers
+) noexcept nogil:
+    """Write the diagnostics of `count` rows from i on; those of rows that do not count are 0, and -1."""
+    cdef RowDiagnostics* found = &numbers.diagnostics
+    cdef double[MAX_LANES] logs                         # log(S / e_m)
+    cdef double m
+    cdef Py_ssize_t k = 0
+    while k < count:
+        store(&logs[k], log1p_rest(
+            tag, load(found.R + k), load(found.R_low + k), load(numbers.m_shifted + k), load(numbers.n0 + k)))
+        k += ROWS_AT_ONCE
+    for k in range(count):
+        if numbers.weight[k] == 0:
+            set_diagnostics(job, i + k, -1, 0, 0, 0)
+            continue
+        m = numbers.m[k]
+        set_diagnostics(
+            job, i + k, found.argmax[k], -(logs[k] + found.label_gap[k]),
+            m if fabs(m) == INFINITY and found.argmax[k] >= 0 else m + logs[k], logs[k] + found.mean_gap[k])

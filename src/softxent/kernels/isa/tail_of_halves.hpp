@@ -1,0 +1,23 @@
+// The first n elements of a register of halves, for instruction sets that cannot leave some of them out.
+#pragma once
+
+#include <algorithm>
+
+namespace softxent::isa {
+
+inline constexpr int HALVES = sizeof(f32) / sizeof(float);
+
+template <class H> inline f32 load_first(const H *p, int n, f32 fill) {
+    H halves[HALVES] = {};
+    float numbers[HALVES];
+    std::copy_n(p, n, halves);
+    isa::store(numbers, isa::load(halves));
+    return isa::load_first(numbers, n, fill);
+}
+template <class H> inline void store_first(H *p, int n, f32 v) {
+    H halves[HALVES];
+    isa::store(halves, v);
+    std::copy_n(halves, n, p);
+}
+
+}  // namespace softxent::isa
