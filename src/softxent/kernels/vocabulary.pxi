@@ -229,8 +229,10 @@ cdef extern from "row/sweeps.hpp" namespace "softxent" nogil:
         const T* x, Py_ssize_t n, Py_ssize_t left_out, RowUnit[T], double m, DiagnosticSums*,
         Py_ssize_t prefetch_distance)
     Carried[double] gap_sum[T](const T* x, Py_ssize_t n, double m)
+    void build_label_row[T](
+        T* t, Py_ssize_t n, Py_ssize_t label, double smoothing, const unsigned char* allowed, const T* class_weight)
     void find_distribution[T](
-        RowSums*, const T* x, const T* t, Py_ssize_t n, double m, Py_ssize_t prefetch_distance)
+        RowSums*, const T* x, const T* t, Py_ssize_t n, double m, bint is_masked, Py_ssize_t prefetch_distance)
     void multiply[T](T* v, double factor, Py_ssize_t n)
     void take_gradient[T](
         const Gradient[double]&, double unscale, T* e, const T* t, const unsigned char* allowed, T* g, Py_ssize_t start,

@@ -32,7 +32,8 @@ cdef inline void visit_stretch(
     sums.clear()
     # exp_sum may overwrite x, so it comes last.
     if row.target.distribution != NULL:
-        find_distribution(sums, x, row.target.distribution + start, n, m, prefetch_distance)
+        find_distribution(
+            sums, x, row.target.distribution + start, n, m, row.allowed != NULL, prefetch_distance)
     else:
         find_sparse(sums, x, 1, &row.target, start, n, m)
     if formula.smoothing != 0:
@@ -407,7 +408,10 @@ cdef inline void place_row(
             read_row(t, row_address(&job.targets, i), &job.targets, n)
         row.target.distribution = t
     if job.builds_target:
-        build_target(&row.target, row.allowed, job.built_smoothing, t, n)
+        if job.kind == LABELS:
+            build_label_row(t, n, label[0], job.built_smoothing, row.allowed, row.target.class_weight)
+        else:
+            build_target(&row.target, row.allowed, job.built_smoothing, t, n)
         row.target.distribution = t
         row.target.count = 0
 

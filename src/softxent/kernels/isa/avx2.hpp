@@ -66,7 +66,9 @@ inline f32 fma(f32 a, f32 b, f32 c) { return _mm256_fmadd_ps(a, b, c); }
 inline f64 fma(f64 a, f64 b, f64 c) { return _mm256_fmadd_pd(a, b, c); }
 inline f64 exact_fma(f64 a, f64 b, f64 c) { return fma(a, b, c); }
 inline f32 maximum(f32 a, f32 b) { return _mm256_max_ps(a, b); }
+inline f32 minimum(f32 a, f32 b) { return _mm256_min_ps(a, b); }
 inline f64 maximum(f64 a, f64 b) { return _mm256_max_pd(a, b); }
+inline f64 minimum(f64 a, f64 b) { return _mm256_min_pd(a, b); }
 
 inline f32 equal(f32 a, f32 b) { return _mm256_cmp_ps(a, b, _CMP_EQ_OQ); }
 inline f64 equal(f64 a, f64 b) { return _mm256_cmp_pd(a, b, _CMP_EQ_OQ); }

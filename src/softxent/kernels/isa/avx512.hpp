@@ -59,7 +59,9 @@ inline f32 fma(f32 a, f32 b, f32 c) { return _mm512_fmadd_ps(a, b, c); }
 inline f64 fma(f64 a, f64 b, f64 c) { return _mm512_fmadd_pd(a, b, c); }
 inline f64 exact_fma(f64 a, f64 b, f64 c) { return fma(a, b, c); }
 inline f32 maximum(f32 a, f32 b) { return _mm512_max_ps(a, b); }
+inline f32 minimum(f32 a, f32 b) { return _mm512_min_ps(a, b); }
 inline f64 maximum(f64 a, f64 b) { return _mm512_max_pd(a, b); }
+inline f64 minimum(f64 a, f64 b) { return _mm512_min_pd(a, b); }
 
 inline unsigned equal_bits(f32 a, f32 b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
 inline unsigned equal_bits(f64 a, f64 b) { return _mm512_cmp_pd_mask(a, b, _CMP_EQ_OQ); }

@@ -78,7 +78,9 @@ inline f64 fma(f64 a, f64 b, f64 c) { return vfmaq_f64(c, a, b); }
 inline f64 exact_fma(f64 a, f64 b, f64 c) { return fma(a, b, c); }
 // Not FMAX, which returns NaN where either is NaN, and 0 of 0 and -0.
 inline f32 maximum(f32 a, f32 b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
+inline f32 minimum(f32 a, f32 b) { return vbslq_f32(vcltq_f32(a, b), a, b); }
 inline f64 maximum(f64 a, f64 b) { return vbslq_f64(vcgtq_f64(a, b), a, b); }
+inline f64 minimum(f64 a, f64 b) { return vbslq_f64(vcltq_f64(a, b), a, b); }
 
 inline unsigned equal_bits(f32 a, f32 b) {
     static constexpr std::uint32_t LANE_BITS[] = {1, 2, 4, 8};

@@ -66,6 +66,9 @@ inline f64 exact_fma(const f64 &a, const f64 &b, const f64 &c) {    // may be a 
 template <class T> SOFTXENT_INLINE Array<T> maximum(const Array<T> &a, const Array<T> &b) {
     return each_lane<T>([&](int i) { return a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]; });
 }
+template <class T> SOFTXENT_INLINE Array<T> minimum(const Array<T> &a, const Array<T> &b) {
+    return each_lane<T>([&](int i) { return a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i]; });
+}
 
 template <class T> SOFTXENT_INLINE unsigned equal_bits(const Array<T> &a, const Array<T> &b) {
     unsigned bits = 0;

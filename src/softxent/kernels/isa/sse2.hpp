@@ -118,7 +118,9 @@ inline f64 exact_fma(f64 a, f64 b, f64 c) {
     return add(add(product, c), sub(mul(a_lower, b_lower), rest));
 }
 inline f32 maximum(f32 a, f32 b) { return _mm_max_ps(a, b); }
+inline f32 minimum(f32 a, f32 b) { return _mm_min_ps(a, b); }
 inline f64 maximum(f64 a, f64 b) { return _mm_max_pd(a, b); }
+inline f64 minimum(f64 a, f64 b) { return _mm_min_pd(a, b); }
 
 inline f32 equal(f32 a, f32 b) { return _mm_cmpeq_ps(a, b); }
 inline f64 equal(f64 a, f64 b) { return _mm_cmpeq_pd(a, b); }

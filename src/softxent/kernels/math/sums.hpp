@@ -23,10 +23,17 @@ template <class T> SOFTXENT_INLINE T rounded_off(const T &a, const T &b, const T
     return (a - (sum - of_b)) + (b - of_b);
 }
 
-// m - x; 0 where t is 0, whatever x is.
-SOFTXENT_INLINE Vec<double> wanted_gap(const Vec<double> &t, const Vec<double> &x, const Vec<double> &m) {
-    Vec<double> zero(0);
-    return select_equal(t, zero, zero, m - x);
+// Numbers of either type as they are added up.
+SOFTXENT_INLINE Wide load_wide(const float *p) { return {load_as_double(p), load_as_double(p + Vec<double>::lanes)}; }
+SOFTXENT_INLINE Vec<double> load_wide(const double *p) { return load(p); }
+SOFTXENT_INLINE Wide wide(const Vec<float> &v) { return widen(v); }
+SOFTXENT_INLINE Vec<double> wide(const Vec<double> &v) { return v; }
+
+// m - x; if LOOKS_FOR_0, 0 where t is 0, whatever x is.
+template <bool LOOKS_FOR_0> SOFTXENT_INLINE Vec<double> gap(const Vec<double> &t, const Vec<double> &x, const Vec<double> &m) {
+    Vec<double> zero(0), difference = m - x;
+    if constexpr (LOOKS_FOR_0) return select_equal(t, zero, zero, difference);
+    return difference;
 }
 
 // A sum, and what its additions rounded off.
@@ -79,10 +86,9 @@ template <> struct Sum<float> {
     SOFTXENT_INLINE explicit Sum(const Vec<float> &first) : sum(widen(first)) {}
     SOFTXENT_INLINE void add(const Wide &v) { sum = sum + v; }
     SOFTXENT_INLINE void add(const Vec<float> &v) { add(widen(v)); }
-    SOFTXENT_INLINE void add_gaps(const Vec<float> &weights, const Vec<float> &x, const Vec<float> &m) {
-        Wide t = widen(weights), wide = widen(x), most = widen(m);
-        sum.low = fma(t.low, wanted_gap(t.low, wide.low, most.low), sum.low);
-        sum.high = fma(t.high, wanted_gap(t.high, wide.high, most.high), sum.high);
+    template <bool LOOKS_FOR_0> SOFTXENT_INLINE void add_gaps(const Wide &t, const Wide &x, const Wide &m) {
+        sum.low = fma(t.low, gap<LOOKS_FOR_0>(t.low, x.low, m.low), sum.low);
+        sum.high = fma(t.high, gap<LOOKS_FOR_0>(t.high, x.high, m.high), sum.high);
     }
     // The sum of all lanes. What that rounds off is far below the errors of float exponentials.
     SOFTXENT_INLINE Carried<double> value() const { return {total(sum.low + sum.high), 0}; }
@@ -107,8 +113,8 @@ template <> struct Sum<double> {
         Vec<double> next = sum.sum + v;
         sum = {next, sum.lost + rounded_off(sum.sum, v, next)};
     }
-    SOFTXENT_INLINE void add_gaps(const Vec<double> &weights, const Vec<double> &x, const Vec<double> &m) {
-        add(weights * wanted_gap(weights, x, m));
+    template <bool LOOKS_FOR_0> SOFTXENT_INLINE void add_gaps(const Vec<double> &t, const Vec<double> &x, const Vec<double> &m) {
+        add(t * gap<LOOKS_FOR_0>(t, x, m));
     }
     SOFTXENT_INLINE Carried<double> value() const {
         double sums[lanes], lost[lanes];

@@ -15,8 +15,7 @@ template <class S, int N> SOFTXENT_INLINE Pack<S, N> tanh(const Pack<S, N> &all,
     in_flight<N>([&](auto first, auto registers) {
         constexpr int i = first;
         using P = Pack<S, registers>;
-        P v = registers_from<registers, i>(all), zero(0), one(1), minus_size = zero - maximum(zero - v, v);
-        P x = zero - maximum(P(-MOST), minus_size + minus_size);
+        P v = registers_from<registers, i>(all), zero(0), one(1), size = maximum(zero - v, v), x = minimum(P(MOST), size + size);
         // exp(x) - 1 = 2^n (exp(r) - 1) + (2^n - 1), the split of `exp` in exp.hpp.
         P rounder(K::ROUNDER + K::EXPONENT_OF_ONE);
         P biased = fma(x, P(LOG2E), rounder), n = biased - rounder;
@@ -24,12 +23,11 @@ template <class S, int N> SOFTXENT_INLINE Pack<S, N> tanh(const Pack<S, N> &all,
         P q(K::POLYNOMIAL[0]);
         for (std::size_t j = 1; j < sizeof(K::POLYNOMIAL) / sizeof(double); ++j) q = fma(q, r, P(K::POLYNOMIAL[j]));
         P power = map([](auto b) { return isa::shift_to_exponent(b); }, biased);
-        P u = fma(fma(r * r, q, r), power, power - one), whole = u + P(2), inverse = one / whole;
+        P u = fma(fma(r * r, q, r), power, power - one), minus_whole = P(-2) - u, inverse = P(-1) / minus_whole;
         P slope = select_equal(x, P(MOST), zero, (P(4) * inverse) * ((u + one) * inverse));
         // The quotient, corrected by what it misses: `inverse` may be subnormal.
-        P quotient = u * inverse, better = fma(fma(zero - quotient, whole, u), inverse, quotient);
-        P size = zero - maximum(zero - one, zero - better), result = select_equal(zero - v, minus_size, size, zero - size);
-        set_registers<i>(&out, result);
+        P quotient = u * inverse, better = minimum(one, fma(fma(quotient, minus_whole, u), inverse, quotient));
+        set_registers<i>(&out, select_equal(v, size, better, zero - better));
         set_registers<i>(slopes, slope);
     });
     return out;

@@ -66,11 +66,12 @@ void lane_gaps(
     double rounded[step];
     decltype(Sum<S>::sum) gap_slots[step], weight_slots[step];
     for (int lane = 0; lane < lanes; lane += step, x += step, t += step) {
-        Vec<S> left = load(left_out + lane), largest = load(m + lane);
+        Vec<S> left = load(left_out + lane);
+        auto largest = load_wide(m + lane);
         for (int i = 0; i < count; ++i) {
             Sum<S> gap, weight;
             for (std::ptrdiff_t c = i; c < n; c += step) {
-                gap.add_gaps(load(t + c * lanes), load(x + c * lanes), largest);
+                gap.template add_gaps<true>(load_wide(t + c * lanes), load_wide(x + c * lanes), largest);
                 weight.add(all_but(left, t, c));
             }
             gap_slots[i] = gap.sum;

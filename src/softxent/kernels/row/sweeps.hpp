@@ -113,7 +113,7 @@ Taken make_logits(
         });
     };
     if (cap > 0) {
-        make(std::true_type(), std::true_type());
+        make(transform.temperature != 1, std::true_type());
     } else if (transform.temperature != 1) {
         make(std::true_type(), std::false_type());
     } else {
@@ -203,33 +203,63 @@ template <class S> SOFTXENT_INLINE Carried<double> gap_sum(const S *x, std::ptrd
     return total.value();
 }
 
-// Add up a stretch of a target that is the distribution t; t is prefetched `prefetch_distance` ahead.
+// As blend_row, for the target of a label: t need not be filled in before.
 template <class S>
-SOFTXENT_INLINE void find_distribution(RowSums *sums, const S *x, const S *t, std::ptrdiff_t n, double m, std::ptrdiff_t prefetch_distance) {
+void build_label_row(
+    S *t, std::ptrdiff_t n, std::ptrdiff_t label, double smoothing, const unsigned char *allowed, const S *class_weight
+) {
+    const std::ptrdiff_t n_allowed = allowed == nullptr ? n : count_allowed(allowed, n);
+    const double share = share_of_each(smoothing, static_cast<double>(n_allowed), 1.0);
+    sweep<S>(0, n, [&](auto p, std::ptrdiff_t i, auto count) {
+        decltype(p) amount(share);
+        if (allowed != nullptr) amount = select_some(allowed + i, count, amount, decltype(p)(0));
+        if (class_weight != nullptr) amount = amount * load_some(p, class_weight + i, count, 0);
+        store_some(t + i, count, amount);
+    });
+    t[label] = static_cast<S>(smoothed(smoothing, 1.0, allowed == nullptr || allowed[label] != 0 ? share : 0));
+    if (class_weight != nullptr) t[label] *= class_weight[label];
+}
+
+// Add up a stretch of a target that is the distribution t; t is prefetched `prefetch_distance` ahead. 0 * inf is 0 if
+// LOOKS_FOR_0, else NaN.
+template <bool LOOKS_FOR_0, class S>
+void add_distribution(RowSums *sums, const S *x, const S *t, std::ptrdiff_t n, double m, std::ptrdiff_t prefetch_distance) {
     using V = Vec<S>;
     Sum<S> cross, rest;
-    const auto add = [&](std::ptrdiff_t i, auto count) {
-        V logits = load_some(V(), x + i, count, 0), weights = load_some(V(), t + i, count, 0);
-        cross.add_gaps(weights, logits, V(m));
-        if (sums->argmax < 0) {
+    std::ptrdiff_t argmax = -1;
+    auto wide_m = wide(V(m));
+    const auto add = [&](std::ptrdiff_t i, auto wide_t, auto wide_x, const V &weights, const V &logits) {
+        cross.template add_gaps<LOOKS_FOR_0>(wide_t, wide_x, wide_m);
+        if (argmax < 0) {
             const unsigned wanted = equal_bits(logits, V(m)) & ~equal_bits(weights, V(0));
             if (wanted != 0) {
-                sums->argmax = i + lowest_bit(wanted);
-                sums->t_at_argmax = t[sums->argmax];
-                weights = without_lane(weights, sums->argmax - i);
+                argmax = i + lowest_bit(wanted);
+                wide_t = wide(without_lane(weights, argmax - i));
             }
         }
-        rest.add(weights);
+        rest.add(wide_t);
     };
     // Vec by Vec: the order of additions is that of the narrow kernel.
     std::ptrdiff_t i = 0;
     for (; i + V::lanes <= n; i += V::lanes) {
         if (prefetch_distance != 0) prefetch(reinterpret_cast<const char *>(t + i + prefetch_distance), sizeof(V));
-        add(i, All());
+        add(i, load_wide(t + i), load_wide(x + i), load(t + i), load(x + i));
     }
-    if (i < n) add(i, n - i);
+    if (i < n) {
+        V weights = load_first(t + i, n - i, 0), logits = load_first(x + i, n - i, 0);
+        add(i, wide(weights), wide(logits), weights, logits);
+    }
     sums->rest = rest.value();
     sums->cross = cross.value();
+    sums->argmax = argmax;
+    sums->t_at_argmax = argmax < 0 ? 0 : t[argmax];
+}
+template <class S>
+void find_distribution(
+    RowSums *sums, const S *x, const S *t, std::ptrdiff_t n, double m, bool is_masked, std::ptrdiff_t prefetch_distance
+) {
+    if (!is_masked) add_distribution<false>(sums, x, t, n, m, prefetch_distance);
+    if (is_masked || sums->cross.sum != sums->cross.sum) add_distribution<true>(sums, x, t, n, m, prefetch_distance);
 }
 
 template <class S> void multiply(S *v, double factor, std::ptrdiff_t n) {

@@ -304,9 +304,12 @@ template <class S, int N> SOFTXENT_INLINE Pack<S, N> fma(const Pack<S, N> &a, co
 template <int N> SOFTXENT_INLINE Pack<double, N> exact_fma(const Pack<double, N> &a, const Pack<double, N> &b, const Pack<double, N> &c) {
     return map([](auto x, auto y, auto z) { return isa::exact_fma(x, y, z); }, a, b, c);
 }
-// The larger of the two; b where either is NaN.
+// The larger, or the smaller, of the two; b where either is NaN.
 template <class S, int N> SOFTXENT_INLINE Pack<S, N> maximum(const Pack<S, N> &a, const Pack<S, N> &b) {
     return map([](auto x, auto y) { return isa::maximum(x, y); }, a, b);
+}
+template <class S, int N> SOFTXENT_INLINE Pack<S, N> minimum(const Pack<S, N> &a, const Pack<S, N> &b) {
+    return map([](auto x, auto y) { return isa::minimum(x, y); }, a, b);
 }
 // yes where a byte is not 0, else no, lane by lane.
 template <class S, int N> SOFTXENT_INLINE Pack<S, N> select_bytes(const unsigned char *bytes, const Pack<S, N> &yes, const Pack<S, N> &no) {
