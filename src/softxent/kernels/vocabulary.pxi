@@ -71,6 +71,7 @@ cdef extern from "math/exp.hpp" namespace "softxent" nogil:
     cdef cppclass RowUnit[T]:
         T shift
         T n0
+        T lowest
         RowUnit()
         RowUnit(T m)
 
@@ -211,6 +212,7 @@ cdef extern from "row/finish.hpp" namespace "softxent" nogil:
 
 cdef extern from "row/sweeps.hpp" namespace "softxent" nogil:
     double row_max[T](const T* x, Py_ssize_t n)
+    double row_range[T](const T* x, Py_ssize_t n, double* least)
     double finite_size[T](const T* x, Py_ssize_t n)
     bint are_moderate[T](const T* x, Py_ssize_t n)
     cdef cppclass Taken:

@@ -23,14 +23,13 @@ cdef enum:
     PREFETCHED_ROW = 65536      # classes: a longer next row would drive this one out of the cache
 
 
-cdef inline void visit_stretch(
-    RowSums* sums, DiagnosticSums* diagnostics, const RowArrays[real]* row, const Formula* formula, Py_ssize_t start,
-    Py_ssize_t n, double m, RowUnit[real] unit, Py_ssize_t prefetch_distance
+cdef inline void find_target(
+    RowSums* sums, const RowArrays[real]* row, const Formula* formula, Py_ssize_t start, Py_ssize_t n, double m,
+    Py_ssize_t prefetch_distance
 ) noexcept nogil:
-    """Target and exponentials of the n classes from `start` on, of a row whose maximum is m."""
+    """What the target adds to the sums of the n classes from `start` on, of a row whose maximum is m."""
     cdef const real* x = row.x + start
     sums.clear()
-    # exp_sum may overwrite x, so it comes last.
     if row.target.distribution != NULL:
         find_distribution(
             sums, x, row.target.distribution + start, n, m, row.allowed != NULL, prefetch_distance)
@@ -40,6 +39,16 @@ cdef inline void visit_stretch(
         sums.gaps = gap_sum(x, n, m)
     if not (is_finite(sums.cross.sum) and is_finite(sums.gaps.sum)) and may_have_overflowed(row, start, n):
         find_far_gaps(sums, row, formula, start, n, m, 1)
+
+
+cdef inline void visit_stretch(
+    RowSums* sums, DiagnosticSums* diagnostics, const RowArrays[real]* row, const Formula* formula, Py_ssize_t start,
+    Py_ssize_t n, double m, RowUnit[real] unit, Py_ssize_t prefetch_distance
+) noexcept nogil:
+    """Target and exponentials of the n classes from `start` on, of a row whose maximum is m."""
+    cdef const real* x = row.x + start
+    find_target(sums, row, formula, start, n, m, prefetch_distance)
+    # exp_sum may overwrite x, so it comes last.
     if row.diagnostics != NULL:
         sums.R = exp_and_diagnostic_sums(x, n, sums.argmax, unit, m, diagnostics, prefetch_distance)
     else:
@@ -485,6 +494,9 @@ cdef inline bint visit_row_of(
         row.diagnostics = &diagnostics
     if job.prefetching and job.logits.loadable and n <= PREFETCHED_ROW and i + 1 < job.n_rows:
         prefetch_distance = <real*> row_address(&job.logits, i + 1) - x
+    if is_long(job, &row):
+        visit_long_row(&row, &job.formula, &job.scale, job.streaming, numbers, k)
+        return False
     if row.copy == NULL:
         if next_counts and job.has_grad and n <= STRETCH:
             next_row = <real*> row_address(&job.logits, i + 1)

@@ -58,6 +58,18 @@ template <class S> SOFTXENT_INLINE double row_max(const S *x, std::ptrdiff_t n) 
     return most.value();
 }
 
+// The same, and the smallest such number.
+template <class S> double row_range(const S *x, std::ptrdiff_t n, double *least) {
+    Largest<S> most, minus;
+    sweep<S>(0, n, [&](auto p, std::ptrdiff_t i, auto count) {
+        auto v = load_some(p, x + i, count, static_cast<double>(x[0]));
+        most.add(v);
+        minus.add(decltype(p)(0) - v);
+    }, line_start(x, n));
+    *least = -minus.value();
+    return most.value();
+}
+
 // The largest absolute value of a finite number.
 template <class S> double finite_size(const S *x, std::ptrdiff_t n) {
     Largest<S> sizes, finite_sizes;

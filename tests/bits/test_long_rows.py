@@ -1,0 +1,70 @@
+"""Rows that are read from memory once, stretch by stretch, have the bits of those that are read twice."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from support import FLOATS, assert_same_results
+
+import softxent as sx
+
+pytestmark = pytest.mark.usefixtures("level")
+
+N_CLASSES = 70_001
+
+
+def rising(x: np.ndarray) -> np.ndarray:
+    return x + np.linspace(0, 400, N_CLASSES)
+
+
+def falling(x: np.ndarray) -> np.ndarray:
+    return x - np.linspace(0, 900, N_CLASSES)
+
+
+def far_apart(x: np.ndarray) -> np.ndarray:
+    return x * 30
+
+
+def offset(x: np.ndarray) -> np.ndarray:
+    """The exponentials of some stretches are relative to their maximum, those of others are not."""
+    x[:, -1] = 700
+    return x + np.array([[0], [300], [500], [690]])
+
+
+def confident_at_the_end(x: np.ndarray) -> np.ndarray:
+    x[:, -5] = 120
+    return x * 1e-3
+
+
+def with_ties(x: np.ndarray) -> np.ndarray:
+    return x.round()
+
+
+def partly_infinite(x: np.ndarray) -> np.ndarray:
+    x[:, :40_000] = -np.inf
+    x[1] = -np.inf
+    x[2, 5] = np.nan
+    x[3, 7] = np.inf
+    return x
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize(
+    "make",
+    [rising, falling, far_apart, offset, confident_at_the_end, with_ties, partly_infinite],
+    ids=lambda f: f.__name__,
+)
+def test_any_long_row(make: Any, dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    logits = make(rng.normal(size=(4, N_CLASSES))).astype(dtype)
+    argmax = logits.argmax(axis=1)
+    some = rng.integers(N_CLASSES, size=4)
+    without = np.ones(N_CLASSES, dtype)
+    without[argmax[0]] = 0
+    for targets in (argmax, some, (np.stack([some, argmax, some], axis=1), rng.random((4, 3)).astype(dtype))):
+        for options in ({}, {"weight": without}, {"sample_weight": [1, 1e-38, 3, 1e-300]}, {"z_loss": 1e-3}):
+            in_place = logits.copy()
+            expected = sx.value_and_grad(in_place, targets, out=in_place, reduction="none", **options)
+            loss, grad = sx.value_and_grad(logits, targets, reduction="none", **options)
+            assert_same_results((loss, grad), expected)
+            assert_same_results([sx.cross_entropy(logits, targets, reduction="none", **options)], [loss])
