@@ -1,9 +1,9 @@
 # Rows that do not fit into the caches near the core, visited so that memory is read once.
 #
-# The wide kernel reads the logits twice: for the maximum, then for the exponentials. Here each stretch is read once from
-# memory, while the next one is prefetched. Its exponentials are counted in the unit that follows from the maximum so far.
-# When all maxima are known, the sums are brought to the unit of the row. Units are powers of two, so nothing is rounded
-# and the bits are those of the wide kernel. A stretch where that would not hold is visited again.
+# The wide kernel reads the logits twice: for the maximum, then for the exponentials. Here each stretch is read once
+# from memory, while the next one is prefetched. Its exponentials are counted in the unit that follows from the maximum
+# so far. When all maxima are known, the sums are brought to the unit of the row. Units are powers of two, so nothing is
+# rounded and the bits are those of the wide kernel. A stretch where that would not hold is visited again.
 
 
 cdef inline bint is_long(const Job* job, const RowArrays[real]* row) noexcept nogil:
