@@ -18,6 +18,7 @@ from softxent._options import Given, MeanCall, Options, RowsCall, SumCall, read_
 from softxent.call._call import OVERLAPS, team_size
 
 NATIVE_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))  # in the byte order of the machine
+NATIVE_HALF = np.dtype(np.float16)
 # Whether each divides by the weight of the rows, and whether it returns the loss of each row.
 REDUCTIONS = {"mean": (True, False), "sum": (False, False), "none": (False, True)}
 
@@ -236,13 +237,16 @@ def visit(
     threads = _threads.setting if n_threads is None else _threads.checked(n_threads, "n_threads")
     if (
         type(logits) is np.ndarray
-        and logits.dtype in NATIVE_FLOATS
+        and (logits.dtype in NATIVE_FLOATS or logits.dtype == NATIVE_HALF)
         and (not per_row or logits.ndim > 0)  # the modulus below; else a kernel refuses scalars
         and type(axis) is int
         and -64 <= axis < 64  # no array has more axes; a C integer holds it
         and not (_threads.in_forked_child and threads != 1)
     ):
-        losses = np.empty(shape_without(logits.shape, axis % logits.ndim), logits.dtype) if per_row else None
+        losses = None
+        if per_row:
+            dtype = logits.dtype if logits.dtype != NATIVE_HALF else np.float32
+            losses = np.empty(shape_without(logits.shape, axis % logits.ndim), dtype)
         grad = np.empty(logits.shape, logits.dtype) if with_grad and out is None else out
         loss = _kernels.run(logits, targets, axis, losses, grad, mean, threads, given, diagnostics)
         if type(loss) is float:
