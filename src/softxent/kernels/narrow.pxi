@@ -9,7 +9,7 @@
 # kernel takes the whole group.
 
 
-cdef inline void find_m(LaneGroup[real]* group, const real* x, Py_ssize_t n, RowNumbers* numbers) noexcept nogil:
+cdef inline void find_m(LaneGroup[real]* group, const real* x, Py_ssize_t n, LaneNumbers* numbers) noexcept nogil:
     """The maximum of each lane (NaNs are ignored), the unit that follows from it, and its exponential."""
     cdef Lanes[real] m = Lanes[real](-INFINITY)
     cdef Py_ssize_t i
@@ -23,37 +23,8 @@ cdef inline void find_m(LaneGroup[real]* group, const real* x, Py_ssize_t n, Row
     store(group.e_m, exp(m, group.unit))
 
 
-cdef inline void find_labels(
-    LaneGroup[real]* group, const real* x, const real* class_weight, Py_ssize_t count, RowNumbers* numbers
-) noexcept nogil:
-    """As find_sparse, for each lane, with its label as the only entry; only the first `count` lanes have a label."""
-    cdef real[MAX_LANES] picked
-    cdef Lanes[real] none = Lanes[real](-1)
-    cdef Py_ssize_t i
-    for i in range(count, lanes_of(x)):
-        group.label[i] = 0
-    for i in range(lanes_of(x)):
-        group.label_logit[i] = x[group.label[i] * lanes_of(x) + i]
-    for i in range(lanes_of(x)):
-        numbers.mass[i] = 1
-        numbers.cross[i] = <double> group.m[i] - <double> group.label_logit[i]
-        group.rest[i] = 0
-        group.label_class[i] = <real> group.label[i]
-    store(group.label_amount, Lanes[real](1))
-    store(group.argmax, select_equal(
-        load_lanes(group.label_logit), load_lanes(group.m), load_lanes(group.label_class), none))
-    if class_weight != NULL:
-        for i in range(lanes_of(x)):
-            picked[i] = class_weight[group.label[i]]
-        store(group.label_amount, load_lanes(&picked[0]))
-        for i in range(lanes_of(x)):
-            numbers.mass[i] = picked[i]
-            numbers.cross[i] = picked[i] * numbers.cross[i] if picked[i] != 0 else 0
-        store(group.argmax, select_equal(load_lanes(&picked[0]), Lanes[real](0), none, load_lanes(group.argmax)))
-
-
 cdef void find_distributions(
-    LaneGroup[real]* group, const real* x, const real* t, Py_ssize_t n, RowNumbers* numbers
+    LaneGroup[real]* group, const real* x, const real* t, Py_ssize_t n, LaneNumbers* numbers
 ) noexcept nogil:
     """As find_distribution, for each lane; a row is one stretch."""
     cdef Lanes[real] argmax = Lanes[real](-1), at_argmax = Lanes[real](0), m = load_lanes(group.m)
@@ -86,7 +57,7 @@ cdef void read_target_of_lane(
 
 
 cdef void find_sparse_of_lanes(
-    const Job* job, Py_ssize_t i, Py_ssize_t count, LaneGroup[real]* group, const real* x, RowNumbers* numbers
+    const Job* job, Py_ssize_t i, Py_ssize_t count, LaneGroup[real]* group, const real* x, LaneNumbers* numbers
 ) noexcept nogil:
     """As find_sparse, for each lane."""
     cdef Target[real] target
@@ -121,7 +92,7 @@ cdef void build_targets_of_lanes(
 
 
 cdef void smooth_lanes(
-    LaneGroup[real]* group, const real* x, const Formula* formula, Py_ssize_t n, double* share, RowNumbers* numbers
+    LaneGroup[real]* group, const real* x, const Formula* formula, Py_ssize_t n, double* share, LaneNumbers* numbers
 ) noexcept nogil:
     """As smooth_sums, for each lane; the share of each class goes to `share`."""
     cdef double[MAX_LANES] gaps
@@ -137,26 +108,9 @@ cdef void smooth_lanes(
         i += ROWS_AT_ONCE
 
 
-cdef inline void take_exponentials(
-    LaneGroup[real]* group, real* x, Py_ssize_t n, const NextRows* next_logits, const NextRows* next_grad,
-    RowNumbers* numbers
-) noexcept nogil:
-    """The logits become exponentials; R of each lane is their sum. Meanwhile the next group is prefetched."""
-    cdef LanesUnit[real] unit = group.unit
-    cdef real[MAX_LANES] taken_off
-    cdef Py_ssize_t c
-    for c in range(n):
-        ask_for(next_logits, c)
-        ask_for(next_grad, c)
-        store(x + c * lanes_of(x), exp(load_lanes(x + c * lanes_of(x)), unit))
-    store(taken_off, select_equal(
-        load_lanes(group.argmax), Lanes[real](-1), load_lanes(group.e_m), Lanes[real](0)))
-    lane_sums(x, n, group.argmax, &taken_off[0], numbers.R, numbers.R_low)
-
-
 cdef void find_diagnostics_of_lanes(
     const Job* job, Py_ssize_t i, Py_ssize_t count, LaneGroup[real]* group, const real* x,
-    const real* e, Py_ssize_t n, RowNumbers* numbers
+    const real* e, Py_ssize_t n, LaneNumbers* numbers
 ) noexcept nogil:
     """As find_diagnostics, for each lane, from logits x and their exponentials e."""
     cdef Lanes[real] m = load_lanes(group.m), argmax = Lanes[real](-1)
@@ -192,7 +146,7 @@ cdef inline double smallest_scale(const real* tag) noexcept nogil:
     return 1024 * unit_size(tag) * smallest_normal(tag)
 
 
-cdef void find_pulls(const real* tag, const Formula* formula, double* pull, RowNumbers* numbers) noexcept nogil:
+cdef void find_pulls(const real* tag, const Formula* formula, double* pull, LaneNumbers* numbers) noexcept nogil:
     """What a z-loss adds to the mass of each lane."""
     cdef Py_ssize_t i = 0
     while i < lanes_of(tag):
@@ -203,7 +157,7 @@ cdef void find_pulls(const real* tag, const Formula* formula, double* pull, RowN
 
 cdef inline bint finish_lanes(
     LaneGroup[real]* group, const real* e, const Formula* formula, double* share, double* scales, bint scales_suffice,
-    RowNumbers* numbers
+    LaneNumbers* numbers
 ) noexcept nogil:
     """The numbers that make the gradient of the exponentials, as in finish_row.
 
@@ -343,7 +297,7 @@ cdef inline bint transform_tiles(
 
 cdef inline bint find_targets(
     const Job* job, Py_ssize_t i, Py_ssize_t count, LaneGroup[real]* group, Tiles[real]* tiles, double* share,
-    RowNumbers* numbers
+    LaneNumbers* numbers
 ) noexcept nogil:
     """Maximum and target of each lane, smoothed; False if a sum of gaps leaves its range."""
     cdef real* x = tiles.x
@@ -352,7 +306,7 @@ cdef inline bint find_targets(
     if tiles.t != NULL:
         find_distributions(group, x, tiles.t, n, numbers)
     elif job.kind == LABELS:
-        find_labels(group, x, <real*> job.class_weight, count, numbers)
+        find_labels(group, x, <real*> job.class_weight, numbers[0])
     else:
         find_sparse_of_lanes(job, i, count, group, x, numbers)
     if job.formula.smoothing != 0:
@@ -367,7 +321,7 @@ cdef inline bint find_targets(
 
 
 cdef bint visit_lanes(
-    const Job* job, Py_ssize_t i, Py_ssize_t count, int64_t* label, const real* tag, RowNumbers* numbers
+    const Job* job, Py_ssize_t i, Py_ssize_t count, int64_t* label, const real* tag, LaneNumbers* numbers
 ) noexcept nogil:
     """As visit_row_of, for `count` rows from i on, at most as many as there are lanes; all tiles are on the stack.
 
@@ -397,7 +351,7 @@ cdef bint visit_lanes(
             next_grad = find_next_rows(&job.grad, i + count, count, n)
     if tiles.kept_logits != NULL:
         memcpy(tiles.kept_logits, x, size * sizeof(real))
-    take_exponentials(&group, x, n, &next_logits, &next_grad, numbers)
+    take_exponentials_of_lanes(&group, x, n, next_logits, next_grad, numbers[0])
     if tiles.kept_logits != NULL:
         find_diagnostics_of_lanes(job, i, count, &group, tiles.kept_logits, x, n, numbers)
     if not job.has_grad:
@@ -418,10 +372,19 @@ cdef bint visit_lanes(
 
 
 cdef void visit_one_by_one(
-    const Job* job, Py_ssize_t i, Py_ssize_t count, int64_t* label, const real* tag, RowNumbers* numbers
+    const Job* job, Py_ssize_t i, Py_ssize_t count, int64_t* label, const real* tag, RowNumbers* numbers, int k
 ) noexcept nogil:
-    """Visit `count` rows of the narrow kernel by the wide one, which takes any numbers."""
+    """Visit a group of rows by the wide kernel, which takes any numbers."""
     cdef Tile[real] scratch
-    cdef Py_ssize_t k
-    for k in range(count):
-        visit_row_of(job, i + k, label + k, scratch.space, 1, numbers, k, False, False)
+    cdef Py_ssize_t lane
+    for lane in range(count):
+        visit_row_of(job, i + lane, label + lane, scratch.space, 1, numbers, k + lane, False, False)
+
+
+cdef inline void visit_group(
+    const Job* job, Py_ssize_t i, Py_ssize_t count, int64_t* label, const real* tag, RowNumbers* numbers, int k
+) noexcept nogil:
+    """Visit `count` rows from i on, at most as many as there are lanes; the first is row k of `numbers`."""
+    cdef LaneNumbers of_lanes = LaneNumbers(numbers[0], k)
+    if not visit_lanes(job, i, count, label, tag, &of_lanes):
+        visit_one_by_one(job, i, count, label, tag, numbers, k)

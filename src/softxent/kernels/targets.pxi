@@ -29,12 +29,12 @@ cdef inline void begin_rows(
 ) noexcept nogil:
     """Read labels and weights of `count` rows from i on. The weights are multiplied by job.unit.
 
-    Rows that do not count get the weight 0, and lanes after the last row get job.unit. If the product underflows to 0,
+    Rows that do not count get the weight 0. Those after the last row get the weight job.unit and the label 0. If the product underflows to 0,
     the weight is the smallest number, because its row counts.
     """
     cdef LabelRange labels = label_range(job)
     cdef Py_ssize_t k
-    for k in range(MAX_LANES):
+    for k in range(MAX_ROWS):
         weight[k] = job.unit
     if job.has_sample_weight:
         read_numbers(&job.sample_weight, i, count, weight)
@@ -47,6 +47,8 @@ cdef inline void begin_rows(
         # Labels were checked, but another thread may have changed them since. read_labels gives 0 for what is no
         # class: the result is wrong then, but no other memory is touched.
         read_labels(&job.targets, i, count, &labels, label)
+        for k in range(count, MAX_ROWS):
+            label[k] = 0
     if job.has_ignored:
         for k in range(count):
             if label[k] < 0:
@@ -100,14 +102,14 @@ cdef double target_mass(const Job* job, Py_ssize_t i, const real* one) noexcept 
 cdef double total_weight(const Job* job, const real* one) noexcept nogil:
     """The sum of the weights of all rows; a row of weight 0 adds nothing, even if its class weight is infinite."""
     cdef Sum[double] total
-    cdef double[MAX_LANES] weight
-    cdef int64_t[MAX_LANES] label
+    cdef double[MAX_ROWS] weight
+    cdef int64_t[MAX_ROWS] label
     cdef Py_ssize_t i = 0, count, k
     cdef double rounded
     if not job.has_sample_weight and not job.has_ignored and job.class_weight == NULL:
         return job.n_rows * job.unit
     while i < job.n_rows:
-        count = min(job.n_rows - i, <Py_ssize_t> MAX_LANES)
+        count = min(job.n_rows - i, <Py_ssize_t> MAX_ROWS)
         begin_rows(job, i, count, label, weight)
         if job.class_weight != NULL:
             for k in range(count):
@@ -124,14 +126,14 @@ cdef double total_weight(const Job* job, const real* one) noexcept nogil:
 
 cdef double largest_weight(const Job* job) noexcept nogil:
     """The largest absolute value of the weights of rows."""
-    cdef double[MAX_LANES] weight
-    cdef int64_t[MAX_LANES] label
+    cdef double[MAX_ROWS] weight
+    cdef int64_t[MAX_ROWS] label
     cdef double largest = 0
     cdef Py_ssize_t i = 0
     while i < job.n_rows:
-        begin_rows(job, i, min(job.n_rows - i, <Py_ssize_t> MAX_LANES), label, weight)
-        largest = max(largest, largest_size(weight, min(job.n_rows - i, <Py_ssize_t> MAX_LANES)))
-        i += MAX_LANES
+        begin_rows(job, i, min(job.n_rows - i, <Py_ssize_t> MAX_ROWS), label, weight)
+        largest = max(largest, largest_size(weight, min(job.n_rows - i, <Py_ssize_t> MAX_ROWS)))
+        i += MAX_ROWS
     return largest
 
 

@@ -38,8 +38,9 @@ cdef extern from "vec/vec.hpp" namespace "softxent" nogil:
         T* space
 
     Py_ssize_t in_quarter[T](const T*)
-    void pad_rows[T](const T* rows, Py_ssize_t n, Py_ssize_t count, T* padded)
-    void unpad_rows[T](const T* padded, Py_ssize_t n, Py_ssize_t count, T* rows)
+    bint is_short[T](const T*, Py_ssize_t n)
+    void short_rows_to_lanes[T](const T* rows, Py_ssize_t n, Py_ssize_t count, T* tile, T* staging)
+    void lanes_to_short_rows[T](const T* tile, Py_ssize_t n, Py_ssize_t count, T* rows, T* staging)
     void rows_to_lanes[T](T** at, Py_ssize_t n, T* tile)
     void lanes_to_rows[T](const T* tile, Py_ssize_t n, T** at)
     Vec[T] maximum[T](Vec[T], Vec[T])
@@ -100,6 +101,18 @@ cdef extern from "row/numbers.hpp" namespace "softxent" nogil:
         double* cross
         double* weight
         double* unit
+
+    cdef cppclass LaneNumbers:
+        LaneNumbers()
+        LaneNumbers(RowNumbers&, Py_ssize_t k)
+        double* R
+        double* R_low
+        double* m
+        double* m_shifted
+        double* n0
+        double* mass
+        double* cross
+        double* weight
 
     cdef cppclass Denominator[T, D]:
         D sum
@@ -216,6 +229,12 @@ cdef extern from "row/lanes.hpp" namespace "softxent" nogil:
         T* own_grad
         LanesUnit[T] unit
 
+    cdef cppclass NextRows:
+        NextRows()
+        NextRows(const char* start, Py_ssize_t step)
+        const char* start
+        Py_ssize_t step
+
     cdef cppclass Tiles[T]:
         Tiles()
         T* x
@@ -224,6 +243,9 @@ cdef extern from "row/lanes.hpp" namespace "softxent" nogil:
         T* kept_logits
         T* staging
 
+    void find_labels[T](LaneGroup[T]*, const T* x, const T* class_weight, const LaneNumbers&)
+    void take_exponentials_of_lanes[T](
+        LaneGroup[T]*, T* x, Py_ssize_t n, const NextRows& next_logits, const NextRows& next_grad, const LaneNumbers&)
     void lane_sums[T](const T* v, Py_ssize_t n, const T* left_out, const T* taken_off, double* values, double* rounded)
     void lane_gap_sums[T](const T* x, Py_ssize_t n, const T* m, double* values)
     void lane_gaps[T](
@@ -259,3 +281,4 @@ ctypedef fused real:
 cdef enum:
     MAX_LANES = 32              # of Lanes[float]
     ROWS_AT_ONCE = 8            # lanes of Vec[double]
+    MAX_ROWS = 64               # of RowNumbers

@@ -4,46 +4,93 @@
 #include <cstdint>
 
 #include "../math/exp.hpp"
+#include "finish.hpp"
 #include "target.hpp"
 
 namespace softxent {
 
+// The number c of a class, in all lanes. Loaded from a table, because to convert c takes longer.
+template <class S> inline constexpr auto CLASS_NUMBERS = [] {
+    struct { S number[TILE_BYTES / LANE_BYTES]; } all{};
+    for (int c = 0; c < TILE_BYTES / LANE_BYTES; ++c) all.number[c] = static_cast<S>(c);
+    return all;
+}();
+template <class P, class S> SOFTXENT_INLINE P class_number(const S *, std::ptrdiff_t c) {
+    P out;
+    repeat<P::registers>([&](auto i) { out.r[i] = isa::broadcast(CLASS_NUMBERS<S>.number[c]); });
+    return out;
+}
+
+// N Vecs of a tile, for classes that are a Vec's worth of classes apart.
+template <int N, class S> SOFTXENT_INLINE Pack<S, N * registers_of_vec<S>> load_classes(const S *v) {
+    Pack<S, N * registers_of_vec<S>> out;
+    repeat<N>([&](auto j) { set_registers<j * registers_of_vec<S>>(&out, load(v + j * Vec<S>::lanes * Lanes<S>::lanes)); });
+    return out;
+}
+template <int N, class S> SOFTXENT_INLINE void store_classes(S *v, const Pack<S, N * registers_of_vec<S>> &all) {
+    repeat<N>([&](auto j) {
+        store(v + j * Vec<S>::lanes * Lanes<S>::lanes, registers_from<registers_of_vec<S>, j * registers_of_vec<S>>(all));
+    });
+}
+// v, which is of the classes c, ..., but 0 in lanes that leave a class out.
+template <int N, class S>
+SOFTXENT_INLINE Pack<S, N * registers_of_vec<S>> all_but(const S *left_out, const Pack<S, N * registers_of_vec<S>> &v, std::ptrdiff_t c) {
+    Pack<S, N * registers_of_vec<S>> out;
+    Vec<S> left = load(left_out);
+    repeat<N>([&](auto j) {
+        constexpr int i = j * registers_of_vec<S>;
+        set_registers<i>(&out, select_equal(
+            class_number<Vec<S>>(left_out, c + j * Vec<S>::lanes), left, Vec<S>(0), registers_from<registers_of_vec<S>, i>(v)));
+    });
+    return out;
+}
+
 // For every lane of a tile, the sum over its n classes minus taken_off, with the bits of the wide kernel's sums.
-// term(lane, c) is what class c adds, a Vec for the rows from `lane` on. `rounded` gets what `values` round off.
+// terms(part, c, N) is what N classes add, the first of which is c: N Vecs for the rows of that part of the lanes.
+// `rounded` gets what `values` round off.
 template <class S, class F>
-SOFTXENT_INLINE void lane_sums_of(F term, std::ptrdiff_t n, const S *taken_off, double *values, double *rounded) {
+SOFTXENT_INLINE void lane_sums_of(F terms, std::ptrdiff_t n, const S *taken_off, double *values, double *rounded) {
     constexpr int step = Vec<S>::lanes, block = Block<S>::lanes;
+    const std::integral_constant<int, 1> one;
+    const std::integral_constant<int, block / step> four;
     const std::ptrdiff_t blocks_end = n - n % block;
     const int count = n < step ? static_cast<int>(n) : step;
     decltype(Sum<S>::sum) slots[step];
-    for (int lane = 0; lane < Lanes<S>::lanes; lane += step) {
-        const auto four = [&](std::ptrdiff_t c) {
-            return (term(lane, c) + term(lane, c + 2 * step)) + (term(lane, c + step) + term(lane, c + 3 * step));
-        };
+    repeat<Lanes<S>::lanes / step>([&](auto part) {
         for (int i = 0; i < count; ++i) {
-            Sum<S> sum(blocks_end > 0 ? four(i) : term(lane, i));
-            std::ptrdiff_t c = i + (blocks_end > 0 ? block : step);
-            for (; c < blocks_end; c += block) sum.add(four(c));
-            for (; c < n; c += step) sum.add(term(lane, c));
+            std::ptrdiff_t c = i;
+            Sum<S> sum;
+            if (blocks_end > 0) {
+                sum = Sum<S>(fold_sum(terms(part, c, four)));
+                for (c += block; c < blocks_end; c += block) sum.add(fold_sum(terms(part, c, four)));
+            } else {
+                sum = Sum<S>(terms(part, c, one));
+                c += step;
+            }
+            for (; c < n; c += step) sum.add(terms(part, c, one));
             slots[i] = sum.sum;
         }
-        Sum<S>::values_minus(slots, count, taken_off + lane, values + lane, rounded + lane);
-    }
-}
-template <class S> SOFTXENT_INLINE Vec<S> all_but(const Vec<S> &left_out, const S *v, std::ptrdiff_t c) {
-    return select_equal(Vec<S>(static_cast<double>(c)), left_out, Vec<S>(0), load(v + c * Lanes<S>::lanes));
+        Sum<S>::values_minus(slots, count, taken_off + part * step, values + part * step, rounded + part * step);
+    });
 }
 // The sums of v, without the class that each lane leaves out.
 template <class S>
 void lane_sums(const S *v, std::ptrdiff_t n, const S *left_out, const S *taken_off, double *values, double *rounded) {
-    lane_sums_of([=](int lane, std::ptrdiff_t c) { return all_but(load(left_out + lane), v + lane, c); }, n, taken_off, values, rounded);
+    lane_sums_of([=](auto part, std::ptrdiff_t c, auto count) {
+        constexpr int lane = part * Vec<S>::lanes;
+        return all_but<count>(left_out + lane, load_classes<count>(v + lane + c * Lanes<S>::lanes), c);
+    }, n, taken_off, values, rounded);
 }
 // The sums of m - x.
 template <class S> void lane_gap_sums(const S *x, std::ptrdiff_t n, const S *m, double *values) {
     constexpr int lanes = Lanes<S>::lanes;
     const S nothing[lanes] = {};
     double rounded[lanes];
-    lane_sums_of([=](int lane, std::ptrdiff_t c) { return load(m + lane) - load(x + lane + c * lanes); }, n, nothing, values, rounded);
+    lane_sums_of([=](auto part, std::ptrdiff_t c, auto count) {
+        constexpr int lane = part * Vec<S>::lanes;
+        Vec<S> most = load(m + lane);
+        return for_lanes<Pack<S, count * registers_of_vec<S>>>(most) - load_classes<count>(x + lane + c * lanes);
+    }, n, nothing, values, rounded);
 }
 // For distributions t: the sums of t (m - x), and, unless `weights` is null, those of t without the class that each lane
 // leaves out, with what these round off in weights_low.
@@ -57,12 +104,12 @@ void lane_gaps(
     double rounded[step];
     decltype(Sum<S>::sum) gap_slots[step], weight_slots[step];
     for (int lane = 0; lane < lanes; lane += step, x += step, t += step) {
-        Vec<S> left = load(left_out + lane), largest = load(m + lane);
+        Vec<S> largest = load(m + lane);
         for (int i = 0; i < count; ++i) {
             Sum<S> gap, weight;
             for (std::ptrdiff_t c = i; c < n; c += step) {
                 gap.add_gaps(load(t + c * lanes), load(x + c * lanes), largest);
-                if (weights != nullptr) weight.add(all_but(left, t, c));
+                if (weights != nullptr) weight.add(all_but<1>(left_out + lane, load(t + c * lanes), c));
             }
             gap_slots[i] = gap.sum;
             weight_slots[i] = weight.sum;
@@ -128,6 +175,61 @@ template <class S> struct alignas(64) LaneGroup {
     LanesUnit<S> unit;
     std::int64_t *label;                                       // last, so that the arrays start at cache lines
 };
+
+// The label of each lane is the only entry of its target. As find_sparse, for each lane.
+template <class S>
+SOFTXENT_INLINE void find_labels(LaneGroup<S> *group, const S *x, const S *class_weight, const LaneNumbers &numbers) {
+    using L = Lanes<S>;
+    std::int32_t label[L::lanes];
+    for (int i = 0; i < L::lanes; ++i) label[i] = static_cast<std::int32_t>(group->label[i]);
+    for (int i = 0; i < L::lanes; ++i) group->label_class[i] = static_cast<S>(label[i]);
+    L logit = each_lane<L>([&](int i) { return x[label[i] * L::lanes + i]; }), amount(1), none(-1);
+    L argmax = select_equal(logit, load_lanes(group->m), load_lanes(group->label_class), none);
+    if (class_weight != nullptr) {
+        amount = each_lane<L>([&](int i) { return class_weight[label[i]]; });
+        argmax = select_equal(amount, L(0), none, argmax);
+    }
+    store(group->label_logit, logit);
+    store(group->label_amount, amount);
+    store(group->argmax, argmax);
+    store_as_double(numbers.mass, amount);
+    for (int i = 0; i < L::lanes; i += Vec<double>::lanes) {
+        Vec<double> gap = load_as_double(group->m + i) - load_as_double(group->label_logit + i);
+        if (class_weight != nullptr) gap = share_of(load_as_double(group->label_amount + i), gap);
+        store(numbers.cross + i, gap);
+        store(group->rest + i, Vec<double>(0));
+    }
+}
+
+// Memory of the next group of rows. While class c of this group is visited, LANE_BYTES are prefetched from start + c * step:
+// if a whole group were prefetched at once, the CPU would drop most of it. With a step of 0 these are the same lines again
+// and again, which costs next to nothing.
+struct NextRows {
+    const char *start;
+    std::ptrdiff_t step;
+    NextRows() = default;
+    NextRows(const char *p, std::ptrdiff_t bytes) : start(p), step(bytes) {}
+    SOFTXENT_INLINE void prefetch_for(std::ptrdiff_t c) const { prefetch(start + c * step, LANE_BYTES); }
+};
+
+// The logits become exponentials; R of each lane is their sum. Meanwhile the next group is prefetched.
+//
+// The sums are another sweep: the CPU has too many exponentials in flight already.
+template <class S>
+void take_exponentials_of_lanes(
+    LaneGroup<S> *group, S *x, std::ptrdiff_t n, const NextRows &next_logits, const NextRows &next_grad, const LaneNumbers &numbers
+) {
+    using L = Lanes<S>;
+    S taken_off[L::lanes];
+    store(taken_off, select_equal(load_lanes(group->argmax), L(-1), load_lanes(group->e_m), L(0)));
+    LanesUnit<S> unit = group->unit;
+    for (std::ptrdiff_t c = 0; c < n; ++c) {
+        next_logits.prefetch_for(c);
+        next_grad.prefetch_for(c);
+        store(x + c * L::lanes, exp(load_lanes(x + c * L::lanes), unit));
+    }
+    lane_sums(x, n, group->argmax, taken_off, numbers.R, numbers.R_low);
+}
 
 // Where the tiles of a group of rows stand: one after the other, as far as a call needs them, null where it does not.
 template <class S> struct Tiles {

@@ -141,12 +141,26 @@ template <class S> SOFTXENT_INLINE Vec<double> load_as_double(const S *p) {
     return out;
 }
 template <class S> SOFTXENT_INLINE void store_as_double(double *p, const Lanes<S> &v) {
-    S lanes[Lanes<S>::lanes];
-    store(lanes, v);
-    for (int i = 0; i < Lanes<S>::lanes; i += Vec<double>::lanes) store(p + i, load_as_double(lanes + i));
+    repeat<Lanes<S>::registers>([&](auto i) {
+        if constexpr (sizeof(S) == sizeof(double)) {
+            isa::store(p + i * Lanes<S>::width, v.r[i]);
+        } else {
+            Pack<double, 2> wide;
+            isa::widen(v.r[i], wide.r);
+            store(p + i * Lanes<S>::width, wide);
+        }
+    });
 }
 template <class S> SOFTXENT_INLINE void store_rounded(S *p, const Vec<double> &v) {
     repeat<registers_of_vec<double>>([&](auto i) { isa::store_rounded(p + i * Vec<double>::width, v.r[i]); });
+}
+
+// A number for each lane, from f(lane).
+template <class P, class F> SOFTXENT_INLINE P each_lane(F f) {
+    using S = decltype(f(0));
+    P out;
+    repeat<P::registers>([&](auto i) { out.r[i] = isa::each_lane<S>([&](int lane) { return f(i * P::width + lane); }); });
+    return out;
 }
 
 // Ask for memory that is soon to be read or overwritten; any address will do.
@@ -163,7 +177,7 @@ template <class S> struct alignas(64) Tile { S space[TILE_BYTES / sizeof(S)]; };
 // Squares of as many columns as rows are transposed within the 128-bit quarters of the registers, then between them. (A
 // quarter is what AVX-512 has four of, AVX2 two, and SSE2 and NEON one.) The other columns are done a quarter at a time,
 // and the last quarter may overlap the one before. So a row that is shorter than a quarter must be followed by memory
-// that may be read, or overwritten: see pad_rows.
+// that may be read, or overwritten.
 template <class S> constexpr std::ptrdiff_t in_quarter(const S *) { return 16 / sizeof(S); }
 
 template <class R, int WIDTH, int IN_QUARTER> SOFTXENT_INLINE void transpose_square(R *r) {
@@ -208,25 +222,47 @@ template <class S> SOFTXENT_INLINE void columns_to_rows(const S *columns, std::p
     }
 }
 
-// `count` rows of n elements, one after the other, to rows that are 16 bytes apart, and back. n is more than 1, and less
-// than 16 bytes hold: the elements that are copied beyond a row are those of the next one.
-template <class S> void pad_rows(const S *rows, std::ptrdiff_t n, std::ptrdiff_t count, S *padded) {
-    constexpr int quarter = 16 / sizeof(S);
-    for (std::ptrdiff_t i = 0; i < count - 1; ++i) std::memcpy(padded + i * quarter, rows + i * n, 16);
-    std::copy_n(rows + (count - 1) * n, n, padded + (count - 1) * quarter);
-}
-template <class S> void unpad_rows(const S *padded, std::ptrdiff_t n, std::ptrdiff_t count, S *rows) {
-    constexpr int quarter = 16 / sizeof(S);
-    for (std::ptrdiff_t i = 0; i < count - 1; ++i) std::memcpy(rows + i * n, padded + i * quarter, 16);
-    std::copy_n(padded + (count - 1) * quarter, n, rows + (count - 1) * n);
-}
-
 // Rows to columns and back, for as many rows as Lanes has lanes; a column is a Lanes.
 template <class S> void rows_to_lanes(const S *const *at, std::ptrdiff_t n, S *tile) {
     for (int i = 0; i < Lanes<S>::lanes; i += Lanes<S>::width) rows_to_columns(at + i, n, tile + i, Lanes<S>::lanes);
 }
 template <class S> void lanes_to_rows(const S *tile, std::ptrdiff_t n, S *const *at) {
     for (int i = 0; i < Lanes<S>::lanes; i += Lanes<S>::width) columns_to_rows(tile + i, Lanes<S>::lanes, n, at + i);
+}
+
+// The same for short rows, one right after the other. `staging` is for groups with fewer rows than lanes; the other
+// lanes hold zeros then.
+template <class S> constexpr bool is_short(const S *, std::ptrdiff_t n) { return sizeof(S) < sizeof(double) && (n == 2 || n == 3); }
+
+template <int N> SOFTXENT_INLINE void short_rows_to_lanes_of(const float *rows, float *tile) {
+    for (int i = 0; i < Lanes<float>::lanes; i += Lanes<float>::width) {
+        Register<float> r[N];
+        isa::load_columns<N>(rows + i * N, r);
+        for (int c = 0; c < N; ++c) isa::store(tile + c * Lanes<float>::lanes + i, r[c]);
+    }
+}
+template <int N> SOFTXENT_INLINE void lanes_to_short_rows_of(const float *tile, float *rows) {
+    for (int i = 0; i < Lanes<float>::lanes; i += Lanes<float>::width) {
+        Register<float> r[N];
+        for (int c = 0; c < N; ++c) r[c] = isa::load(tile + c * Lanes<float>::lanes + i);
+        isa::store_columns<N>(rows + i * N, r);
+    }
+}
+template <class S> void short_rows_to_lanes(const S *rows, std::ptrdiff_t n, std::ptrdiff_t count, S *tile, S *staging) {
+    if constexpr (sizeof(S) < sizeof(double)) {
+        if (count < Lanes<S>::lanes) {
+            std::fill_n(std::copy_n(rows, count * n, staging), (Lanes<S>::lanes - count) * n, S(0));
+            rows = staging;
+        }
+        n == 2 ? short_rows_to_lanes_of<2>(rows, tile) : short_rows_to_lanes_of<3>(rows, tile);
+    }
+}
+template <class S> void lanes_to_short_rows(const S *tile, std::ptrdiff_t n, std::ptrdiff_t count, S *rows, S *staging) {
+    if constexpr (sizeof(S) < sizeof(double)) {
+        S *to = count < Lanes<S>::lanes ? staging : rows;
+        n == 2 ? lanes_to_short_rows_of<2>(tile, to) : lanes_to_short_rows_of<3>(tile, to);
+        if (to == staging) std::copy_n(staging, count * n, rows);
+    }
 }
 
 // A row of halves as floats, or of floats as halves.
