@@ -9,20 +9,6 @@
 # kernel takes the whole group.
 
 
-cdef inline void find_m(LaneGroup[real]* group, const real* x, Py_ssize_t n, LaneNumbers* numbers) noexcept nogil:
-    """The maximum of each lane (NaNs are ignored), the unit that follows from it, and its exponential."""
-    cdef Lanes[real] m = Lanes[real](-INFINITY)
-    cdef Py_ssize_t i
-    for i in range(n):
-        m = maximum(load_lanes(x + i * lanes_of(x)), m)
-    group.unit = LanesUnit[real](m)
-    store_as_double(numbers.m, m)
-    store_as_double(numbers.m_shifted, m - group.unit.shift)
-    store_as_double(numbers.n0, group.unit.n0)
-    store(group.m, m)
-    store(group.e_m, exp(m, group.unit))
-
-
 cdef void find_distributions(
     LaneGroup[real]* group, const real* x, const real* t, Py_ssize_t n, LaneNumbers* numbers
 ) noexcept nogil:
@@ -138,14 +124,6 @@ cdef void find_diagnostics_of_lanes(
                 gaps[lane] / (R[lane] + group.e_m[lane]))
 
 
-cdef inline double smallest_scale(const real* tag) noexcept nogil:
-    """From this size of scale * mass on, the factor scale * mass / S is a normal number.
-
-    A tile has at most 512 classes, so S is below 1024 * unit_size.
-    """
-    return 1024 * unit_size(tag) * smallest_normal(tag)
-
-
 cdef void find_pulls(const real* tag, const Formula* formula, double* pull, LaneNumbers* numbers) noexcept nogil:
     """What a z-loss adds to the mass of each lane."""
     cdef Py_ssize_t i = 0
@@ -155,90 +133,23 @@ cdef void find_pulls(const real* tag, const Formula* formula, double* pull, Lane
         i += ROWS_AT_ONCE
 
 
-cdef inline bint finish_lanes(
-    LaneGroup[real]* group, const real* e, const Formula* formula, double* share, double* scales, bint scales_suffice,
-    LaneNumbers* numbers
-) noexcept nogil:
-    """The numbers that make the gradient of the exponentials, as in finish_row.
-
-    False if scale * mass of a row is so large or small that finish_row treats the row specially. `scales_suffice` says
-    that the scales alone rule this out.
-    """
-    cdef Vec[double] zero = Vec[double](0), none = Vec[double](-1), least = Vec[double](-INFINITY), most = zero
-    cdef double[MAX_LANES] pull
-    cdef Vec[double] R, e_m, mass, rest, scale, size, class_share = zero
-    cdef Denominator[real, Vec[double]] whole
-    cdef Factors[Vec[double]] factors
-    cdef Py_ssize_t i = 0
-    if formula.z_loss != 0:
-        find_pulls(e, formula, pull, numbers)
-    while i < lanes_of(e):
-        R = load(numbers.R + i)
-        e_m = load_as_double(group.e_m + i)
-        mass = load(numbers.mass + i)
-        rest = load(group.rest + i)
-        scale = load(scales + i)
-        if formula.z_loss != 0:
-            mass = mass + load(&pull[i])
-            rest = rest + load(&pull[i])
-        whole = Denominator[real, Vec[double]](R, load(numbers.R_low + i), e_m)
-        if formula.smoothing != 0:
-            class_share = load(share + i)
-        factors = find_factors(e, formula[0], whole, R, mass, rest, class_share, scale)
-        if not scales_suffice:
-            size = maximum(scale * mass, zero - scale * mass)
-            most = maximum(size, most)
-            least = maximum(select_equal(size, zero, least, zero - size), least)
-        store_rounded(group.factor + i, factors.factor)
-        store_rounded(group.minus + i, factors.minus)
-        if formula.smoothing != 0:
-            store_rounded(group.offset + i, factors.offset)
-        # Where R < e_m, the argmax has more than half of the probability.
-        store_rounded(group.own_class + i, select_equal(maximum(R, e_m), R, none, load_as_double(group.argmax + i)))
-        store_rounded(group.own_grad + i, factors.grad_at_argmax)
-        i += ROWS_AT_ONCE
-    return scales_suffice or (largest(most) <= largest_scale(e) and largest(least) <= -smallest_scale(e))
-
-
-cdef inline void take_gradients(
-    LaneGroup[real]* group, real* e, const real* t, bint smoothed, bint has_labels, Py_ssize_t n
-) noexcept nogil:
-    """The exponentials become the gradient; t has the distributions, or is NULL."""
-    cdef Gradient[Lanes[real]] gradient
-    cdef Lanes[real] own_class = load_lanes(group.own_class), own_grad = load_lanes(group.own_grad), label, g
-    cdef Py_ssize_t c, i
-    gradient.factor = load_lanes(group.factor)
-    gradient.offset = load_lanes(group.offset)
-    gradient.minus = load_lanes(group.minus)
-    gradient.smoothed = smoothed
-    if has_labels:
-        # The gradient at the label is set by itself: own_grad if the row is confident and right, else the usual one.
-        label = load_lanes(group.label_class)
-        g = gradient.minus_target(
-            gradient.of(exp(load_lanes(group.label_logit), group.unit)), load_lanes(group.label_amount))
-        own_grad = select_equal(own_class, label, own_grad, g)
-        own_class = label
-    for c in range(n):
-        i = c * lanes_of(e)
-        g = gradient.of(load_lanes(e + i))
-        if t != NULL:
-            g = gradient.minus_target(g, load_lanes(t + i))
-        store(e + i, select_equal(Lanes[real](<double> c), own_class, own_grad, g))
-
-
 cdef void subtract_sparse_of_lanes(
     const Job* job, Py_ssize_t i, Py_ssize_t count, LaneGroup[real]* group, real* g
 ) noexcept nogil:
     """As subtract_sparse, for each lane; then the gradient at its own class is set."""
     cdef Target[real] target
     cdef Gradient[double] gradient
+    cdef real[MAX_LANES] minus, own_class, own_grad
     cdef Py_ssize_t lane
+    store(&minus[0], group.gradient.minus)
+    store(&own_class[0], group.own_class)
+    store(&own_grad[0], group.own_grad)
     for lane in range(lanes_of(g)):
         read_target_of_lane(job, i, count, group, lane, &target)
-        gradient.minus = group.minus[lane]
+        gradient.minus = minus[lane]
         subtract_sparse(&gradient, g + lane, lanes_of(g), job.n_classes, &target, NULL)
-        if group.own_class[lane] >= 0:
-            g[<Py_ssize_t> group.own_class[lane] * lanes_of(g) + lane] = group.own_grad[lane]
+        if own_class[lane] >= 0:
+            g[<Py_ssize_t> own_class[lane] * lanes_of(g) + lane] = own_grad[lane]
 
 
 cdef inline bint find_scales(const Job* job, const double* weight, double* scales, const real* tag) noexcept nogil:
@@ -302,11 +213,11 @@ cdef inline bint find_targets(
     """Maximum and target of each lane, smoothed; False if a sum of gaps leaves its range."""
     cdef real* x = tiles.x
     cdef Py_ssize_t n = job.n_classes
-    find_m(group, x, n, numbers)
+    find_m(group, x, n, numbers[0])
     if tiles.t != NULL:
         find_distributions(group, x, tiles.t, n, numbers)
     elif job.kind == LABELS:
-        find_labels(group, x, <real*> job.class_weight, numbers[0])
+        find_labels(group, x, n, <real*> job.class_weight, numbers[0])
     else:
         find_sparse_of_lanes(job, i, count, group, x, numbers)
     if job.formula.smoothing != 0:
@@ -331,12 +242,12 @@ cdef bint visit_lanes(
     cdef Tiles[real] tiles
     cdef LaneGroup[real] group
     cdef Py_ssize_t n = job.n_classes, size = n * lanes_of(tag)
-    cdef double[MAX_LANES] scales, share
+    cdef double[MAX_LANES] scales, share, pull
     cdef bint mass_is_1 = (
         job.kind == LABELS and job.class_weight == NULL and job.formula.z_loss == 0 and not job.has_sample_weight
         and not job.has_ignored)
     cdef real* x = tile.space
-    cdef NextRows next_logits = NextRows(<char*> x, 0), next_grad = next_logits       # prefetches nothing new
+    cdef NextRows next_logits = NextRows(<char*> x, 0), next_grad = NextRows(<char*> x, 0)     # prefetches nothing new
     group.label = label
     read_tiles(job, i, count, x, &tiles)
     if job.has_grad and not find_scales(job, numbers.weight, scales, tag):
@@ -356,11 +267,13 @@ cdef bint visit_lanes(
         find_diagnostics_of_lanes(job, i, count, &group, tiles.kept_logits, x, n, numbers)
     if not job.has_grad:
         return True
+    if job.formula.z_loss != 0:
+        find_pulls(x, &job.formula, pull, numbers)
     if not finish_lanes(
-        &group, x, &job.formula, share, scales, mass_is_1 and fabs(scales[0]) >= smallest_scale(tag), numbers
+        &group, job.formula, share, pull, scales, mass_is_1 and fabs(scales[0]) >= smallest_scale(tag), numbers[0]
     ):
         return False
-    take_gradients(&group, x, tiles.t, job.formula.smoothing != 0, tiles.t == NULL and job.kind == LABELS, n)
+    take_gradients(group, x, tiles.t, tiles.t == NULL and job.kind == LABELS, n)
     if tiles.t == NULL and job.kind == SPARSE:
         subtract_sparse_of_lanes(job, i, count, &group, x)
     if tiles.slope != NULL:

@@ -222,12 +222,9 @@ cdef extern from "row/lanes.hpp" namespace "softxent" nogil:
         T* label_class
         T* label_logit
         T* label_amount
-        T* factor
-        T* offset
-        T* minus
-        T* own_class
-        T* own_grad
         LanesUnit[T] unit
+        Gradient[Lanes[T]] gradient
+        Lanes[T] own_class, own_grad
 
     cdef cppclass NextRows:
         NextRows()
@@ -243,7 +240,13 @@ cdef extern from "row/lanes.hpp" namespace "softxent" nogil:
         T* kept_logits
         T* staging
 
-    void find_labels[T](LaneGroup[T]*, const T* x, const T* class_weight, const LaneNumbers&)
+    double smallest_scale[T](const T*)
+    void find_m[T](LaneGroup[T]*, const T* x, Py_ssize_t n, const LaneNumbers&)
+    bint finish_lanes[T](
+        LaneGroup[T]*, const Formula&, const double* share, const double* pull, const double* scales,
+        bint scales_suffice, const LaneNumbers&)
+    void take_gradients[T](const LaneGroup[T]&, T* e, const T* t, bint has_labels, Py_ssize_t n)
+    void find_labels[T](LaneGroup[T]*, const T* x, Py_ssize_t n, const T* class_weight, const LaneNumbers&)
     void take_exponentials_of_lanes[T](
         LaneGroup[T]*, T* x, Py_ssize_t n, const NextRows& next_logits, const NextRows& next_grad, const LaneNumbers&)
     void lane_sums[T](const T* v, Py_ssize_t n, const T* left_out, const T* taken_off, double* values, double* rounded)

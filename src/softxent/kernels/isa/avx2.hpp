@@ -105,6 +105,9 @@ inline void widen(f32 v, f64 *out) {
     out[0] = _mm256_cvtps_pd(_mm256_castps256_ps128(v));
     out[1] = _mm256_cvtps_pd(_mm256_extractf128_ps(v, 1));
 }
+inline f32 narrow(f64 low, f64 high) {
+    return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm256_cvtpd_ps(low)), _mm256_cvtpd_ps(high), 1);
+}
 
 inline f64 load_as_double(const float *p) { return _mm256_cvtps_pd(_mm_loadu_ps(p)); }
 inline f64 load_as_double(const double *p) { return load(p); }

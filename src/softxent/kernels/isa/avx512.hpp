@@ -89,6 +89,9 @@ inline void widen(f32 v, f64 *out) {
     out[0] = _mm512_cvtps_pd(_mm512_castps512_ps256(v));
     out[1] = _mm512_cvtps_pd(_mm512_extractf32x8_ps(v, 1));
 }
+inline f32 narrow(f64 low, f64 high) {
+    return _mm512_insertf32x8(_mm512_castps256_ps512(_mm512_cvtpd_ps(low)), _mm512_cvtpd_ps(high), 1);
+}
 
 inline f64 load_as_double(const float *p) { return _mm512_cvtps_pd(_mm256_loadu_ps(p)); }
 inline f64 load_as_double(const double *p) { return load(p); }

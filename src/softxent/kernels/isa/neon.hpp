@@ -122,6 +122,7 @@ inline void widen(f32 v, f64 *out) {
     out[0] = vcvt_f64_f32(vget_low_f32(v));
     out[1] = vcvt_high_f64_f32(v);
 }
+inline f32 narrow(f64 low, f64 high) { return vcvt_high_f32_f64(vcvt_f32_f64(low), high); }
 
 inline f64 load_as_double(const float *p) { return vcvt_f64_f32(vld1_f32(p)); }
 inline f64 load_as_double(const double *p) { return load(p); }

@@ -101,6 +101,9 @@ SOFTXENT_INLINE f64 exponent(const f64 &v) {
 SOFTXENT_INLINE void widen(const f32 &v, f64 *out) {
     for (int i = 0; i < v.lanes; ++i) out[i / 2].lane[i % 2] = v.lane[i];
 }
+SOFTXENT_INLINE f32 narrow(const f64 &low, const f64 &high) {
+    return each_lane<float>([&](int i) { return static_cast<float>((i < 2 ? low : high).lane[i % 2]); });
+}
 
 template <class T> SOFTXENT_INLINE f64 load_as_double(const T *p) {
     return each_lane<double>([&](int i) { return p[i]; });

@@ -166,6 +166,7 @@ inline void widen(f32 v, f64 *out) {
     out[0] = _mm_cvtps_pd(v);
     out[1] = _mm_cvtps_pd(_mm_movehl_ps(v, v));
 }
+inline f32 narrow(f64 low, f64 high) { return _mm_movelh_ps(_mm_cvtpd_ps(low), _mm_cvtpd_ps(high)); }
 
 inline f64 load_as_double(const float *p) { return _mm_cvtps_pd(_mm_castsi128_ps(load_low(p))); }
 inline f64 load_as_double(const double *p) { return load(p); }

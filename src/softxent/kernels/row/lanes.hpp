@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 
 #include "../math/exp.hpp"
 #include "finish.hpp"
@@ -170,35 +171,57 @@ template <class S> struct alignas(64) LaneGroup {
     double rest[lanes];                                        // as in RowSums
     S label_class[lanes], label_logit[lanes];                  // the label as a number, and the logit there
     S label_amount[lanes];                                     // what the target gives to the label
-    S factor[lanes], offset[lanes], minus[lanes];              // of the Gradient
-    S own_class[lanes], own_grad[lanes];                       // the class whose gradient is set by itself, -1 for none
     LanesUnit<S> unit;
+    Gradient<Lanes<S>> gradient;
+    Lanes<S> own_class, own_grad;                              // the class whose gradient is set by itself, -1 for none
     std::int64_t *label;                                       // last, so that the arrays start at cache lines
 };
 
-// The label of each lane is the only entry of its target. As find_sparse, for each lane.
-template <class S>
-SOFTXENT_INLINE void find_labels(LaneGroup<S> *group, const S *x, const S *class_weight, const LaneNumbers &numbers) {
+// The maximum of each lane (NaNs are ignored), the unit that follows from it, and its exponential.
+template <class S> SOFTXENT_INLINE void find_m(LaneGroup<S> *group, const S *x, std::ptrdiff_t n, const LaneNumbers &numbers) {
     using L = Lanes<S>;
-    std::int32_t label[L::lanes];
-    for (int i = 0; i < L::lanes; ++i) label[i] = static_cast<std::int32_t>(group->label[i]);
-    for (int i = 0; i < L::lanes; ++i) group->label_class[i] = static_cast<S>(label[i]);
-    L logit = each_lane<L>([&](int i) { return x[label[i] * L::lanes + i]; }), amount(1), none(-1);
-    L argmax = select_equal(logit, load_lanes(group->m), load_lanes(group->label_class), none);
-    if (class_weight != nullptr) {
-        amount = each_lane<L>([&](int i) { return class_weight[label[i]]; });
-        argmax = select_equal(amount, L(0), none, argmax);
+    L m(-std::numeric_limits<double>::infinity());
+    for (std::ptrdiff_t c = 0; c < n; ++c) m = maximum(load_lanes(x + c * L::lanes), m);
+    group->unit = LanesUnit<S>(m);
+    store_as_double(numbers.m, m);
+    store_as_double(numbers.m_shifted, m - group->unit.shift);
+    store_as_double(numbers.n0, group->unit.n0);
+    store(group->m, m);
+    store(group->e_m, exp(m, group->unit));
+}
+
+// As find_sparse, for each lane, with its label as the only entry. Up to FEW_CLASSES, to compare the label to every class is
+// faster than to load from where it says.
+inline constexpr std::ptrdiff_t FEW_CLASSES = 16;
+template <class S>
+SOFTXENT_INLINE void find_labels(LaneGroup<S> *group, const S *x, std::ptrdiff_t n, const S *class_weight, const LaneNumbers &numbers) {
+    using L = Lanes<S>;
+    using D = LanesAsDouble<S>;
+    const std::int64_t *label = group->label;
+    std::int32_t small_label[L::lanes];                        // becomes vector code, unlike 64-bit integers
+    for (int i = 0; i < L::lanes; ++i) small_label[i] = static_cast<std::int32_t>(label[i]);
+    for (int i = 0; i < L::lanes; ++i) group->label_class[i] = static_cast<S>(small_label[i]);
+    L m = load_lanes(group->m), classes = load_lanes(group->label_class), none(-1), logit = none;
+    if (n <= FEW_CLASSES) {
+        for (std::ptrdiff_t c = 0; c < n; ++c) logit = select_equal(class_number<L>(x, c), classes, load_lanes(x + c * L::lanes), logit);
+    } else {
+        logit = each_lane<L>([=](int i) { return x[label[i] * L::lanes + i]; });
     }
+    L argmax = select_equal(logit, m, classes, none);
     store(group->label_logit, logit);
-    store(group->label_amount, amount);
+    D gap = load_pack_as_double<D>(group->m) - load_pack_as_double<D>(group->label_logit);
+    store(group->label_amount, L(1));
+    store(numbers.mass, D(1));
+    store(numbers.cross, gap);
+    store(group->rest, D(0));
     store(group->argmax, argmax);
-    store_as_double(numbers.mass, amount);
-    for (int i = 0; i < L::lanes; i += Vec<double>::lanes) {
-        Vec<double> gap = load_as_double(group->m + i) - load_as_double(group->label_logit + i);
-        if (class_weight != nullptr) gap = share_of(load_as_double(group->label_amount + i), gap);
-        store(numbers.cross + i, gap);
-        store(group->rest + i, Vec<double>(0));
-    }
+    if (class_weight == nullptr) return;
+    L amount = each_lane<L>([=](int i) { return class_weight[label[i]]; });
+    store(group->label_amount, amount);
+    D mass = load_pack_as_double<D>(group->label_amount);
+    store(numbers.mass, mass);
+    store(numbers.cross, share_of(mass, gap));
+    store(group->argmax, select_equal(amount, L(0), none, argmax));
 }
 
 // Memory of the next group of rows. While class c of this group is visited, LANE_BYTES are prefetched from start + c * step:
@@ -229,6 +252,60 @@ void take_exponentials_of_lanes(
         store(x + c * L::lanes, exp(load_lanes(x + c * L::lanes), unit));
     }
     lane_sums(x, n, group->argmax, taken_off, numbers.R, numbers.R_low);
+}
+
+// From this size of scale * mass on, the factor scale * mass / S is a normal number. A tile has at most 512 classes, so S is
+// below 1024 * unit_size.
+template <class S> constexpr double smallest_scale(const S *p) { return 1024 * unit_size(p) * smallest_normal(p); }
+
+// The numbers that make the gradient of the exponentials, as in finish_row. False if scale * mass of a row is so large or
+// small that finish_row treats the row specially; `scales_suffice` says that the scales alone rule this out. `share` is what
+// smoothing gives to each class, and `pull` what a z-loss adds to the mass; without these options they are not read.
+template <class S>
+SOFTXENT_INLINE bool finish_lanes(
+    LaneGroup<S> *group, const Formula &formula, const double *share, const double *pull, const double *scales, bool scales_suffice,
+    const LaneNumbers &numbers
+) {
+    using D = LanesAsDouble<S>;
+    const S *tag = group->m;
+    D zero(0), R = load_pack<D>(numbers.R), e_m = load_pack_as_double<D>(group->e_m), class_share = zero;
+    D mass = load_pack<D>(numbers.mass), rest = load_pack<D>(group->rest), scale = load_pack<D>(scales);
+    if (formula.z_loss != 0) {
+        mass = mass + load_pack<D>(pull);
+        rest = rest + load_pack<D>(pull);
+    }
+    if (formula.smoothing != 0) class_share = load_pack<D>(share);
+    Denominator<S, D> whole(R, load_pack<D>(numbers.R_low), e_m);
+    Factors<D> factors = find_factors(tag, formula, whole, R, mass, rest, class_share, scale);
+    group->gradient.factor = rounded<S>(factors.factor);
+    group->gradient.minus = rounded<S>(factors.minus);
+    group->gradient.smoothed = formula.smoothing != 0;
+    if (formula.smoothing != 0) group->gradient.offset = rounded<S>(factors.offset);
+    // Where R < e_m, the argmax has more than half of the probability.
+    group->own_class = rounded<S>(select_equal(maximum(R, e_m), R, D(-1), load_pack_as_double<D>(group->argmax)));
+    group->own_grad = rounded<S>(factors.grad_at_argmax);
+    if (scales_suffice) return true;
+    D size = maximum(maximum(scale * mass, zero - scale * mass), zero);              // NaNs are ignored
+    D least = select_equal(size, zero, D(-std::numeric_limits<double>::infinity()), zero - size);
+    return largest(size) <= largest_scale(tag) && largest(least) <= -smallest_scale(tag);
+}
+
+// The exponentials e become the gradient; t has the distributions, or is null.
+template <class S> SOFTXENT_INLINE void take_gradients(const LaneGroup<S> &group, S *e, const S *t, bool has_labels, std::ptrdiff_t n) {
+    using L = Lanes<S>;
+    Gradient<L> gradient = group.gradient;
+    L own_class = group.own_class, own_grad = group.own_grad;
+    if (has_labels) {
+        // The gradient at the label is set by itself: own_grad if the row is confident and right, else the usual one.
+        L label = load_lanes(group.label_class), at_label = gradient.of(exp(load_lanes(group.label_logit), group.unit));
+        own_grad = select_equal(own_class, label, own_grad, gradient.minus_target(at_label, load_lanes(group.label_amount)));
+        own_class = label;
+    }
+    for (std::ptrdiff_t c = 0; c < n; ++c) {
+        L g = gradient.of(load_lanes(e + c * L::lanes));
+        if (t != nullptr) g = gradient.minus_target(g, load_lanes(t + c * L::lanes));
+        store(e + c * L::lanes, select_equal(class_number<L>(e, c), own_class, own_grad, g));
+    }
 }
 
 // Where the tiles of a group of rows stand: one after the other, as far as a call needs them, null where it does not.

@@ -134,12 +134,13 @@ template <class S, int N> SOFTXENT_INLINE void stream(S *p, const Pack<S, N> &v)
 }
 SOFTXENT_INLINE void fence_streams() { isa::fence_streams(); }
 
-// A Vec's worth of numbers of either type as doubles, and doubles rounded to either type.
-template <class S> SOFTXENT_INLINE Vec<double> load_as_double(const S *p) {
-    Vec<double> out;
-    repeat<registers_of_vec<double>>([&](auto i) { out.r[i] = isa::load_as_double(p + Vec<double>::width * i); });
+// Numbers of either type as doubles, and doubles rounded to either type.
+template <class P, class S> SOFTXENT_INLINE P load_pack_as_double(const S *p) {
+    P out;
+    repeat<P::registers>([&](auto i) { out.r[i] = isa::load_as_double(p + P::width * i); });
     return out;
 }
+template <class S> SOFTXENT_INLINE Vec<double> load_as_double(const S *p) { return load_pack_as_double<Vec<double>>(p); }
 template <class S> SOFTXENT_INLINE void store_as_double(double *p, const Lanes<S> &v) {
     repeat<Lanes<S>::registers>([&](auto i) {
         if constexpr (sizeof(S) == sizeof(double)) {
@@ -153,6 +154,14 @@ template <class S> SOFTXENT_INLINE void store_as_double(double *p, const Lanes<S
 }
 template <class S> SOFTXENT_INLINE void store_rounded(S *p, const Vec<double> &v) {
     repeat<registers_of_vec<double>>([&](auto i) { isa::store_rounded(p + i * Vec<double>::width, v.r[i]); });
+}
+
+template <class S> using LanesAsDouble = Pack<double, Lanes<S>::lanes / Pack<double, 1>::width>;
+template <class S> SOFTXENT_INLINE Lanes<S> rounded(const LanesAsDouble<S> &v) {
+    Lanes<S> out;
+    if constexpr (sizeof(S) == sizeof(double)) out = v;
+    else repeat<Lanes<S>::registers>([&](auto i) { out.r[i] = isa::narrow(v.r[2 * i], v.r[2 * i + 1]); });
+    return out;
 }
 
 // A number for each lane, from f(lane).
