@@ -54,7 +54,9 @@ cdef void make_plan(Job* job, bint in_place, int n_threads) noexcept:
     job.streaming = job.has_grad and not in_place and <double> job.n_rows * job.n_classes >= STREAM_FROM
     if job.streaming:
         if job.by_lanes:
-            job.streaming = job.grad.typed and job.grad.step == itemsize and job.grad.class_stride % 64 == 0
+            job.streaming = (
+                direct and job.grad.n_axes == 1 and job.grad.step == itemsize * job.n_classes and job.n_classes >= 4
+                or job.grad.typed and job.grad.step == itemsize and job.grad.class_stride % 64 == 0)
         else:
             job.streaming = direct and not job.has_slope and job.n_classes >= STRETCH
     direct = direct and not job.has_slope and (job.has_grad or not job.transforms) and not job.streaming

@@ -85,7 +85,7 @@ cdef void visit_block(const Job* job, Py_ssize_t block, real* scratch, int n_thr
         memset(&numbers, 0, sizeof(RowNumbers))
     while i < stop:
         count = min(stop - i, <Py_ssize_t> MAX_ROWS)
-        if job.by_lanes and job.streaming:
+        if job.by_lanes and job.streaming and not job.grad.direct:
             # These rows end at the end of a cache line, so that the next ones store whole lines.
             k = to_line(<real*> row_address(&job.grad, i))
             count = min(count, k) if k > 0 else count

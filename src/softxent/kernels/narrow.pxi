@@ -241,8 +241,10 @@ cdef bint visit_lanes(
     cdef Tile[real] tile
     cdef Tiles[real] tiles
     cdef LaneGroup[real] group
-    cdef Py_ssize_t n = job.n_classes, size = n * lanes_of(tag)
+    cdef Py_ssize_t n = job.n_classes, size = n * lanes_of(tag), lane
     cdef double[MAX_LANES] scales, share, pull
+    cdef char* at[MAX_LANES]
+    cdef bint is_plain = not (job.has_sample_weight or job.has_ignored or job.has_slope or job.has_allowed)
     cdef bint mass_is_1 = (
         job.kind == LABELS and job.class_weight == NULL and job.formula.z_loss == 0 and not job.has_sample_weight
         and not job.has_ignored)
@@ -273,7 +275,19 @@ cdef bint visit_lanes(
         &group, job.formula, share, pull, scales, mass_is_1 and fabs(scales[0]) >= smallest_scale(tag), numbers[0]
     ):
         return False
-    take_gradients(group, x, tiles.t, tiles.t == NULL and job.kind == LABELS, n)
+    if tiles.t == NULL and job.kind == LABELS:
+        find_grad_at_label(&group)
+        if is_plain and job.grad.direct and n >= in_quarter(tag):
+            if job.streaming and count == lanes_of(tag):
+                for lane in range(count):
+                    at[lane] = <char*> (tiles.staging + lane * n)
+                write_gradients(group, x, n, <real**> at)
+                stream_row(tiles.staging, <real*> row_address(&job.grad, i), count * n)
+            else:
+                place_lanes(&job.grad, i, count, lanes_of(tag), at, <char*> tiles.staging)
+                write_gradients(group, x, n, <real**> at)
+            return True
+    take_gradients(group, x, tiles.t, n)
     if tiles.t == NULL and job.kind == SPARSE:
         subtract_sparse_of_lanes(job, i, count, &group, x)
     if tiles.slope != NULL:

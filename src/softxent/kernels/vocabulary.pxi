@@ -29,6 +29,7 @@ cdef extern from "vec/vec.hpp" namespace "softxent" nogil:
     void store[T](T*, Lanes[T])
     void stream[T](T*, Lanes[T])
     void fence_streams()
+    void stream_row[T](const T* source, T* to, Py_ssize_t n)
     void store_first[T](T*, Py_ssize_t n, Vec[T])
     void store_first[T](T*, Py_ssize_t n, Lanes[T])
     void store_rounded[T](T*, Vec[double])
@@ -245,7 +246,9 @@ cdef extern from "row/lanes.hpp" namespace "softxent" nogil:
     bint finish_lanes[T](
         LaneGroup[T]*, const Formula&, const double* share, const double* pull, const double* scales,
         bint scales_suffice, const LaneNumbers&)
-    void take_gradients[T](const LaneGroup[T]&, T* e, const T* t, bint has_labels, Py_ssize_t n)
+    void find_grad_at_label[T](LaneGroup[T]*)
+    void take_gradients[T](const LaneGroup[T]&, T* e, const T* t, Py_ssize_t n)
+    void write_gradients[T](const LaneGroup[T]&, const T* e, Py_ssize_t n, T** at)
     void find_labels[T](LaneGroup[T]*, const T* x, Py_ssize_t n, const T* class_weight, const LaneNumbers&)
     void take_exponentials_of_lanes[T](
         LaneGroup[T]*, T* x, Py_ssize_t n, const NextRows& next_logits, const NextRows& next_grad, const LaneNumbers&)

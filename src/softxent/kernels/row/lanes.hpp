@@ -290,22 +290,36 @@ SOFTXENT_INLINE bool finish_lanes(
     return largest(size) <= largest_scale(tag) && largest(least) <= -smallest_scale(tag);
 }
 
+// The gradient at the label is set by itself: own_grad if the row is confident and right, else the usual one.
+template <class S> SOFTXENT_INLINE void find_grad_at_label(LaneGroup<S> *group) {
+    using L = Lanes<S>;
+    L label = load_lanes(group->label_class), at_label = group->gradient.of(exp(load_lanes(group->label_logit), group->unit));
+    L usual = group->gradient.minus_target(at_label, load_lanes(group->label_amount));
+    group->own_grad = select_equal(group->own_class, label, group->own_grad, usual);
+    group->own_class = label;
+}
+
 // The exponentials e become the gradient; t has the distributions, or is null.
-template <class S> SOFTXENT_INLINE void take_gradients(const LaneGroup<S> &group, S *e, const S *t, bool has_labels, std::ptrdiff_t n) {
+template <class S> SOFTXENT_INLINE void take_gradients(const LaneGroup<S> &group, S *e, const S *t, std::ptrdiff_t n) {
     using L = Lanes<S>;
     Gradient<L> gradient = group.gradient;
     L own_class = group.own_class, own_grad = group.own_grad;
-    if (has_labels) {
-        // The gradient at the label is set by itself: own_grad if the row is confident and right, else the usual one.
-        L label = load_lanes(group.label_class), at_label = gradient.of(exp(load_lanes(group.label_logit), group.unit));
-        own_grad = select_equal(own_class, label, own_grad, gradient.minus_target(at_label, load_lanes(group.label_amount)));
-        own_class = label;
-    }
     for (std::ptrdiff_t c = 0; c < n; ++c) {
         L g = gradient.of(load_lanes(e + c * L::lanes));
         if (t != nullptr) g = gradient.minus_target(g, load_lanes(t + c * L::lanes));
         store(e + c * L::lanes, select_equal(class_number<L>(e, c), own_class, own_grad, g));
     }
+}
+
+// The same without t, with the gradient going to the rows at `at`.
+template <class S> void write_gradients(const LaneGroup<S> &group, const S *e, std::ptrdiff_t n, S *const *at) {
+    using R = Pack<S, 1>;
+    lanes_to_rows_of(e, n, at, [&](auto i, std::ptrdiff_t c, R column) {
+        R own_grad = registers_from<1, i>(group.own_grad), own_class = registers_from<1, i>(group.own_class);
+        Gradient<R> gradient{
+            registers_from<1, i>(group.gradient.factor), registers_from<1, i>(group.gradient.offset), R(0), group.gradient.smoothed};
+        return select_equal(class_number<R>(e, c), own_class, own_grad, gradient.of(column));
+    });
 }
 
 // Where the tiles of a group of rows stand: one after the other, as far as a call needs them, null where it does not.

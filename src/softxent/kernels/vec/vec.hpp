@@ -164,6 +164,14 @@ template <class S> SOFTXENT_INLINE Lanes<S> rounded(const LanesAsDouble<S> &v) {
     return out;
 }
 
+// n numbers copied past the caches, but for cache lines at the ends that other numbers share.
+template <class S> void stream_row(const S *from, S *to, std::ptrdiff_t n) {
+    std::ptrdiff_t i = std::min(to_line(to), n);
+    std::copy_n(from, i, to);
+    for (; i + Vec<S>::lanes <= n; i += Vec<S>::lanes) stream(to + i, load(from + i));
+    std::copy_n(from + i, n - i, to + i);
+}
+
 // A number for each lane, from f(lane).
 template <class P, class F> SOFTXENT_INLINE P each_lane(F f) {
     using S = decltype(f(0));
@@ -181,7 +189,7 @@ SOFTXENT_INLINE void prefetch(const char *p, std::ptrdiff_t bytes) {
 template <class S> struct alignas(64) Tile { S space[TILE_BYTES / sizeof(S)]; };
 
 // Rows to columns and back. There are as many rows as a register has lanes; row i has n elements at at[i]. Column c is
-// a register at columns + c * stride, whose lane i is element c of row i.
+// a register, whose lane i is element c of row i: at columns + c * stride, or column(c).
 //
 // Squares of as many columns as rows are transposed within the 128-bit quarters of the registers, then between them. (A
 // quarter is what AVX-512 has four of, AVX2 two, and SSE2 and NEON one.) The other columns are done a quarter at a time,
@@ -190,8 +198,8 @@ template <class S> struct alignas(64) Tile { S space[TILE_BYTES / sizeof(S)]; };
 template <class S> constexpr std::ptrdiff_t in_quarter(const S *) { return 16 / sizeof(S); }
 
 template <class R, int WIDTH, int IN_QUARTER> SOFTXENT_INLINE void transpose_square(R *r) {
-    for (int i = 0; i < WIDTH; i += IN_QUARTER) isa::transpose_in_quarters(r + i);
-    for (int i = 0; i < IN_QUARTER; ++i) isa::transpose_quarters<IN_QUARTER>(r + i);
+    repeat<WIDTH / IN_QUARTER>([&](auto i) { isa::transpose_in_quarters(r + i * IN_QUARTER); });
+    repeat<IN_QUARTER>([&](auto i) { isa::transpose_quarters<IN_QUARTER>(r + i); });
 }
 
 template <class S> SOFTXENT_INLINE void rows_to_columns(const S *const *at, std::ptrdiff_t n, S *columns, std::ptrdiff_t stride) {
@@ -200,34 +208,34 @@ template <class S> SOFTXENT_INLINE void rows_to_columns(const S *const *at, std:
     std::ptrdiff_t c = 0;
     for (; c + width <= n; c += width) {
         Register<S> r[width];
-        for (int i = 0; i < width; ++i) r[i] = isa::load(at[i] + c);
+        repeat<width>([&](auto i) { r[i] = isa::load(at[i] + c); });
         transpose_square<Register<S>, width, quarter>(r);
-        for (int i = 0; i < width; ++i) isa::store(columns + (c + i) * stride, r[i]);
+        repeat<width>([&](auto i) { isa::store(columns + (c + i) * stride, r[i]); });
     }
     for (; c < n; c += quarter) {
         if (c + kept > n) c = n - kept;
         Register<S> r[quarter];
-        for (int i = 0; i < quarter; ++i) r[i] = isa::load_quarters<quarter>(at + i, c);
+        repeat<quarter>([&](auto i) { r[i] = isa::load_quarters<quarter>(at + i, c); });
         isa::transpose_in_quarters(r);
         for (int i = 0; i < kept; ++i) isa::store(columns + (c + i) * stride, r[i]);
     }
 }
-template <class S> SOFTXENT_INLINE void columns_to_rows(const S *columns, std::ptrdiff_t stride, std::ptrdiff_t n, S *const *at) {
+template <class S, class F> SOFTXENT_INLINE void columns_to_rows(F column, std::ptrdiff_t n, S *const *at) {
     constexpr int width = Pack<S, 1>::width, quarter = 16 / sizeof(S);
     const std::ptrdiff_t kept = n < quarter ? n : quarter;
     std::ptrdiff_t c = 0;
     for (; c + width <= n; c += width) {
         Register<S> r[width];
-        for (int i = 0; i < width; ++i) r[i] = isa::load(columns + (c + i) * stride);
+        repeat<width>([&](auto i) { r[i] = column(c + i); });
         transpose_square<Register<S>, width, quarter>(r);
-        for (int i = 0; i < width; ++i) isa::store(at[i] + c, r[i]);
+        repeat<width>([&](auto i) { isa::store(at[i] + c, r[i]); });
     }
     for (; c < n; c += quarter) {
         if (c + kept > n) c = n - kept;
         Register<S> r[quarter];
-        for (int i = 0; i < quarter; ++i) r[i] = isa::load(columns + (c + (i < kept ? i : 0)) * stride);
+        repeat<quarter>([&](auto i) { r[i] = column(c + (i < kept ? i : 0)); });
         isa::transpose_in_quarters(r);
-        for (int i = 0; i < quarter; ++i) isa::store_quarters<quarter>(at + i, c, r[i]);
+        repeat<quarter>([&](auto i) { isa::store_quarters<quarter>(at + i, c, r[i]); });
     }
 }
 
@@ -235,8 +243,17 @@ template <class S> SOFTXENT_INLINE void columns_to_rows(const S *columns, std::p
 template <class S> void rows_to_lanes(const S *const *at, std::ptrdiff_t n, S *tile) {
     for (int i = 0; i < Lanes<S>::lanes; i += Lanes<S>::width) rows_to_columns(at + i, n, tile + i, Lanes<S>::lanes);
 }
+// result(i, c, v) is what becomes of register i of column c, which is v in the tile.
+template <class S, class F> SOFTXENT_INLINE void lanes_to_rows_of(const S *tile, std::ptrdiff_t n, S *const *at, F result) {
+    repeat<Lanes<S>::registers>([&](auto i) {
+        const S *columns = tile + i * Lanes<S>::width;
+        columns_to_rows([&](std::ptrdiff_t c) {
+            return result(i, c, load_pack<Pack<S, 1>>(columns + c * Lanes<S>::lanes)).r[0];
+        }, n, at + i * Lanes<S>::width);
+    });
+}
 template <class S> void lanes_to_rows(const S *tile, std::ptrdiff_t n, S *const *at) {
-    for (int i = 0; i < Lanes<S>::lanes; i += Lanes<S>::width) columns_to_rows(tile + i, Lanes<S>::lanes, n, at + i);
+    lanes_to_rows_of(tile, n, at, [](auto, std::ptrdiff_t, auto column) { return column; });
 }
 
 // The same for short rows, one right after the other. `staging` is for groups with fewer rows than lanes; the other
