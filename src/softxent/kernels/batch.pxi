@@ -57,9 +57,11 @@ cdef inline void add_losses(
         losses[k] = 0
     row_losses(tag, numbers[0], count, job.formula.z_loss, &losses[offset])
     k = 0
-    while k < offset + count:
-        sum.add(load_first(&losses[k], min(offset + count - k, <Py_ssize_t> ROWS_AT_ONCE), 0))
+    while k + ROWS_AT_ONCE <= offset + count:
+        sum.add(load(&losses[k]))
         k += ROWS_AT_ONCE
+    if k < offset + count:
+        sum.add(load_first(&losses[k], offset + count - k, 0))
     if not has_room(sum[0]) and is_finite(far_sum.sum):
         sum[0] = sum_before
         add_far_losses(job, count, tag, numbers, &losses[offset], far_sum)

@@ -42,21 +42,15 @@ cdef void read_target_of_lane(
     read_target(job, i + min(lane, count - 1), group.label + lane, group.label_amount + lane, target)
 
 
-cdef void find_sparse_of_lanes(
-    const Job* job, Py_ssize_t i, Py_ssize_t count, LaneGroup[real]* group, const real* x, LaneNumbers* numbers
+cdef inline void find_sparse_rows(
+    const Job* job, Py_ssize_t i, Py_ssize_t count, SparseRows[real]* rows, const real* tag
 ) noexcept nogil:
-    """As find_sparse, for each lane."""
-    cdef Target[real] target
-    cdef Py_ssize_t lane
-    cdef RowSums sums
-    cdef double low
-    for lane in range(lanes_of(x)):
-        read_target_of_lane(job, i, count, group, lane, &target)
-        find_sparse(&sums, x + lane, lanes_of(x), &target, 0, job.n_classes, group.m[lane])
-        group.argmax[lane] = <real> sums.argmax
-        group.rest[lane] = sums.rest.minus(0, &low)
-        numbers.mass[lane] = group.rest[lane] + sums.t_at_argmax
-        numbers.cross[lane] = sums.cross.minus(0, &low)
+    """Where the entries of `count` rows from i on are; the other lanes have those of the last row."""
+    rows.count = job.n_entries
+    rows.n_classes = job.n_classes
+    rows.class_weight = <real*> job.class_weight
+    place_lanes(&job.targets, i, count, lanes_of(tag), <char**> rows.indices, NULL)
+    place_lanes(&job.probs, i, count, lanes_of(tag), <char**> rows.probs, NULL)
 
 
 cdef void build_targets_of_lanes(
@@ -67,6 +61,10 @@ cdef void build_targets_of_lanes(
     cdef double[MAX_LANES] masses
     cdef const real* class_weight = <real*> job.class_weight
     cdef Py_ssize_t n = job.n_classes, lane
+    if job.kind == LABELS and allowed == NULL:
+        find_label_classes(group)
+        build_label_targets(t, n, job.built_smoothing, group.label_class, class_weight)
+        return
     if job.kind == DISTRIBUTIONS:
         lane_masses(t, n, masses)
     else:
@@ -122,34 +120,6 @@ cdef void find_diagnostics_of_lanes(
                 not is_finite(R[lane]) and has_nan(x + lane, lanes_of(x), n), logs[lane], numbers.m[lane],
                 numbers.m[lane] - x[group.label[lane] * lanes_of(x) + lane],
                 gaps[lane] / (R[lane] + group.e_m[lane]))
-
-
-cdef void find_pulls(const real* tag, const Formula* formula, double* pull, LaneNumbers* numbers) noexcept nogil:
-    """What a z-loss adds to the mass of each lane."""
-    cdef Py_ssize_t i = 0
-    while i < lanes_of(tag):
-        store(pull + i, Vec[double](2 * formula.z_loss) * (load(numbers.m + i) + log1p_rest(
-            tag, load(numbers.R + i), load(numbers.R_low + i), load(numbers.m_shifted + i), load(numbers.n0 + i))))
-        i += ROWS_AT_ONCE
-
-
-cdef void subtract_sparse_of_lanes(
-    const Job* job, Py_ssize_t i, Py_ssize_t count, LaneGroup[real]* group, real* g
-) noexcept nogil:
-    """As subtract_sparse, for each lane; then the gradient at its own class is set."""
-    cdef Target[real] target
-    cdef Gradient[double] gradient
-    cdef real[MAX_LANES] minus, own_class, own_grad
-    cdef Py_ssize_t lane
-    store(&minus[0], group.gradient.minus)
-    store(&own_class[0], group.own_class)
-    store(&own_grad[0], group.own_grad)
-    for lane in range(lanes_of(g)):
-        read_target_of_lane(job, i, count, group, lane, &target)
-        gradient.minus = minus[lane]
-        subtract_sparse(&gradient, g + lane, lanes_of(g), job.n_classes, &target, NULL)
-        if own_class[lane] >= 0:
-            g[<Py_ssize_t> own_class[lane] * lanes_of(g) + lane] = own_grad[lane]
 
 
 cdef inline bint find_scales(const Job* job, const double* weight, double* scales, const real* tag) noexcept nogil:
@@ -208,7 +178,7 @@ cdef inline bint transform_tiles(
 
 cdef inline bint find_targets(
     const Job* job, Py_ssize_t i, Py_ssize_t count, LaneGroup[real]* group, Tiles[real]* tiles, double* share,
-    LaneNumbers* numbers
+    SparseRows[real]* sparse, LaneNumbers* numbers
 ) noexcept nogil:
     """Maximum and target of each lane, smoothed; False if a sum of gaps leaves its range."""
     cdef real* x = tiles.x
@@ -219,7 +189,8 @@ cdef inline bint find_targets(
     elif job.kind == LABELS:
         find_labels(group, x, n, <real*> job.class_weight, numbers[0])
     else:
-        find_sparse_of_lanes(job, i, count, group, x, numbers)
+        find_sparse_rows(job, i, count, sparse, x)
+        find_sparse_of_lanes(group, sparse, x, numbers[0])
     if job.formula.smoothing != 0:
         smooth_lanes(group, x, &job.formula, n, share, numbers)
     if not (real is double or job.formula.smoothing != 0) or are_finite(numbers.cross, lanes_of(x)):
@@ -241,6 +212,7 @@ cdef bint visit_lanes(
     cdef Tile[real] tile
     cdef Tiles[real] tiles
     cdef LaneGroup[real] group
+    cdef SparseRows[real] sparse
     cdef Py_ssize_t n = job.n_classes, size = n * lanes_of(tag), lane
     cdef double[MAX_LANES] scales, share, pull
     cdef char* at[MAX_LANES]
@@ -256,9 +228,9 @@ cdef bint visit_lanes(
         return False
     if not transform_tiles(job, i, count, &group, &tiles):
         return False
-    if not find_targets(job, i, count, &group, &tiles, share, numbers):
+    if not find_targets(job, i, count, &group, &tiles, share, &sparse, numbers):
         return False
-    if job.prefetching and i + 2 * count <= job.n_rows:
+    if job.prefetching and n > 3 and i + 2 * count <= job.n_rows:
         next_logits = find_next_rows(&job.logits, i + count, count, n)
         if job.has_grad and not job.streaming:
             next_grad = find_next_rows(&job.grad, i + count, count, n)
@@ -270,7 +242,7 @@ cdef bint visit_lanes(
     if not job.has_grad:
         return True
     if job.formula.z_loss != 0:
-        find_pulls(x, &job.formula, pull, numbers)
+        find_pulls(x, job.formula, numbers[0], pull)
     if not finish_lanes(
         &group, job.formula, share, pull, scales, mass_is_1 and fabs(scales[0]) >= smallest_scale(tag), numbers[0]
     ):
@@ -289,7 +261,7 @@ cdef bint visit_lanes(
             return True
     take_gradients(group, x, tiles.t, n)
     if tiles.t == NULL and job.kind == SPARSE:
-        subtract_sparse_of_lanes(job, i, count, &group, x)
+        subtract_sparse_of_lanes(group, &sparse, x)
     if tiles.slope != NULL:
         multiply_by_slope(x, tiles.slope, size)
     if job.has_sample_weight or job.has_ignored:

@@ -241,6 +241,18 @@ cdef extern from "row/lanes.hpp" namespace "softxent" nogil:
         T* kept_logits
         T* staging
 
+    cdef cppclass SparseRows[T]:
+        SparseRows()
+        const int64_t** indices
+        const T** probs
+        Py_ssize_t count, n_classes
+        const T* class_weight
+
+    void find_sparse_of_lanes[T](LaneGroup[T]*, SparseRows[T]*, const T* x, const LaneNumbers&)
+    void subtract_sparse_of_lanes[T](const LaneGroup[T]&, SparseRows[T]*, T* g)
+    void find_pulls[T](const T*, const Formula&, const LaneNumbers&, double* pull)
+    void build_label_targets[T](T* t, Py_ssize_t n, double smoothing, const T* label_class, const T* class_weight)
+    void find_label_classes[T](LaneGroup[T]*)
     double smallest_scale[T](const T*)
     void find_m[T](LaneGroup[T]*, const T* x, Py_ssize_t n, const LaneNumbers&)
     bint finish_lanes[T](

@@ -143,6 +143,21 @@ void blend_lanes(S *t, std::ptrdiff_t n, double smoothing, const double *masses,
         store(t + c * lanes, load_lanes(t + c * lanes) * Lanes<S>(static_cast<double>(class_weight[c])));
 }
 
+// As build_target without a mask, for labels: class numbers of type S.
+template <class S>
+void build_label_targets(S *t, std::ptrdiff_t n, double smoothing, const S *label_class, const S *class_weight) {
+    using L = Lanes<S>;
+    const double share = smoothing == 0 ? 0 : share_of_each(smoothing, static_cast<double>(n), 1.0);
+    const double at_label = smoothing == 0 ? 1 : smoothed(smoothing, 1.0, share);
+    const double elsewhere = smoothing == 0 ? 0 : smoothed(smoothing, 0.0, share);
+    L label = load_lanes(label_class), own(at_label), other(elsewhere);
+    for (std::ptrdiff_t c = 0; c < n; ++c) {
+        L amount = select_equal(class_number<L>(t, c), label, own, other);
+        if (class_weight != nullptr) amount = amount * L(static_cast<double>(class_weight[c]));
+        store(t + c * L::lanes, amount);
+    }
+}
+
 // The largest absolute value of n numbers; NaNs are ignored.
 inline double largest_size(const double *v, std::ptrdiff_t n) {
     constexpr std::ptrdiff_t step = Vec<double>::lanes;
@@ -190,6 +205,12 @@ template <class S> SOFTXENT_INLINE void find_m(LaneGroup<S> *group, const S *x, 
     store(group->e_m, exp(m, group->unit));
 }
 
+template <class S> SOFTXENT_INLINE void find_label_classes(LaneGroup<S> *group) {
+    std::int32_t label[Lanes<S>::lanes];                       // becomes vector code, unlike 64-bit integers
+    for (int i = 0; i < Lanes<S>::lanes; ++i) label[i] = static_cast<std::int32_t>(group->label[i]);
+    for (int i = 0; i < Lanes<S>::lanes; ++i) group->label_class[i] = static_cast<S>(label[i]);
+}
+
 // As find_sparse, for each lane, with its label as the only entry. Up to FEW_CLASSES, to compare the label to every class is
 // faster than to load from where it says.
 inline constexpr std::ptrdiff_t FEW_CLASSES = 16;
@@ -198,9 +219,7 @@ SOFTXENT_INLINE void find_labels(LaneGroup<S> *group, const S *x, std::ptrdiff_t
     using L = Lanes<S>;
     using D = LanesAsDouble<S>;
     const std::int64_t *label = group->label;
-    std::int32_t small_label[L::lanes];                        // becomes vector code, unlike 64-bit integers
-    for (int i = 0; i < L::lanes; ++i) small_label[i] = static_cast<std::int32_t>(label[i]);
-    for (int i = 0; i < L::lanes; ++i) group->label_class[i] = static_cast<S>(small_label[i]);
+    find_label_classes(group);
     L m = load_lanes(group->m), classes = load_lanes(group->label_class), none(-1), logit = none;
     if (n <= FEW_CLASSES) {
         for (std::ptrdiff_t c = 0; c < n; ++c) logit = select_equal(class_number<L>(x, c), classes, load_lanes(x + c * L::lanes), logit);
@@ -222,6 +241,91 @@ SOFTXENT_INLINE void find_labels(LaneGroup<S> *group, const S *x, std::ptrdiff_t
     store(numbers.mass, mass);
     store(numbers.cross, share_of(mass, gap));
     store(group->argmax, select_equal(amount, L(0), none, argmax));
+}
+
+// The entries of sparse targets, one row to a lane. `read` finds MOST entries of every row, from `start` on, and returns how
+// many there are: for each lane, the amount and the class of the entry, and where the tile has that class.
+template <class S> struct SparseRows {
+    static constexpr int lanes = Lanes<S>::lanes, MOST = 8;
+    const std::int64_t *indices[lanes];
+    const S *probs[lanes];
+    std::ptrdiff_t count, n_classes;                           // of a row's target; of the tile
+    const S *class_weight;
+    S amount[MOST][lanes], class_number[MOST][lanes];
+    std::int32_t place[MOST][lanes];
+
+    int read(std::ptrdiff_t start) {
+        const int some = static_cast<int>(std::min<std::ptrdiff_t>(MOST, count - start));
+        for (int lane = 0; lane < lanes; ++lane) {
+            for (int i = 0; i < some; ++i) {
+                // Indices were checked, but another thread may have changed them since.
+                const std::int64_t index = indices[lane][start + i], c = 0 <= index && index < n_classes ? index : 0;
+                S t = c == index ? probs[lane][start + i] : S(0);
+                if (class_weight != nullptr) t *= class_weight[c];
+                amount[i][lane] = t;
+                place[i][lane] = static_cast<std::int32_t>(c);
+            }
+        }
+        for (int i = 0; i < some; ++i)
+            for (int lane = 0; lane < lanes; ++lane) class_number[i][lane] = static_cast<S>(place[i][lane]);
+        for (int i = 0; i < some; ++i)
+            for (int lane = 0; lane < lanes; ++lane) place[i][lane] = place[i][lane] * lanes + lane;
+        return some;
+    }
+};
+
+// As find_sparse, for each lane: entry by entry.
+template <class S> void find_sparse_of_lanes(LaneGroup<S> *group, SparseRows<S> *rows, const S *x, const LaneNumbers &numbers) {
+    using V = Vec<S>;
+    using D = decltype(as_double(V()));
+    constexpr int parts = Lanes<S>::lanes / V::lanes;
+    struct { Carried<D> cross{D(0), D(0)}, rest{D(0), D(0)}; D t_at_argmax{0}; V argmax{-1}; } sums[parts];
+    for (std::ptrdiff_t start = 0; start < rows->count; start += SparseRows<S>::MOST) {
+        const int some = rows->read(start);
+        repeat<parts>([&](auto part) {
+            constexpr int lane = part * V::lanes;
+            auto all = sums[part];
+            V zero(0), none(-1), m = load(group->m + lane);
+            for (int i = 0; i < some; ++i) {
+                V amount = load(rows->amount[i] + lane), number = load(rows->class_number[i] + lane);
+                V logit = each_lane<V>([&](int j) { return x[rows->place[i][lane + j]]; });
+                D t = as_double(amount);
+                all.cross.add(t * wanted_gap(t, as_double(logit), as_double(m)));
+                V here = select_equal(amount, zero, none, select_equal(logit, m, number, none));
+                all.argmax = select_equal(all.argmax, none, here, all.argmax);
+                all.t_at_argmax = all.t_at_argmax + as_double(select_equal(all.argmax, number, amount, zero));
+                all.rest.add(as_double(select_equal(all.argmax, number, zero, amount)));
+            }
+            sums[part] = all;
+        });
+    }
+    repeat<parts>([&](auto part) {
+        constexpr int lane = part * V::lanes;
+        D low, rest = sums[part].rest.minus(D(0), &low);
+        store(group->argmax + lane, sums[part].argmax);
+        store(group->rest + lane, rest);
+        store(numbers.mass + lane, rest + sums[part].t_at_argmax);
+        store(numbers.cross + lane, sums[part].cross.minus(D(0), &low));
+    });
+}
+
+// As subtract_sparse, for each lane; then the gradient at its own class is set.
+template <class S> void subtract_sparse_of_lanes(const LaneGroup<S> &group, SparseRows<S> *rows, S *g) {
+    using L = Lanes<S>;
+    S result[L::lanes], own_class[L::lanes];
+    for (std::ptrdiff_t start = 0; start < rows->count; start += SparseRows<S>::MOST) {
+        const int some = static_cast<int>(rows->count <= SparseRows<S>::MOST ? rows->count : rows->read(start));
+        for (int i = 0; i < some; ++i) {
+            const std::int32_t *place = rows->place[i];
+            L here = each_lane<L>([=](int j) { return g[place[j]]; });
+            store(result, group.gradient.minus_target(here, load_lanes(rows->amount[i])));
+            for (int j = 0; j < L::lanes; ++j) g[place[j]] = result[j];
+        }
+    }
+    store(result, group.own_grad);
+    store(own_class, group.own_class);
+    for (int j = 0; j < L::lanes; ++j)
+        if (own_class[j] >= 0) g[static_cast<int>(own_class[j]) * L::lanes + j] = result[j];
 }
 
 // Memory of the next group of rows. While class c of this group is visited, LANE_BYTES are prefetched from start + c * step:
@@ -257,6 +361,14 @@ void take_exponentials_of_lanes(
 // From this size of scale * mass on, the factor scale * mass / S is a normal number. A tile has at most 512 classes, so S is
 // below 1024 * unit_size.
 template <class S> constexpr double smallest_scale(const S *p) { return 1024 * unit_size(p) * smallest_normal(p); }
+
+// What a z-loss adds to the mass of each lane.
+template <class S> void find_pulls(const S *, const Formula &formula, const LaneNumbers &numbers, double *pull) {
+    using D = LanesAsDouble<S>;
+    auto log = log1p_rest<S>(
+        load_pack<D>(numbers.R), load_pack<D>(numbers.R_low), load_pack<D>(numbers.m_shifted), load_pack<D>(numbers.n0));
+    store(pull, D(2 * formula.z_loss) * (load_pack<D>(numbers.m) + (log.high + log.low)));
+}
 
 // The numbers that make the gradient of the exponentials, as in finish_row. False if scale * mass of a row is so large or
 // small that finish_row treats the row specially; `scales_suffice` says that the scales alone rule this out. `share` is what

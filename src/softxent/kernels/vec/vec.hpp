@@ -141,17 +141,21 @@ template <class P, class S> SOFTXENT_INLINE P load_pack_as_double(const S *p) {
     return out;
 }
 template <class S> SOFTXENT_INLINE Vec<double> load_as_double(const S *p) { return load_pack_as_double<Vec<double>>(p); }
-template <class S> SOFTXENT_INLINE void store_as_double(double *p, const Lanes<S> &v) {
-    repeat<Lanes<S>::registers>([&](auto i) {
-        if constexpr (sizeof(S) == sizeof(double)) {
-            isa::store(p + i * Lanes<S>::width, v.r[i]);
-        } else {
-            Pack<double, 2> wide;
-            isa::widen(v.r[i], wide.r);
-            store(p + i * Lanes<S>::width, wide);
-        }
-    });
+template <class S, int N> SOFTXENT_INLINE auto as_double(const Pack<S, N> &v) {
+    if constexpr (sizeof(S) == sizeof(double)) {
+        return v;
+    } else {
+        Pack<double, 2 * N> out;
+        repeat<N>([&](auto i) {
+            Register<double> wide[2];
+            isa::widen(v.r[i], wide);
+            out.r[2 * i] = wide[0];
+            out.r[2 * i + 1] = wide[1];
+        });
+        return out;
+    }
 }
+template <class S> SOFTXENT_INLINE void store_as_double(double *p, const Lanes<S> &v) { store(p, as_double(v)); }
 template <class S> SOFTXENT_INLINE void store_rounded(S *p, const Vec<double> &v) {
     repeat<registers_of_vec<double>>([&](auto i) { isa::store_rounded(p + i * Vec<double>::width, v.r[i]); });
 }
