@@ -9,6 +9,10 @@
 # kernel takes the whole group.
 
 
+cdef enum:
+    PREFETCHED_CLASSES = 8      # of shorter rows, the CPU prefetches enough by itself (measured)
+
+
 cdef void find_distributions(
     LaneGroup[real]* group, const real* x, const real* t, Py_ssize_t n, LaneNumbers* numbers
 ) noexcept nogil:
@@ -22,9 +26,9 @@ cdef void find_distributions(
         i = c * lanes_of(x)
         logits = load_lanes(x + i)
         weights = load_lanes(t + i)
-        here = select_equal(logits, m, Lanes[real](<double> c), argmax)
+        here = select_equal(logits, m, class_in_lanes(x, c), argmax)
         argmax = select_equal(weights, zero, argmax, here)
-        at_argmax = select_equal(argmax, Lanes[real](<double> c), weights, at_argmax)
+        at_argmax = select_equal(argmax, class_in_lanes(x, c), weights, at_argmax)
     store(group.argmax, argmax)
     store(t_at_argmax, at_argmax)
     lane_gaps(x, t, n, group.m, group.argmax, numbers.cross, group.rest, low)
@@ -100,17 +104,14 @@ cdef void find_diagnostics_of_lanes(
     cdef Lanes[real] m = load_lanes(group.m), argmax = Lanes[real](-1)
     cdef real[MAX_LANES] first_at_m, nothing
     cdef double[MAX_LANES] gaps, R, R_low, logs
-    cdef Py_ssize_t c, lane = 0
+    cdef Py_ssize_t c, lane
     for c in range(n - 1, -1, -1):
-        argmax = select_equal(load_lanes(x + c * lanes_of(x)), m, Lanes[real](<double> c), argmax)
+        argmax = select_equal(load_lanes(x + c * lanes_of(x)), m, class_in_lanes(x, c), argmax)
     store(first_at_m, argmax)
     store(nothing, Lanes[real](0))
     lane_sums(e, n, &first_at_m[0], &nothing[0], R, R_low)
     lane_gaps(x, e, n, group.m, first_at_m, gaps, NULL, NULL)
-    while lane < lanes_of(x):
-        store(logs + lane, log1p_rest(
-            x, load(&R[lane]), load(&R_low[lane]), load(numbers.m_shifted + lane), load(numbers.n0 + lane)))
-        lane += ROWS_AT_ONCE
+    lane_logs(x, R, R_low, numbers[0], logs)
     for lane in range(count):
         if numbers.weight[lane] == 0:
             set_diagnostics(job, i + lane, -1, 0, 0, 0)
@@ -230,7 +231,7 @@ cdef bint visit_lanes(
         return False
     if not find_targets(job, i, count, &group, &tiles, share, &sparse, numbers):
         return False
-    if job.prefetching and n > 3 and i + 2 * count <= job.n_rows:
+    if job.prefetching and (n >= PREFETCHED_CLASSES or not job.logits.packed) and i + 2 * count <= job.n_rows:
         next_logits = find_next_rows(&job.logits, i + count, count, n)
         if job.has_grad and not job.streaming:
             next_grad = find_next_rows(&job.grad, i + count, count, n)

@@ -16,6 +16,9 @@ cdef bint labels_are_good(const Job* job) noexcept nogil:
     cdef Py_ssize_t i
     if job.kind == LABELS:
         return read_labels(&job.targets, 0, job.n_rows, &labels, NULL)
+    if job.targets.n_axes == 1 and job.targets.step == job.n_entries * <Py_ssize_t> sizeof(int64_t):
+        return element_of(job.targets).read_labels(
+            job.targets.data, sizeof(int64_t), job.n_rows * job.n_entries, labels, NULL)
     for i in range(job.n_rows):
         if not element_of(job.targets).read_labels(
             row_address(&job.targets, i), sizeof(int64_t), job.n_entries, labels, NULL

@@ -76,14 +76,7 @@ cdef extern from "math/exp.hpp" namespace "softxent" nogil:
         RowUnit()
         RowUnit(T m)
 
-    cdef cppclass LanesUnit[T]:
-        Lanes[T] shift
-        Lanes[T] n0
-        LanesUnit()
-        LanesUnit(Lanes[T] m)
-
     Vec[T] exp[T](Vec[T], const RowUnit[T]&)
-    Lanes[T] exp[T](Lanes[T], const LanesUnit[T]&)
     double unit_size[T](const T*)
 
 cdef extern from "math/log1p.hpp" namespace "softxent" nogil:
@@ -125,8 +118,6 @@ cdef extern from "row/numbers.hpp" namespace "softxent" nogil:
     double largest_scale[T](const T*)
     int largest_scale_exponent[T](const T*)
     double log1p_rest[T](const T*, double R, double R_low, double m_shifted, double n0)
-    Vec[double] log1p_rest[T](
-        const T*, const Vec[double]& R, const Vec[double]& R_low, const Vec[double]& m_shifted, const Vec[double]& n0)
     void row_losses[T](const T*, const RowNumbers&, int count, double z_loss, double* losses)
 
 cdef extern from "row/target.hpp" namespace "softxent" nogil:
@@ -182,17 +173,12 @@ cdef extern from "row/finish.hpp" namespace "softxent" nogil:
     Factors[double] find_factors[T](
         const T*, const Formula&, const Denominator[T, double]& whole, double R, double mass, double rest, double share,
         double scale)
-    Factors[Vec[double]] find_factors[T](
-        const T*, const Formula&, const Denominator[T, Vec[double]]& whole, Vec[double] R, Vec[double] mass,
-        Vec[double] rest, Vec[double] share, Vec[double] scale)
 
     cdef cppclass Gradient[N]:
         Gradient()
         N factor, offset, minus
         bint smoothed
-        Lanes[T] of[T](Lanes[T] e)
         Vec[T] minus_target[T](Vec[T] grad, Vec[T] t)
-        Lanes[T] minus_target[T](Lanes[T] grad, Lanes[T] t)
 
 cdef extern from "row/sweeps.hpp" namespace "softxent" nogil:
     double row_max[T](const T* x, Py_ssize_t n)
@@ -221,11 +207,7 @@ cdef extern from "row/lanes.hpp" namespace "softxent" nogil:
         T* argmax
         double* rest
         T* label_class
-        T* label_logit
         T* label_amount
-        LanesUnit[T] unit
-        Gradient[Lanes[T]] gradient
-        Lanes[T] own_class, own_grad
 
     cdef cppclass NextRows:
         NextRows()
@@ -253,6 +235,8 @@ cdef extern from "row/lanes.hpp" namespace "softxent" nogil:
     void find_pulls[T](const T*, const Formula&, const LaneNumbers&, double* pull)
     void build_label_targets[T](T* t, Py_ssize_t n, double smoothing, const T* label_class, const T* class_weight)
     void find_label_classes[T](LaneGroup[T]*)
+    Lanes[T] class_in_lanes[T](const T*, Py_ssize_t c)
+    void lane_logs[T](const T*, const double* R, const double* R_low, const LaneNumbers&, double* logs)
     double smallest_scale[T](const T*)
     void find_m[T](LaneGroup[T]*, const T* x, Py_ssize_t n, const LaneNumbers&)
     bint finish_lanes[T](

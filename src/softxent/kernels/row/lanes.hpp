@@ -21,6 +21,7 @@ template <class P, class S> SOFTXENT_INLINE P class_number(const S *, std::ptrdi
     repeat<P::registers>([&](auto i) { out.r[i] = isa::broadcast(CLASS_NUMBERS<S>.number[c]); });
     return out;
 }
+template <class S> SOFTXENT_INLINE Lanes<S> class_in_lanes(const S *tag, std::ptrdiff_t c) { return class_number<Lanes<S>>(tag, c); }
 
 // N Vecs of a tile, for classes that are a Vec's worth of classes apart.
 template <int N, class S> SOFTXENT_INLINE Pack<S, N * registers_of_vec<S>> load_classes(const S *v) {
@@ -256,20 +257,19 @@ template <class S> struct SparseRows {
 
     int read(std::ptrdiff_t start) {
         const int some = static_cast<int>(std::min<std::ptrdiff_t>(MOST, count - start));
-        for (int lane = 0; lane < lanes; ++lane) {
-            for (int i = 0; i < some; ++i) {
+        const auto most = static_cast<std::uint64_t>(n_classes - 1);
+        for (int i = 0; i < some; ++i) {
+            std::int32_t *c = place[i];
+            for (int lane = 0; lane < lanes; ++lane) {
                 // Indices were checked, but another thread may have changed them since.
-                const std::int64_t index = indices[lane][start + i], c = 0 <= index && index < n_classes ? index : 0;
-                S t = c == index ? probs[lane][start + i] : S(0);
-                if (class_weight != nullptr) t *= class_weight[c];
-                amount[i][lane] = t;
-                place[i][lane] = static_cast<std::int32_t>(c);
+                c[lane] = static_cast<std::int32_t>(std::min(static_cast<std::uint64_t>(indices[lane][start + i]), most));
+                amount[i][lane] = probs[lane][start + i];
             }
+            if (class_weight != nullptr)
+                for (int lane = 0; lane < lanes; ++lane) amount[i][lane] *= class_weight[c[lane]];
+            for (int lane = 0; lane < lanes; ++lane) class_number[i][lane] = static_cast<S>(c[lane]);
+            for (int lane = 0; lane < lanes; ++lane) c[lane] = c[lane] * lanes + lane;
         }
-        for (int i = 0; i < some; ++i)
-            for (int lane = 0; lane < lanes; ++lane) class_number[i][lane] = static_cast<S>(place[i][lane]);
-        for (int i = 0; i < some; ++i)
-            for (int lane = 0; lane < lanes; ++lane) place[i][lane] = place[i][lane] * lanes + lane;
         return some;
     }
 };
@@ -362,12 +362,17 @@ void take_exponentials_of_lanes(
 // below 1024 * unit_size.
 template <class S> constexpr double smallest_scale(const S *p) { return 1024 * unit_size(p) * smallest_normal(p); }
 
-// What a z-loss adds to the mass of each lane.
-template <class S> void find_pulls(const S *, const Formula &formula, const LaneNumbers &numbers, double *pull) {
+// log1p((R + R_low) / e_m) of each lane.
+template <class S> void lane_logs(const S *, const double *R, const double *R_low, const LaneNumbers &numbers, double *logs) {
     using D = LanesAsDouble<S>;
-    auto log = log1p_rest<S>(
-        load_pack<D>(numbers.R), load_pack<D>(numbers.R_low), load_pack<D>(numbers.m_shifted), load_pack<D>(numbers.n0));
-    store(pull, D(2 * formula.z_loss) * (load_pack<D>(numbers.m) + (log.high + log.low)));
+    auto log = log1p_rest<S>(load_pack<D>(R), load_pack<D>(R_low), load_pack<D>(numbers.m_shifted), load_pack<D>(numbers.n0));
+    store(logs, log.high + log.low);
+}
+// What a z-loss adds to the mass of each lane.
+template <class S> void find_pulls(const S *tag, const Formula &formula, const LaneNumbers &numbers, double *pull) {
+    using D = LanesAsDouble<S>;
+    lane_logs(tag, numbers.R, numbers.R_low, numbers, pull);
+    store(pull, D(2 * formula.z_loss) * (load_pack<D>(numbers.m) + load_pack<D>(pull)));
 }
 
 // The numbers that make the gradient of the exponentials, as in finish_row. False if scale * mass of a row is so large or
