@@ -46,15 +46,17 @@ cdef void read_target_of_lane(
     read_target(job, i + min(lane, count - 1), group.label + lane, group.label_amount + lane, target)
 
 
-cdef inline void find_sparse_rows(
-    const Job* job, Py_ssize_t i, Py_ssize_t count, SparseRows[real]* rows, const real* tag
+cdef void find_sparse_targets(
+    const Job* job, Py_ssize_t i, Py_ssize_t count, LaneGroup[real]* group, SparseRows[real]* rows, const real* x,
+    LaneNumbers* numbers
 ) noexcept nogil:
-    """Where the entries of `count` rows from i on are; the other lanes have those of the last row."""
+    """As find_sparse, for each lane; lanes without a row of their own get the target of the last row."""
     rows.count = job.n_entries
     rows.n_classes = job.n_classes
     rows.class_weight = <real*> job.class_weight
-    place_lanes(&job.targets, i, count, lanes_of(tag), <char**> rows.indices, NULL)
-    place_lanes(&job.probs, i, count, lanes_of(tag), <char**> rows.probs, NULL)
+    place_lanes(&job.targets, i, count, lanes_of(x), <char**> rows.indices, NULL)
+    place_lanes(&job.probs, i, count, lanes_of(x), <char**> rows.probs, NULL)
+    find_sparse_of_lanes(group, rows, x, numbers[0])
 
 
 cdef void build_targets_of_lanes(
@@ -190,8 +192,7 @@ cdef inline bint find_targets(
     elif job.kind == LABELS:
         find_labels(group, x, n, <real*> job.class_weight, numbers[0])
     else:
-        find_sparse_rows(job, i, count, sparse, x)
-        find_sparse_of_lanes(group, sparse, x, numbers[0])
+        find_sparse_targets(job, i, count, group, sparse, x, numbers)
     if job.formula.smoothing != 0:
         smooth_lanes(group, x, &job.formula, n, share, numbers)
     if not (real is double or job.formula.smoothing != 0) or are_finite(numbers.cross, lanes_of(x)):
@@ -217,6 +218,7 @@ cdef bint visit_lanes(
     cdef Py_ssize_t n = job.n_classes, size = n * lanes_of(tag), lane
     cdef double[MAX_LANES] scales, share, pull
     cdef char* at[MAX_LANES]
+    # Nothing is done to the gradient after it is taken.
     cdef bint is_plain = not (job.has_sample_weight or job.has_ignored or job.has_slope or job.has_allowed)
     cdef bint mass_is_1 = (
         job.kind == LABELS and job.class_weight == NULL and job.formula.z_loss == 0 and not job.has_sample_weight

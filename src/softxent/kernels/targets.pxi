@@ -32,8 +32,8 @@ cdef inline void begin_rows(
 ) noexcept nogil:
     """Read labels and weights of `count` rows from i on. The weights are multiplied by job.unit.
 
-    Rows that do not count get the weight 0. Those after the last row get the weight job.unit and the label 0. If the product underflows to 0,
-    the weight is the smallest number, because its row counts.
+    Rows that do not count get the weight 0. Those after the last row get the weight job.unit and the label 0. If the
+    product underflows to 0, the weight is the smallest number, because its row counts.
     """
     cdef LabelRange labels = label_range(job)
     cdef Py_ssize_t k

@@ -21,7 +21,9 @@ cdef bint place_lanes(
     return run == count
 
 
-cdef inline bint are_short(const Layout* rows, Py_ssize_t i, Py_ssize_t count, Py_ssize_t n, const real* tag) noexcept nogil:
+cdef inline bint are_short(
+    const Layout* rows, Py_ssize_t i, Py_ssize_t count, Py_ssize_t n, const real* tag
+) noexcept nogil:
     """Whether the `count` rows from i on are short, and one comes right after the other."""
     return (
         is_short(tag, n) and rows.direct and rows.step == n * <Py_ssize_t> sizeof(real)

@@ -23,8 +23,6 @@ cdef extern from "vec/vec.hpp" namespace "softxent" nogil:
     Lanes[T] load_lanes[T](const T*)
     Vec[T] load_first[T](const T*, Py_ssize_t n, double fill)
     Lanes[T] load_lanes_first[T](const T*, Py_ssize_t n, double fill)
-    Vec[double] load_as_double[T](const T*)
-    void store_as_double[T](double*, Lanes[T])
     void store[T](T*, Vec[T])
     void store[T](T*, Lanes[T])
     void stream[T](T*, Lanes[T])
@@ -32,8 +30,6 @@ cdef extern from "vec/vec.hpp" namespace "softxent" nogil:
     void stream_row[T](const T* source, T* to, Py_ssize_t n)
     void store_first[T](T*, Py_ssize_t n, Vec[T])
     void store_first[T](T*, Py_ssize_t n, Lanes[T])
-    void store_rounded[T](T*, Vec[double])
-    void prefetch(const char*, Py_ssize_t n_bytes)
     cdef cppclass Tile[T]:
         Tile()
         T* space

@@ -162,8 +162,13 @@ template <int N> inline void load_columns(const float *p, f32 *r) {
     for (int c = 0; c < N; ++c) r[c] = columns.val[c];
 }
 template <int N> inline void store_columns(float *p, const f32 *r) {
-    if constexpr (N == 2) vst2q_f32(p, {{r[0], r[1]}});
-    else vst3q_f32(p, {{r[0], r[1], r[2]}});
+    if constexpr (N == 2) {
+        const float32x4x2_t columns = {{r[0], r[1]}};
+        vst2q_f32(p, columns);
+    } else {
+        const float32x4x3_t columns = {{r[0], r[1], r[2]}};
+        vst3q_f32(p, columns);
+    }
 }
 
 inline double lane0(f32 v) { return vgetq_lane_f32(v, 0); }

@@ -24,8 +24,8 @@ template <class T> SOFTXENT_INLINE T rounded_off(const T &a, const T &b, const T
 }
 
 // m - x; 0 where t is 0, whatever x is.
-template <int N> SOFTXENT_INLINE Pack<double, N> wanted_gap(const Pack<double, N> &t, const Pack<double, N> &x, const Pack<double, N> &m) {
-    Pack<double, N> zero(0);
+template <class D> SOFTXENT_INLINE D wanted_gap(const D &t, const D &x, const D &m) {
+    D zero(0);
     return select_equal(t, zero, zero, m - x);
 }
 

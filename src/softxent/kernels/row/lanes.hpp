@@ -21,7 +21,9 @@ template <class P, class S> SOFTXENT_INLINE P class_number(const S *, std::ptrdi
     repeat<P::registers>([&](auto i) { out.r[i] = isa::broadcast(CLASS_NUMBERS<S>.number[c]); });
     return out;
 }
-template <class S> SOFTXENT_INLINE Lanes<S> class_in_lanes(const S *tag, std::ptrdiff_t c) { return class_number<Lanes<S>>(tag, c); }
+template <class S> SOFTXENT_INLINE Lanes<S> class_in_lanes(const S *tag, std::ptrdiff_t c) {
+    return class_number<Lanes<S>>(tag, c);
+}
 
 // N Vecs of a tile, for classes that are a Vec's worth of classes apart.
 template <int N, class S> SOFTXENT_INLINE Pack<S, N * registers_of_vec<S>> load_classes(const S *v) {
@@ -29,15 +31,9 @@ template <int N, class S> SOFTXENT_INLINE Pack<S, N * registers_of_vec<S>> load_
     repeat<N>([&](auto j) { set_registers<j * registers_of_vec<S>>(&out, load(v + j * Vec<S>::lanes * Lanes<S>::lanes)); });
     return out;
 }
-template <int N, class S> SOFTXENT_INLINE void store_classes(S *v, const Pack<S, N * registers_of_vec<S>> &all) {
-    repeat<N>([&](auto j) {
-        store(v + j * Vec<S>::lanes * Lanes<S>::lanes, registers_from<registers_of_vec<S>, j * registers_of_vec<S>>(all));
-    });
-}
 // v, which is of the classes c, ..., but 0 in lanes that leave a class out.
-template <int N, class S>
-SOFTXENT_INLINE Pack<S, N * registers_of_vec<S>> all_but(const S *left_out, const Pack<S, N * registers_of_vec<S>> &v, std::ptrdiff_t c) {
-    Pack<S, N * registers_of_vec<S>> out;
+template <int N, class S, class P> SOFTXENT_INLINE P all_but(const S *left_out, const P &v, std::ptrdiff_t c) {
+    P out;
     Vec<S> left = load(left_out);
     repeat<N>([&](auto j) {
         constexpr int i = j * registers_of_vec<S>;
@@ -216,14 +212,17 @@ template <class S> SOFTXENT_INLINE void find_label_classes(LaneGroup<S> *group) 
 // faster than to load from where it says.
 inline constexpr std::ptrdiff_t FEW_CLASSES = 16;
 template <class S>
-SOFTXENT_INLINE void find_labels(LaneGroup<S> *group, const S *x, std::ptrdiff_t n, const S *class_weight, const LaneNumbers &numbers) {
+SOFTXENT_INLINE void find_labels(
+    LaneGroup<S> *group, const S *x, std::ptrdiff_t n, const S *class_weight, const LaneNumbers &numbers
+) {
     using L = Lanes<S>;
-    using D = LanesAsDouble<S>;
+    using D = AsDouble<Lanes<S>>;
     const std::int64_t *label = group->label;
     find_label_classes(group);
     L m = load_lanes(group->m), classes = load_lanes(group->label_class), none(-1), logit = none;
     if (n <= FEW_CLASSES) {
-        for (std::ptrdiff_t c = 0; c < n; ++c) logit = select_equal(class_number<L>(x, c), classes, load_lanes(x + c * L::lanes), logit);
+        for (std::ptrdiff_t c = 0; c < n; ++c)
+            logit = select_equal(class_number<L>(x, c), classes, load_lanes(x + c * L::lanes), logit);
     } else {
         logit = each_lane<L>([=](int i) { return x[label[i] * L::lanes + i]; });
     }
@@ -277,7 +276,7 @@ template <class S> struct SparseRows {
 // As find_sparse, for each lane: entry by entry.
 template <class S> void find_sparse_of_lanes(LaneGroup<S> *group, SparseRows<S> *rows, const S *x, const LaneNumbers &numbers) {
     using V = Vec<S>;
-    using D = decltype(as_double(V()));
+    using D = AsDouble<V>;
     constexpr int parts = Lanes<S>::lanes / V::lanes;
     struct { Carried<D> cross{D(0), D(0)}, rest{D(0), D(0)}; D t_at_argmax{0}; V argmax{-1}; } sums[parts];
     for (std::ptrdiff_t start = 0; start < rows->count; start += SparseRows<S>::MOST) {
@@ -364,13 +363,16 @@ template <class S> constexpr double smallest_scale(const S *p) { return 1024 * u
 
 // log1p((R + R_low) / e_m) of each lane.
 template <class S> void lane_logs(const S *, const double *R, const double *R_low, const LaneNumbers &numbers, double *logs) {
-    using D = LanesAsDouble<S>;
-    auto log = log1p_rest<S>(load_pack<D>(R), load_pack<D>(R_low), load_pack<D>(numbers.m_shifted), load_pack<D>(numbers.n0));
-    store(logs, log.high + log.low);
+    using D = SomeDoubles<S>;
+    for (int i = 0; i < Lanes<S>::lanes; i += D::lanes) {
+        auto log = log1p_rest<S>(
+            load_pack<D>(R + i), load_pack<D>(R_low + i), load_pack<D>(numbers.m_shifted + i), load_pack<D>(numbers.n0 + i));
+        store(logs + i, log.high + log.low);
+    }
 }
 // What a z-loss adds to the mass of each lane.
 template <class S> void find_pulls(const S *tag, const Formula &formula, const LaneNumbers &numbers, double *pull) {
-    using D = LanesAsDouble<S>;
+    using D = AsDouble<Lanes<S>>;
     lane_logs(tag, numbers.R, numbers.R_low, numbers, pull);
     store(pull, D(2 * formula.z_loss) * (load_pack<D>(numbers.m) + load_pack<D>(pull)));
 }
@@ -383,28 +385,34 @@ SOFTXENT_INLINE bool finish_lanes(
     LaneGroup<S> *group, const Formula &formula, const double *share, const double *pull, const double *scales, bool scales_suffice,
     const LaneNumbers &numbers
 ) {
-    using D = LanesAsDouble<S>;
+    using D = SomeDoubles<S>;
     const S *tag = group->m;
-    D zero(0), R = load_pack<D>(numbers.R), e_m = load_pack_as_double<D>(group->e_m), class_share = zero;
-    D mass = load_pack<D>(numbers.mass), rest = load_pack<D>(group->rest), scale = load_pack<D>(scales);
-    if (formula.z_loss != 0) {
-        mass = mass + load_pack<D>(pull);
-        rest = rest + load_pack<D>(pull);
-    }
-    if (formula.smoothing != 0) class_share = load_pack<D>(share);
-    Denominator<S, D> whole(R, load_pack<D>(numbers.R_low), e_m);
-    Factors<D> factors = find_factors(tag, formula, whole, R, mass, rest, class_share, scale);
-    group->gradient.factor = rounded<S>(factors.factor);
-    group->gradient.minus = rounded<S>(factors.minus);
+    D zero(0), most = zero, least(-std::numeric_limits<double>::infinity());
     group->gradient.smoothed = formula.smoothing != 0;
-    if (formula.smoothing != 0) group->gradient.offset = rounded<S>(factors.offset);
-    // Where R < e_m, the argmax has more than half of the probability.
-    group->own_class = rounded<S>(select_equal(maximum(R, e_m), R, D(-1), load_pack_as_double<D>(group->argmax)));
-    group->own_grad = rounded<S>(factors.grad_at_argmax);
-    if (scales_suffice) return true;
-    D size = maximum(maximum(scale * mass, zero - scale * mass), zero);              // NaNs are ignored
-    D least = select_equal(size, zero, D(-std::numeric_limits<double>::infinity()), zero - size);
-    return largest(size) <= largest_scale(tag) && largest(least) <= -smallest_scale(tag);
+    repeat<Lanes<S>::lanes / D::lanes>([&](auto part) {
+        constexpr int i = part * D::lanes, first = i / Lanes<S>::width;
+        D R = load_pack<D>(numbers.R + i), e_m = load_pack_as_double<D>(group->e_m + i), class_share = zero;
+        D mass = load_pack<D>(numbers.mass + i), rest = load_pack<D>(group->rest + i), scale = load_pack<D>(scales + i);
+        if (formula.z_loss != 0) {
+            mass = mass + load_pack<D>(pull + i);
+            rest = rest + load_pack<D>(pull + i);
+        }
+        if (formula.smoothing != 0) class_share = load_pack<D>(share + i);
+        Denominator<S, D> whole(R, load_pack<D>(numbers.R_low + i), e_m);
+        Factors<D> factors = find_factors(tag, formula, whole, R, mass, rest, class_share, scale);
+        set_registers<first>(&group->gradient.factor, rounded<S>(factors.factor));
+        set_registers<first>(&group->gradient.minus, rounded<S>(factors.minus));
+        if (formula.smoothing != 0) set_registers<first>(&group->gradient.offset, rounded<S>(factors.offset));
+        // Where R < e_m, the argmax has more than half of the probability.
+        D own_class = select_equal(maximum(R, e_m), R, D(-1), load_pack_as_double<D>(group->argmax + i));
+        set_registers<first>(&group->own_class, rounded<S>(own_class));
+        set_registers<first>(&group->own_grad, rounded<S>(factors.grad_at_argmax));
+        if (scales_suffice) return;
+        D size = maximum(scale * mass, zero - scale * mass);
+        most = maximum(size, most);                            // NaNs are ignored
+        least = maximum(select_equal(size, zero, least, zero - size), least);
+    });
+    return scales_suffice || (largest(most) <= largest_scale(tag) && largest(least) <= -smallest_scale(tag));
 }
 
 // The gradient at the label is set by itself: own_grad if the row is confident and right, else the usual one.

@@ -21,7 +21,7 @@ struct alignas(64) RowNumbers {
     static constexpr int rows = 64;
     double R[rows], R_low[rows], m[rows], m_shifted[rows], n0[rows], mass[rows], cross[rows], weight[rows], unit[rows];
 };
-static_assert(RowNumbers::rows % Lanes<float>::lanes == 0 && RowNumbers::rows % Lanes<double>::lanes == 0, "whole groups of lanes");
+static_assert(RowNumbers::rows % Lanes<float>::lanes == 0 && RowNumbers::rows % Lanes<double>::lanes == 0, "whole groups");
 
 // The numbers of the rows in the lanes of the narrow kernel, which are those from row k on.
 struct LaneNumbers {
@@ -127,7 +127,7 @@ template <bool HAS_Z, class S, class P> SOFTXENT_INLINE P losses_at(const RowNum
 template <bool HAS_Z, class S> void row_losses_of(const RowNumbers &rows, int count, double z_loss, double *losses) {
     using V = Vec<double>;
     using Several = Pack<double, V::registers < 4 ? 4 : V::registers>;         // side by side, to hide their latency
-    using Many = Pack<double, V::registers < 8 ? 8 : V::registers>;
+    using Many = Pack<double, V::registers == 1 ? 8 : Several::registers>;
     int k = 0;
     for (; k + Several::lanes < count && k + Many::lanes <= RowNumbers::rows; k += Many::lanes)
         store(losses + k, losses_at<HAS_Z, S, Many>(rows, k, z_loss));

@@ -160,13 +160,18 @@ template <class S> SOFTXENT_INLINE void store_rounded(S *p, const Vec<double> &v
     repeat<registers_of_vec<double>>([&](auto i) { isa::store_rounded(p + i * Vec<double>::width, v.r[i]); });
 }
 
-template <class S> using LanesAsDouble = Pack<double, Lanes<S>::lanes / Pack<double, 1>::width>;
-template <class S> SOFTXENT_INLINE Lanes<S> rounded(const LanesAsDouble<S> &v) {
-    Lanes<S> out;
-    if constexpr (sizeof(S) == sizeof(double)) out = v;
-    else repeat<Lanes<S>::registers>([&](auto i) { out.r[i] = isa::narrow(v.r[2 * i], v.r[2 * i + 1]); });
-    return out;
+template <class P> using AsDouble = Pack<double, P::lanes / Pack<double, 1>::width>;
+template <class S, int N> SOFTXENT_INLINE auto rounded(const Pack<double, N> &v) {
+    if constexpr (sizeof(S) == sizeof(double)) {
+        return v;
+    } else {
+        Pack<S, N / 2> out;
+        repeat<N / 2>([&](auto i) { out.r[i] = isa::narrow(v.r[2 * i], v.r[2 * i + 1]); });
+        return out;
+    }
 }
+// Doubles for so many lanes that a CPU has registers for what becomes of them.
+template <class S> using SomeDoubles = Pack<double, std::min(AsDouble<Lanes<S>>::registers, isa::IN_FLIGHT)>;
 
 // n numbers copied past the caches, but for cache lines at the ends that other numbers share.
 template <class S> void stream_row(const S *from, S *to, std::ptrdiff_t n) {
