@@ -32,12 +32,14 @@ cdef inline void begin_rows(
 ) noexcept nogil:
     """Read labels and weights of `count` rows from i on. The weights are multiplied by job.unit.
 
-    Rows that do not count get the weight 0. Those after the last row get the weight job.unit and the label 0. If the
+    Rows that do not count get the weight 0. Lanes after the last row get the weight job.unit and the label 0. If the
     product underflows to 0, the weight is the smallest number, because its row counts.
     """
     cdef LabelRange labels = label_range(job)
-    cdef Py_ssize_t k
-    for k in range(MAX_ROWS):
+    cdef Py_ssize_t k, stop = MAX_LANES if count <= MAX_LANES else MAX_ROWS
+    for k in range(MAX_LANES):
+        weight[k] = job.unit
+    for k in range(MAX_LANES, stop):
         weight[k] = job.unit
     if job.has_sample_weight:
         read_numbers(&job.sample_weight, i, count, weight)
@@ -50,7 +52,7 @@ cdef inline void begin_rows(
         # Labels were checked, but another thread may have changed them since. read_labels gives 0 for what is no
         # class: the result is wrong then, but no other memory is touched.
         read_labels(&job.targets, i, count, &labels, label)
-        for k in range(count, MAX_ROWS):
+        for k in range(count, stop if job.by_lanes else count):
             label[k] = 0
     if job.has_ignored:
         for k in range(count):
