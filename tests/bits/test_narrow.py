@@ -19,6 +19,7 @@ from support import (
     assert_same_results,
     layouts,
     row_by_row,
+    sparse,
     unruly,
 )
 
@@ -57,6 +58,18 @@ def test_alone_or_among_others(dtype: str, n_classes: int) -> None:
                 expected = losses[:n_rows], grad[:n_rows]
                 assert_same_results(sx.value_and_grad(x[:n_rows], t[:n_rows], reduction="none"), expected)
             assert_same_bits(sx.cross_entropy(x, t, reduction="none"), losses)
+
+
+@pytest.mark.parametrize("n_entries", [1, 2, 8, 9, 17])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_sparse_targets_alone_or_among_others(dtype: str, n_entries: int) -> None:
+    logits, _ = problem((41, 10), "labels", dtype)
+    targets = sparse((41, 10), n_entries, dtype)
+    losses, grad = sx.value_and_grad(logits, targets, reduction="none")
+    for i in range(41):
+        row = slice(i, i + 1)
+        alone = sx.value_and_grad(logits[row], tuple(t[row] for t in targets), reduction="none")
+        assert_same_results(alone, (losses[row], grad[row]))
 
 
 @pytest.mark.parametrize("order", ORDERS)

@@ -44,6 +44,14 @@ cdef bint fits_lanes(const Job* job, bint direct, Py_ssize_t itemsize) noexcept:
     return not direct or (job.n_classes * itemsize <= NARROW_BYTES and job.n_rows >= FEW_ROWS)
 
 
+cdef bint streams_rows(const Job* job, Py_ssize_t itemsize) noexcept:
+    """Whether the narrow kernel stores a gradient whose rows lie one after the other past the caches."""
+    return (
+        job.kind == LABELS and job.n_classes >= 4 and job.grad.n_axes == 1
+        and job.grad.step == itemsize * job.n_classes
+        and not (job.has_sample_weight or job.has_ignored or job.has_slope or job.has_allowed))
+
+
 cdef void make_plan(Job* job, bint in_place, int n_threads) noexcept:
     """Fill in how the rows are visited, by at most n_threads threads."""
     cdef Py_ssize_t itemsize = sizeof(double) if job.in_double else sizeof(float)
@@ -54,7 +62,8 @@ cdef void make_plan(Job* job, bint in_place, int n_threads) noexcept:
     job.streaming = job.has_grad and not in_place and <double> job.n_rows * job.n_classes >= STREAM_FROM
     if job.streaming:
         if job.by_lanes:
-            job.streaming = job.grad.typed and job.grad.step == itemsize and job.grad.class_stride % 64 == 0
+            job.streaming = direct and streams_rows(job, itemsize) or (
+                job.grad.typed and job.grad.step == itemsize and job.grad.class_stride % 64 == 0)
         else:
             job.streaming = direct and not job.has_slope and job.n_classes >= STRETCH
     # With labels and distributions, at most two gradients of a row are changed after they were stored.

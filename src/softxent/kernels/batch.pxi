@@ -24,7 +24,7 @@ cdef void add_far_losses(
 
     A loss that is too large for a double, though no part of it is infinite, is computed again with a smaller weight.
     """
-    cdef double[MAX_LANES + ROWS_AT_ONCE] far_losses
+    cdef double[MAX_ROWS + ROWS_AT_ONCE] far_losses
     cdef RowNumbers far
     cdef Py_ssize_t k
     cdef bint too_large = False
@@ -49,7 +49,7 @@ cdef inline void add_losses(
     If they do not fit into `sum`, they go to `far_sum`, multiplied by FAR_STEP.
     """
     # Row k of a block goes to lane k % ROWS_AT_ONCE of the sum, whatever groups its rows come in.
-    cdef double[MAX_LANES + 2 * ROWS_AT_ONCE] losses
+    cdef double[MAX_ROWS + 2 * ROWS_AT_ONCE] losses
     cdef Py_ssize_t offset = before % ROWS_AT_ONCE, k
     cdef Sum[double] sum_before = sum[0]
     cdef double unit = job.class_unit if job.class_unit != 0 else 1
@@ -57,9 +57,11 @@ cdef inline void add_losses(
         losses[k] = 0
     row_losses(tag, numbers[0], count, job.formula.z_loss, &losses[offset])
     k = 0
-    while k < offset + count:
-        sum.add(load_first(&losses[k], min(offset + count - k, <Py_ssize_t> ROWS_AT_ONCE), 0))
+    while k + ROWS_AT_ONCE <= offset + count:
+        sum.add(load(&losses[k]))
         k += ROWS_AT_ONCE
+    if k < offset + count:
+        sum.add(load_first(&losses[k], offset + count - k, 0))
     if not has_room(sum[0]) and is_finite(far_sum.sum):
         sum[0] = sum_before
         add_far_losses(job, count, tag, numbers, &losses[offset], far_sum)
@@ -75,8 +77,8 @@ cdef void visit_block(const Job* job, Py_ssize_t block, real* scratch, int n_thr
     cdef Py_ssize_t i = block * job.rows_per_block
     cdef Py_ssize_t stop = min(i + job.rows_per_block, job.n_rows)
     cdef Py_ssize_t k, count
-    cdef bint known, next_counts
-    cdef int64_t[MAX_LANES] label
+    cdef bint known
+    cdef int64_t[MAX_ROWS] label
     cdef RowNumbers numbers
     cdef Sum[double] sum
     total.far_sum = Carried[double](0, 0)
@@ -84,23 +86,26 @@ cdef void visit_block(const Job* job, Py_ssize_t block, real* scratch, int n_thr
         # row_losses looks whether a square is infinite, after the last row too.
         memset(&numbers, 0, sizeof(RowNumbers))
     while i < stop:
-        count = min(stop - i, lanes_of(scratch))
-        if job.by_lanes and job.streaming:
-            # This group ends at the end of a cache line, so that the next ones store whole lines.
+        count = min(stop - i, <Py_ssize_t> MAX_ROWS)
+        if job.by_lanes and job.streaming and not job.grad.direct:
+            # These rows end at the end of a cache line, so that the next ones store whole lines.
             k = to_line(<real*> row_address(&job.grad, i))
             count = min(count, k) if k > 0 else count
         begin_rows(job, i, count, label, numbers.weight)
         if job.formula.z_loss != 0:
-            for k in range(MAX_LANES):
+            for k in range(MAX_ROWS):
                 numbers.unit[k] = 1
-        if job.by_lanes:
-            if not visit_lanes(job, i, count, label, scratch, &numbers):
-                visit_one_by_one(job, i, count, label, scratch, &numbers)
-        else:
-            known = False
-            for k in range(count):
-                next_counts = k + 1 < count and numbers.weight[k + 1] != 0
-                known = visit_row_of(job, i + k, label + k, scratch, n_threads, &numbers, k, next_counts, known)
+        k = 0
+        known = False
+        while k < count:
+            if job.by_lanes:
+                visit_group(job, i + k, min(count - k, lanes_of(scratch)), label + k, scratch, &numbers, k)
+                k += lanes_of(scratch)
+            else:
+                known = visit_row_of(
+                    job, i + k, label + k, scratch, n_threads, &numbers, k,
+                    k + 1 < count and numbers.weight[k + 1] != 0, known)
+                k += 1
         if job.diagnostics.argmax != NULL:
             write_diagnostics(job, i, count, scratch, &numbers)
         add_losses(job, i, count, i - block * job.rows_per_block, scratch, &numbers, &sum, &total.far_sum)

@@ -20,13 +20,12 @@ cdef void write_diagnostics(
 ) noexcept nogil:
     """Write the diagnostics of `count` rows from i on; those of rows that do not count are 0, and -1."""
     cdef RowDiagnostics* found = &numbers.diagnostics
-    cdef double[MAX_LANES] logs                         # log(S / e_m)
+    cdef double[MAX_ROWS] logs                          # log(S / e_m)
     cdef double m
     cdef Py_ssize_t k = 0
     while k < count:
-        store(&logs[k], log1p_rest(
-            tag, load(found.R + k), load(found.R_low + k), load(numbers.m_shifted + k), load(numbers.n0 + k)))
-        k += ROWS_AT_ONCE
+        lane_logs(tag, found.R + k, found.R_low + k, LaneNumbers(numbers[0], k), &logs[k])
+        k += lanes_of(tag)
     for k in range(count):
         if numbers.weight[k] == 0:
             set_diagnostics(job, i + k, -1, 0, 0, 0)

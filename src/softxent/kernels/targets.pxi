@@ -16,6 +16,9 @@ cdef bint labels_are_good(const Job* job) noexcept nogil:
     cdef Py_ssize_t i
     if job.kind == LABELS:
         return read_labels(&job.targets, 0, job.n_rows, &labels, NULL)
+    if job.targets.n_axes == 1 and job.targets.step == job.n_entries * <Py_ssize_t> sizeof(int64_t):
+        return element_of(job.targets).read_labels(
+            job.targets.data, sizeof(int64_t), job.n_rows * job.n_entries, labels, NULL)
     for i in range(job.n_rows):
         if not element_of(job.targets).read_labels(
             row_address(&job.targets, i), sizeof(int64_t), job.n_entries, labels, NULL
@@ -29,12 +32,14 @@ cdef inline void begin_rows(
 ) noexcept nogil:
     """Read labels and weights of `count` rows from i on. The weights are multiplied by job.unit.
 
-    Rows that do not count get the weight 0, and lanes after the last row get job.unit. If the product underflows to 0,
-    the weight is the smallest number, because its row counts.
+    Rows that do not count get the weight 0. Lanes after the last row get the weight job.unit and the label 0. If the
+    product underflows to 0, the weight is the smallest number, because its row counts.
     """
     cdef LabelRange labels = label_range(job)
-    cdef Py_ssize_t k
+    cdef Py_ssize_t k, stop = MAX_LANES if count <= MAX_LANES else MAX_ROWS
     for k in range(MAX_LANES):
+        weight[k] = job.unit
+    for k in range(MAX_LANES, stop):
         weight[k] = job.unit
     if job.has_sample_weight:
         read_numbers(&job.sample_weight, i, count, weight)
@@ -47,6 +52,8 @@ cdef inline void begin_rows(
         # Labels were checked, but another thread may have changed them since. read_labels gives 0 for what is no
         # class: the result is wrong then, but no other memory is touched.
         read_labels(&job.targets, i, count, &labels, label)
+        for k in range(count, stop if job.by_lanes else count):
+            label[k] = 0
     if job.has_ignored:
         for k in range(count):
             if label[k] < 0:
@@ -100,14 +107,14 @@ cdef double target_mass(const Job* job, Py_ssize_t i, const real* one) noexcept 
 cdef double total_weight(const Job* job, const real* one) noexcept nogil:
     """The sum of the weights of all rows; a row of weight 0 adds nothing, even if its class weight is infinite."""
     cdef Sum[double] total
-    cdef double[MAX_LANES] weight
-    cdef int64_t[MAX_LANES] label
+    cdef double[MAX_ROWS] weight
+    cdef int64_t[MAX_ROWS] label
     cdef Py_ssize_t i = 0, count, k
     cdef double rounded
     if not job.has_sample_weight and not job.has_ignored and job.class_weight == NULL:
         return job.n_rows * job.unit
     while i < job.n_rows:
-        count = min(job.n_rows - i, <Py_ssize_t> MAX_LANES)
+        count = min(job.n_rows - i, <Py_ssize_t> MAX_ROWS)
         begin_rows(job, i, count, label, weight)
         if job.class_weight != NULL:
             for k in range(count):
@@ -124,14 +131,14 @@ cdef double total_weight(const Job* job, const real* one) noexcept nogil:
 
 cdef double largest_weight(const Job* job) noexcept nogil:
     """The largest absolute value of the weights of rows."""
-    cdef double[MAX_LANES] weight
-    cdef int64_t[MAX_LANES] label
+    cdef double[MAX_ROWS] weight
+    cdef int64_t[MAX_ROWS] label
     cdef double largest = 0
     cdef Py_ssize_t i = 0
     while i < job.n_rows:
-        begin_rows(job, i, min(job.n_rows - i, <Py_ssize_t> MAX_LANES), label, weight)
-        largest = max(largest, largest_size(weight, min(job.n_rows - i, <Py_ssize_t> MAX_LANES)))
-        i += MAX_LANES
+        begin_rows(job, i, min(job.n_rows - i, <Py_ssize_t> MAX_ROWS), label, weight)
+        largest = max(largest, largest_size(weight, min(job.n_rows - i, <Py_ssize_t> MAX_ROWS)))
+        i += MAX_ROWS
     return largest
 
 

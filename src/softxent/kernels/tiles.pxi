@@ -1,18 +1,6 @@
 # Tiles: as many rows as Lanes has lanes. Class c of the row in lane k is at tile[c * lanes_of(tile) + k].
 
 
-cdef struct NextRows:
-    # Memory of the next group of rows. While class c of this group is visited, LANE_BYTES are prefetched from
-    # start + c * step. With a step of 0 these are the same lines again and again, which costs next to nothing.
-    const char* start
-    Py_ssize_t step
-
-
-cdef inline void ask_for(const NextRows* next_rows, Py_ssize_t c) noexcept nogil:
-    """Prefetch the share of class c. If a whole group were prefetched at once, the CPU would drop most of it."""
-    prefetch(next_rows.start + c * next_rows.step, LANE_BYTES)
-
-
 cdef bint place_lanes(
     const Layout* rows, Py_ssize_t i, Py_ssize_t count, Py_ssize_t n_lanes, char** at, char* spare
 ) noexcept nogil:
@@ -33,9 +21,13 @@ cdef bint place_lanes(
     return run == count
 
 
-cdef inline bint are_packed(const Layout* rows, bint even, Py_ssize_t n, const real* tag) noexcept nogil:
-    """Whether pad_rows and unpad_rows take these rows: they are short, and one comes right after the other."""
-    return rows.direct and even and 1 < n < in_quarter(tag) and rows.step == n * <Py_ssize_t> sizeof(real)
+cdef inline bint are_short(
+    const Layout* rows, Py_ssize_t i, Py_ssize_t count, Py_ssize_t n, const real* tag
+) noexcept nogil:
+    """Whether the `count` rows from i on are short, and one comes right after the other."""
+    return (
+        is_short(tag, n) and rows.direct and rows.step == n * <Py_ssize_t> sizeof(real)
+        and run_from(rows, i, count) == count)
 
 
 cdef inline void place_staged(real* staging, Py_ssize_t n, Py_ssize_t count, char** at) noexcept nogil:
@@ -52,13 +44,13 @@ cdef void read_tile(
     cdef char* at[MAX_LANES]
     cdef char* staged[MAX_LANES]
     cdef Py_ssize_t lane, c
-    cdef bint even = place_lanes(rows, i, count, lanes_of(tile), at, NULL)
+    cdef bint even
+    if are_short(rows, i, count, n, tile):
+        short_rows_to_lanes(<real*> row_address(rows, i), n, count, tile, staging)
+        return
+    even = place_lanes(rows, i, count, lanes_of(tile), at, NULL)
     if rows.direct and n >= in_quarter(tile):
         rows_to_lanes(<real**> at, n, tile)
-    elif are_packed(rows, even, n, tile):
-        pad_rows(<real*> at[0], n, count, staging)
-        place_staged(staging, n, count, staged)
-        rows_to_lanes(<real**> staged, n, tile)
     elif rows.packed:
         place_staged(staging, n, count, staged)
         if even and rows.step == n * rows.class_stride and n >= in_quarter(tile):
@@ -97,13 +89,13 @@ cdef void write_tile(
     cdef char* at[MAX_LANES]
     cdef char* staged[MAX_LANES]
     cdef Py_ssize_t lane, c
-    cdef bint even = place_lanes(rows, i, count, lanes_of(tile), at, <char*> staging)
+    cdef bint even
+    if are_short(rows, i, count, n, tile):
+        lanes_to_short_rows(tile, n, count, <real*> row_address(rows, i), staging)
+        return
+    even = place_lanes(rows, i, count, lanes_of(tile), at, <char*> staging)
     if rows.direct and n >= in_quarter(tile):
         lanes_to_rows(tile, n, <real**> at)
-    elif are_packed(rows, even, n, tile):
-        place_staged(staging, n, lanes_of(tile), staged)
-        lanes_to_rows(tile, n, <real**> staged)
-        unpad_rows(staging, n, count, <real*> at[0])
     elif rows.packed:
         place_staged(staging, n, lanes_of(tile), staged)
         lanes_to_rows(tile, n, <real**> staged)

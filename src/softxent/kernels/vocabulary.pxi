@@ -23,23 +23,21 @@ cdef extern from "vec/vec.hpp" namespace "softxent" nogil:
     Lanes[T] load_lanes[T](const T*)
     Vec[T] load_first[T](const T*, Py_ssize_t n, double fill)
     Lanes[T] load_lanes_first[T](const T*, Py_ssize_t n, double fill)
-    Vec[double] load_as_double[T](const T*)
-    void store_as_double[T](double*, Lanes[T])
     void store[T](T*, Vec[T])
     void store[T](T*, Lanes[T])
     void stream[T](T*, Lanes[T])
     void fence_streams()
+    void stream_row[T](const T* source, T* to, Py_ssize_t n)
     void store_first[T](T*, Py_ssize_t n, Vec[T])
     void store_first[T](T*, Py_ssize_t n, Lanes[T])
-    void store_rounded "softxent::store" [T](T*, Vec[double])
-    void prefetch(const char*, Py_ssize_t n_bytes)
     cdef cppclass Tile[T]:
         Tile()
         T* space
 
     Py_ssize_t in_quarter[T](const T*)
-    void pad_rows[T](const T* rows, Py_ssize_t n, Py_ssize_t count, T* padded)
-    void unpad_rows[T](const T* padded, Py_ssize_t n, Py_ssize_t count, T* rows)
+    bint is_short[T](const T*, Py_ssize_t n)
+    void short_rows_to_lanes[T](const T* rows, Py_ssize_t n, Py_ssize_t count, T* tile, T* staging)
+    void lanes_to_short_rows[T](const T* tile, Py_ssize_t n, Py_ssize_t count, T* rows, T* staging)
     void rows_to_lanes[T](T** at, Py_ssize_t n, T* tile)
     void lanes_to_rows[T](const T* tile, Py_ssize_t n, T** at)
     Vec[T] maximum[T](Vec[T], Vec[T])
@@ -75,14 +73,7 @@ cdef extern from "math/exp.hpp" namespace "softxent" nogil:
         RowUnit()
         RowUnit(T m)
 
-    cdef cppclass LanesUnit[T]:
-        Lanes[T] shift
-        Lanes[T] n0
-        LanesUnit()
-        LanesUnit(Lanes[T] m)
-
     Vec[T] exp[T](Vec[T], const RowUnit[T]&)
-    Lanes[T] exp[T](Lanes[T], const LanesUnit[T]&)
     double unit_size[T](const T*)
 
 cdef extern from "math/log1p.hpp" namespace "softxent" nogil:
@@ -129,6 +120,20 @@ cdef extern from "row/numbers.hpp" namespace "softxent" nogil:
         double* weight
         double* unit
 
+    cdef cppclass LaneNumbers:
+        LaneNumbers()
+        LaneNumbers(RowNumbers&, Py_ssize_t k)
+        double* R
+        double* R_low
+        double* m
+        double* m_shifted
+        double* n0
+        double* mass
+        double* cross
+        double* weight
+        RowDiagnostics* diagnostics
+        Py_ssize_t k
+
     cdef cppclass Denominator[T, D]:
         D sum
         Denominator()
@@ -139,8 +144,6 @@ cdef extern from "row/numbers.hpp" namespace "softxent" nogil:
     double largest_scale[T](const T*)
     int largest_scale_exponent[T](const T*)
     double log1p_rest[T](const T*, double R, double R_low, double m_shifted, double n0)
-    Vec[double] log1p_rest[T](
-        const T*, const Vec[double]& R, const Vec[double]& R_low, const Vec[double]& m_shifted, const Vec[double]& n0)
     void row_losses[T](const T*, const RowNumbers&, int count, double z_loss, double* losses)
 
 cdef extern from "row/target.hpp" namespace "softxent" nogil:
@@ -197,18 +200,13 @@ cdef extern from "row/finish.hpp" namespace "softxent" nogil:
     Factors[double] find_factors[T](
         const T*, const Formula&, const Denominator[T, double]& whole, double R, double mass, double rest, double share,
         double scale)
-    Factors[Vec[double]] find_factors[T](
-        const T*, const Formula&, const Denominator[T, Vec[double]]& whole, Vec[double] R, Vec[double] mass,
-        Vec[double] rest, Vec[double] share, Vec[double] scale)
 
     cdef cppclass Gradient[N]:
         Gradient()
         N factor, offset, minus
         bint smoothed
         Vec[T] of[T](Vec[T] e)
-        Lanes[T] of[T](Lanes[T] e)
         Vec[T] minus_target[T](Vec[T] grad, Vec[T] t)
-        Lanes[T] minus_target[T](Lanes[T] grad, Lanes[T] t)
 
 cdef extern from "row/sweeps.hpp" namespace "softxent" nogil:
     double row_max[T](const T* x, Py_ssize_t n)
@@ -251,14 +249,13 @@ cdef extern from "row/lanes.hpp" namespace "softxent" nogil:
         T* argmax
         double* rest
         T* label_class
-        T* label_logit
         T* label_amount
-        T* factor
-        T* offset
-        T* minus
-        T* own_class
-        T* own_grad
-        LanesUnit[T] unit
+
+    cdef cppclass NextRows:
+        NextRows()
+        NextRows(const char* start, Py_ssize_t step)
+        const char* start
+        Py_ssize_t step
 
     cdef cppclass Tiles[T]:
         Tiles()
@@ -268,6 +265,31 @@ cdef extern from "row/lanes.hpp" namespace "softxent" nogil:
         T* kept_logits
         T* staging
 
+    cdef cppclass SparseRows[T]:
+        SparseRows()
+        const int64_t** indices
+        const T** probs
+        Py_ssize_t count, n_classes
+        const T* class_weight
+
+    void find_sparse_of_lanes[T](LaneGroup[T]*, SparseRows[T]*, const T* x, const LaneNumbers&)
+    void subtract_sparse_of_lanes[T](const LaneGroup[T]&, SparseRows[T]*, T* g)
+    void find_pulls[T](const T*, const Formula&, const LaneNumbers&, double* pull)
+    void build_label_targets[T](T* t, Py_ssize_t n, double smoothing, const T* label_class, const T* class_weight)
+    void find_label_classes[T](LaneGroup[T]*)
+    Lanes[T] class_in_lanes[T](const T*, Py_ssize_t c)
+    void lane_logs[T](const T*, const double* R, const double* R_low, const LaneNumbers&, double* logs)
+    double smallest_scale[T](const T*)
+    void find_m[T](LaneGroup[T]*, const T* x, Py_ssize_t n, const LaneNumbers&)
+    bint finish_lanes[T](
+        LaneGroup[T]*, const Formula&, const double* share, const double* pull, const double* scales,
+        bint scales_suffice, const LaneNumbers&)
+    void find_grad_at_label[T](LaneGroup[T]*)
+    void take_gradients[T](const LaneGroup[T]&, T* e, const T* t, Py_ssize_t n)
+    void write_gradients[T](const LaneGroup[T]&, const T* e, Py_ssize_t n, T** at)
+    void find_labels[T](LaneGroup[T]*, const T* x, Py_ssize_t n, const T* class_weight, const LaneNumbers&)
+    void take_exponentials_of_lanes[T](
+        LaneGroup[T]*, T* x, Py_ssize_t n, const NextRows& next_logits, const NextRows& next_grad, const LaneNumbers&)
     void lane_sums[T](const T* v, Py_ssize_t n, const T* left_out, const T* taken_off, double* values, double* rounded)
     void lane_gap_sums[T](const T* x, Py_ssize_t n, const T* m, double* values)
     void lane_entropy_sums[T](const T* e, const T* x, Py_ssize_t n, const T* m, double* values)
@@ -290,3 +312,4 @@ ctypedef fused real:
 cdef enum:
     MAX_LANES = 32              # of Lanes[float]
     ROWS_AT_ONCE = 8            # lanes of Vec[double]
+    MAX_ROWS = 64               # of RowNumbers

@@ -23,6 +23,12 @@ inline void stream(float *p, f32 v) { _mm256_stream_ps(p, v); }
 inline void stream(double *p, f64 v) { _mm256_stream_pd(p, v); }
 inline void fence_streams() { _mm_sfence(); }
 
+// A number for each lane, from f(lane). Faster than the gathers of most CPUs.
+template <class T, class F> SOFTXENT_INLINE auto each_lane(F f) {
+    if constexpr (sizeof(T) == sizeof(float)) return _mm256_setr_ps(f(0), f(1), f(2), f(3), f(4), f(5), f(6), f(7));
+    else return _mm256_setr_pd(f(0), f(1), f(2), f(3));
+}
+
 inline f32 load(const Half *p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p))); }
 inline void store(Half *p, f32 v) {
     _mm_storeu_si128(reinterpret_cast<__m128i *>(p), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
@@ -102,6 +108,9 @@ inline void widen(f32 v, f64 *out) {
     out[0] = _mm256_cvtps_pd(_mm256_castps256_ps128(v));
     out[1] = _mm256_cvtps_pd(_mm256_extractf128_ps(v, 1));
 }
+inline f32 narrow(f64 low, f64 high) {
+    return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm256_cvtpd_ps(low)), _mm256_cvtpd_ps(high), 1);
+}
 
 inline f64 load_as_double(const float *p) { return _mm256_cvtps_pd(_mm_loadu_ps(p)); }
 inline f64 load_as_double(const double *p) { return load(p); }
@@ -146,6 +155,44 @@ template <int BY> inline void transpose_quarters(f64 *r) {
     const f64 a = r[0], b = r[BY];
     r[0] = _mm256_permute2f128_pd(a, b, 0x20);
     r[BY] = _mm256_permute2f128_pd(a, b, 0x31);
+}
+
+// The columns of rows of N numbers, one row after the other; N is 2 or 3. Of 3 columns, each has its numbers in other
+// lanes of the three registers, so that they can be blended first.
+constexpr int lanes_of_column(int k, int c) {
+    int lanes = 0;
+    for (int i = 0; i < 8; ++i) lanes |= (8 * k + i) % 3 == c ? 1 << i : 0;
+    return lanes;
+}
+template <int ONE, int TWO> inline f32 blend_thirds(const f32 *r) { return _mm256_blend_ps(_mm256_blend_ps(r[0], r[1], ONE), r[2], TWO); }
+template <int C> inline f32 blend_column(const f32 *r) { return blend_thirds<lanes_of_column(1, C), lanes_of_column(2, C)>(r); }
+template <int K> inline f32 blend_columns(const f32 *r) { return blend_thirds<lanes_of_column(K, 1), lanes_of_column(K, 2)>(r); }
+template <int N> inline void load_columns(const float *p, f32 *r) {
+    if constexpr (N == 2) {
+        const f32 a = load(p), b = load(p + 8);
+        r[0] = _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(_mm256_shuffle_ps(a, b, 0x88)), 0xd8));
+        r[1] = _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(_mm256_shuffle_ps(a, b, 0xdd)), 0xd8));
+    } else {
+        const f32 from[3] = {load(p), load(p + 8), load(p + 16)};
+        r[0] = _mm256_permutevar8x32_ps(blend_column<0>(from), _mm256_setr_epi32(0, 3, 6, 1, 4, 7, 2, 5));
+        r[1] = _mm256_permutevar8x32_ps(blend_column<1>(from), _mm256_setr_epi32(1, 4, 7, 2, 5, 0, 3, 6));
+        r[2] = _mm256_permutevar8x32_ps(blend_column<2>(from), _mm256_setr_epi32(2, 5, 0, 3, 6, 1, 4, 7));
+    }
+}
+template <int N> inline void store_columns(float *p, const f32 *r) {
+    if constexpr (N == 2) {
+        const f32 a = _mm256_unpacklo_ps(r[0], r[1]), b = _mm256_unpackhi_ps(r[0], r[1]);
+        store(p, _mm256_permute2f128_ps(a, b, 0x20));
+        store(p + 8, _mm256_permute2f128_ps(a, b, 0x31));
+    } else {
+        const f32 from[3] = {
+            _mm256_permutevar8x32_ps(r[0], _mm256_setr_epi32(0, 3, 6, 1, 4, 7, 2, 5)),
+            _mm256_permutevar8x32_ps(r[1], _mm256_setr_epi32(5, 0, 3, 6, 1, 4, 7, 2)),
+            _mm256_permutevar8x32_ps(r[2], _mm256_setr_epi32(2, 5, 0, 3, 6, 1, 4, 7))};
+        store(p, blend_columns<0>(from));
+        store(p + 8, blend_columns<1>(from));
+        store(p + 16, blend_columns<2>(from));
+    }
 }
 
 inline double lane0(f32 v) { return _mm256_cvtss_f32(v); }

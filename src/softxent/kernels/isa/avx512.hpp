@@ -3,6 +3,8 @@
 
 #include <immintrin.h>
 
+#include <cstdint>
+
 namespace softxent::isa {
 
 using f32 = __m512;
@@ -19,6 +21,12 @@ inline void store(double *p, f64 v) { _mm512_storeu_pd(p, v); }
 inline void stream(float *p, f32 v) { _mm512_stream_ps(p, v); }
 inline void stream(double *p, f64 v) { _mm512_stream_pd(p, v); }
 inline void fence_streams() { _mm_sfence(); }
+
+// A number for each lane, from f(lane). Faster than the gathers of most CPUs.
+template <class T, class F> SOFTXENT_INLINE auto each_lane(F f) {
+    if constexpr (sizeof(T) == sizeof(float)) return _mm512_setr_ps(f(0), f(1), f(2), f(3), f(4), f(5), f(6), f(7), f(8), f(9), f(10), f(11), f(12), f(13), f(14), f(15));
+    else return _mm512_setr_pd(f(0), f(1), f(2), f(3), f(4), f(5), f(6), f(7));
+}
 
 inline f32 widen(const Half *, __m256i halves) { return _mm512_cvtph_ps(halves); }
 inline f32 widen(const BFloat16 *, __m256i halves) {
@@ -87,6 +95,9 @@ inline void widen(f32 v, f64 *out) {
     out[0] = _mm512_cvtps_pd(_mm512_castps512_ps256(v));
     out[1] = _mm512_cvtps_pd(_mm512_extractf32x8_ps(v, 1));
 }
+inline f32 narrow(f64 low, f64 high) {
+    return _mm512_insertf32x8(_mm512_castps256_ps512(_mm512_cvtpd_ps(low)), _mm512_cvtpd_ps(high), 1);
+}
 
 inline f64 load_as_double(const float *p) { return _mm512_cvtps_pd(_mm256_loadu_ps(p)); }
 inline f64 load_as_double(const double *p) { return load(p); }
@@ -141,6 +152,39 @@ template <int BY> inline void transpose_quarters(f64 *r) {
     for (int i = 0; i < 4 * BY; i += BY) all[i] = _mm512_castpd_ps(r[i]);
     transpose_quarters<BY>(all);
     for (int i = 0; i < 4 * BY; i += BY) r[i] = _mm512_castps_pd(all[i]);
+}
+
+// N registers of numbers in order to as many that take every N-th, and back. Table k says what becomes of register k
+// of the result: lane i gets number at[k][j][i] of what the registers before the j-th gave (from 16 on: of the j-th).
+template <int N, bool BACK> struct Places {
+    std::int32_t at[N][N][16] = {};
+    constexpr Places() {
+        for (int k = 0; k < N; ++k)
+            for (int j = 1; j < N; ++j)
+                for (int i = 0; i < 16; ++i) {
+                    const int number = BACK ? 16 * k + i : N * i + k, lane = BACK ? number / N : number % 16;
+                    const int in = BACK ? number % N : number / 16;
+                    at[k][j][i] = in == j ? 16 + lane : in == 0 && j == 1 ? lane : i;
+                }
+    }
+};
+template <int N, bool BACK> inline void deal(f32 *r) {
+    static constexpr Places<N, BACK> places;
+    f32 from[N];
+    for (int k = 0; k < N; ++k) from[k] = r[k];
+    for (int k = 0; k < N; ++k) {
+        r[k] = from[0];
+        for (int j = 1; j < N; ++j) r[k] = _mm512_permutex2var_ps(r[k], _mm512_loadu_si512(places.at[k][j]), from[j]);
+    }
+}
+// The columns of rows of N numbers, one row after the other.
+template <int N> inline void load_columns(const float *p, f32 *r) {
+    for (int k = 0; k < N; ++k) r[k] = load(p + 16 * k);
+    deal<N, false>(r);
+}
+template <int N> inline void store_columns(float *p, f32 *r) {
+    deal<N, true>(r);
+    for (int k = 0; k < N; ++k) store(p + 16 * k, r[k]);
 }
 
 inline double lane0(f32 v) { return _mm512_cvtss_f32(v); }

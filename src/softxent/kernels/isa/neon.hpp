@@ -25,6 +25,13 @@ inline void stream(float *p, f32 v) { store(p, v); }
 inline void stream(double *p, f64 v) { store(p, v); }
 inline void fence_streams() {}
 
+// A number for each lane, from f(lane).
+template <class T, class F> SOFTXENT_INLINE auto each_lane(F f) {
+    T lanes[16 / sizeof(T)];
+    for (int i = 0; i < static_cast<int>(16 / sizeof(T)); ++i) lanes[i] = f(i);
+    return load(lanes);
+}
+
 inline uint16x4_t load_bits(const void *p) { return vld1_u16(static_cast<const std::uint16_t *>(p)); }
 inline void store_bits(void *p, uint16x4_t bits) { vst1_u16(static_cast<std::uint16_t *>(p), bits); }
 inline f32 load(const Half *p) { return vcvt_f32_f16(vreinterpret_f16_u16(load_bits(p))); }
@@ -118,6 +125,7 @@ inline void widen(f32 v, f64 *out) {
     out[0] = vcvt_f64_f32(vget_low_f32(v));
     out[1] = vcvt_high_f64_f32(v);
 }
+inline f32 narrow(f64 low, f64 high) { return vcvt_high_f32_f64(vcvt_f32_f64(low), high); }
 
 inline f64 load_as_double(const float *p) { return vcvt_f64_f32(vld1_f32(p)); }
 inline f64 load_as_double(const double *p) { return load(p); }
@@ -147,6 +155,24 @@ inline void transpose_in_quarters(f32 *r) {
 }
 template <int> inline void transpose_quarters(f32 *) {}
 template <int> inline void transpose_quarters(f64 *) {}
+
+// The columns of rows of N numbers, one row after the other; N is 2 or 3.
+template <int N> inline void load_columns(const float *p, f32 *r) {
+    const auto columns = [=] {
+        if constexpr (N == 2) return vld2q_f32(p);
+        else return vld3q_f32(p);
+    }();
+    for (int c = 0; c < N; ++c) r[c] = columns.val[c];
+}
+template <int N> inline void store_columns(float *p, const f32 *r) {
+    if constexpr (N == 2) {
+        const float32x4x2_t columns = {{r[0], r[1]}};
+        vst2q_f32(p, columns);
+    } else {
+        const float32x4x3_t columns = {{r[0], r[1], r[2]}};
+        vst3q_f32(p, columns);
+    }
+}
 
 inline double lane0(f32 v) { return vgetq_lane_f32(v, 0); }
 inline double lane0(f64 v) { return vgetq_lane_f64(v, 0); }

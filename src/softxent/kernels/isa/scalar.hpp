@@ -19,7 +19,7 @@ using f64 = Array<double>;
 constexpr int IN_FLIGHT = 4;                                   // registers that exp works on side by side
 constexpr bool FUSED = false;                                  // fma rounds once
 
-// f of each lane's number.
+// A number for each lane, from f(lane).
 template <class T, class F> SOFTXENT_INLINE Array<T> each_lane(F f) {
     Array<T> out;
     for (int i = 0; i < out.lanes; ++i) out.lane[i] = f(i);
@@ -105,6 +105,9 @@ SOFTXENT_INLINE f64 exponent(const f64 &v) {
 SOFTXENT_INLINE void widen(const f32 &v, f64 *out) {
     for (int i = 0; i < v.lanes; ++i) out[i / 2].lane[i % 2] = v.lane[i];
 }
+SOFTXENT_INLINE f32 narrow(const f64 &low, const f64 &high) {
+    return each_lane<float>([&](int i) { return static_cast<float>((i < 2 ? low : high).lane[i % 2]); });
+}
 
 template <class T> SOFTXENT_INLINE f64 load_as_double(const T *p) {
     return each_lane<double>([&](int i) { return p[i]; });
@@ -126,6 +129,14 @@ template <class T> SOFTXENT_INLINE void transpose_in_quarters(Array<T> *r) {
     }
 }
 template <int, class T> SOFTXENT_INLINE void transpose_quarters(Array<T> *) {}
+
+// The columns of rows of N numbers, one row after the other.
+template <int N> SOFTXENT_INLINE void load_columns(const float *p, f32 *r) {
+    for (int c = 0; c < N; ++c) r[c] = each_lane<float>([&](int i) { return p[i * N + c]; });
+}
+template <int N> SOFTXENT_INLINE void store_columns(float *p, const f32 *r) {
+    for (int k = 0; k < N * f32::lanes; ++k) p[k] = r[k % N].lane[k / N];
+}
 
 template <class T> SOFTXENT_INLINE double lane0(const Array<T> &v) { return v.lane[0]; }
 SOFTXENT_INLINE double total(const f64 &v) { return v.lane[0] + v.lane[1]; }

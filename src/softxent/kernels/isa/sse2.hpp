@@ -24,6 +24,12 @@ inline void stream(float *p, f32 v) { _mm_stream_ps(p, v); }
 inline void stream(double *p, f64 v) { _mm_stream_pd(p, v); }
 inline void fence_streams() { _mm_sfence(); }
 
+// A number for each lane, from f(lane).
+template <class T, class F> SOFTXENT_INLINE auto each_lane(F f) {
+    if constexpr (sizeof(T) == sizeof(float)) return _mm_setr_ps(f(0), f(1), f(2), f(3));
+    else return _mm_setr_pd(f(0), f(1));
+}
+
 // 64 bits from or to memory, in the lower half of a register.
 inline __m128i load_low(const void *p) { return _mm_loadl_epi64(static_cast<const __m128i *>(p)); }
 inline void store_low(void *p, __m128i v) { _mm_storel_epi64(static_cast<__m128i *>(p), v); }
@@ -163,6 +169,7 @@ inline void widen(f32 v, f64 *out) {
     out[0] = _mm_cvtps_pd(v);
     out[1] = _mm_cvtps_pd(_mm_movehl_ps(v, v));
 }
+inline f32 narrow(f64 low, f64 high) { return _mm_movelh_ps(_mm_cvtpd_ps(low), _mm_cvtpd_ps(high)); }
 
 inline f64 load_as_double(const float *p) { return _mm_cvtps_pd(_mm_castsi128_ps(load_low(p))); }
 inline f64 load_as_double(const double *p) { return load(p); }
@@ -189,6 +196,31 @@ inline void transpose_in_quarters(f64 *r) {
 }
 template <int> inline void transpose_quarters(f32 *) {}
 template <int> inline void transpose_quarters(f64 *) {}
+
+// The columns of rows of N numbers, one row after the other; N is 2 or 3.
+template <int N> inline void load_columns(const float *p, f32 *r) {
+    const f32 a = load(p), b = load(p + 4);
+    if constexpr (N == 2) {
+        r[0] = _mm_shuffle_ps(a, b, 0x88);
+        r[1] = _mm_shuffle_ps(a, b, 0xdd);
+    } else {
+        const f32 c = load(p + 8);
+        r[0] = _mm_shuffle_ps(a, _mm_shuffle_ps(b, c, 0x12), 0x8c);
+        r[1] = _mm_shuffle_ps(_mm_shuffle_ps(a, b, 0x01), _mm_shuffle_ps(b, c, 0x23), 0x88);
+        r[2] = _mm_shuffle_ps(_mm_shuffle_ps(a, b, 0x12), c, 0xc8);
+    }
+}
+template <int N> inline void store_columns(float *p, const f32 *r) {
+    const f32 a = _mm_unpacklo_ps(r[0], r[1]), b = _mm_unpackhi_ps(r[0], r[1]);
+    if constexpr (N == 2) {
+        store(p, a);
+        store(p + 4, b);
+    } else {
+        store(p, _mm_shuffle_ps(a, _mm_shuffle_ps(r[2], a, 0x20), 0x84));
+        store(p + 4, _mm_shuffle_ps(_mm_shuffle_ps(a, r[2], 0x13), b, 0x48));
+        store(p + 8, _mm_shuffle_ps(_mm_shuffle_ps(r[2], b, 0x22), _mm_shuffle_ps(b, r[2], 0x33), 0x88));
+    }
+}
 
 inline double lane0(f32 v) { return _mm_cvtss_f32(v); }
 inline double lane0(f64 v) { return _mm_cvtsd_f64(v); }

@@ -52,10 +52,12 @@ template <class S, class D> struct Unit {
 template <class S> using RowUnit = Unit<S, S>;
 template <class S> using LanesUnit = Unit<S, Lanes<S>>;
 
-// The numbers for the lanes of a P: x for all of them, or those of v from register I on.
+// The numbers for the lanes of a P: x for all of them, or those of v from register I on, and from the first on again.
 template <class P, int I = 0> SOFTXENT_INLINE P for_lanes(double x) { return P(x); }
 template <class P, int I = 0, class S, int N> SOFTXENT_INLINE P for_lanes(const Pack<S, N> &v) {
-    return registers_from<P::registers, I>(v);
+    P out;
+    repeat<P::registers>([&](auto i) { out.r[i] = v.r[(I + i) % N]; });
+    return out;
 }
 
 // exp(x) counted in the row's unit, for x <= m. Max error 1.02 ulp in float, 1.1 ulp in double; exactly 0 from about

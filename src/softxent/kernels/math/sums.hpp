@@ -30,8 +30,8 @@ SOFTXENT_INLINE Wide wide(const Vec<float> &v) { return widen(v); }
 SOFTXENT_INLINE Vec<double> wide(const Vec<double> &v) { return v; }
 
 // m - x; if LOOKS_FOR_0, 0 where t is 0, whatever x is.
-template <bool LOOKS_FOR_0> SOFTXENT_INLINE Vec<double> gap(const Vec<double> &t, const Vec<double> &x, const Vec<double> &m) {
-    Vec<double> zero(0), difference = m - x;
+template <bool LOOKS_FOR_0, class D> SOFTXENT_INLINE D gap(const D &t, const D &x, const D &m) {
+    D zero(0), difference = m - x;
     if constexpr (LOOKS_FOR_0) return select_equal(t, zero, zero, difference);
     return difference;
 }

@@ -2,56 +2,104 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 
 #include "../math/exp.hpp"
+#include "finish.hpp"
 #include "target.hpp"
 
 namespace softxent {
 
+// The number c of a class, in all lanes. Loaded from a table, because to convert c takes longer.
+template <class S> inline constexpr auto CLASS_NUMBERS = [] {
+    struct { S number[TILE_BYTES / LANE_BYTES]; } all{};
+    for (int c = 0; c < TILE_BYTES / LANE_BYTES; ++c) all.number[c] = static_cast<S>(c);
+    return all;
+}();
+template <class P, class S> SOFTXENT_INLINE P class_number(const S *, std::ptrdiff_t c) {
+    P out;
+    repeat<P::registers>([&](auto i) { out.r[i] = isa::broadcast(CLASS_NUMBERS<S>.number[c]); });
+    return out;
+}
+template <class S> SOFTXENT_INLINE Lanes<S> class_in_lanes(const S *tag, std::ptrdiff_t c) {
+    return class_number<Lanes<S>>(tag, c);
+}
+
+// N Vecs of a tile, for classes that are a Vec's worth of classes apart.
+template <int N, class S> SOFTXENT_INLINE Pack<S, N * registers_of_vec<S>> load_classes(const S *v) {
+    Pack<S, N * registers_of_vec<S>> out;
+    repeat<N>([&](auto j) { set_registers<j * registers_of_vec<S>>(&out, load(v + j * Vec<S>::lanes * Lanes<S>::lanes)); });
+    return out;
+}
+// v, which is of the classes c, ..., but 0 in lanes that leave a class out.
+template <int N, class S, class P> SOFTXENT_INLINE P all_but(const S *left_out, const P &v, std::ptrdiff_t c) {
+    P out;
+    Vec<S> left = load(left_out);
+    repeat<N>([&](auto j) {
+        constexpr int i = j * registers_of_vec<S>;
+        set_registers<i>(&out, select_equal(
+            class_number<Vec<S>>(left_out, c + j * Vec<S>::lanes), left, Vec<S>(0), registers_from<registers_of_vec<S>, i>(v)));
+    });
+    return out;
+}
+
 // For every lane of a tile, the sum over its n classes minus taken_off, with the bits of the wide kernel's sums.
-// term(lane, c) is what class c adds, a Vec for the rows from `lane` on. `rounded` gets what `values` round off.
+// terms(part, c, N) is what N classes add, the first of which is c: N Vecs for the rows of that part of the lanes.
+// `rounded` gets what `values` round off.
 template <class S, class F>
-SOFTXENT_INLINE void lane_sums_of(F term, std::ptrdiff_t n, const S *taken_off, double *values, double *rounded) {
+SOFTXENT_INLINE void lane_sums_of(F terms, std::ptrdiff_t n, const S *taken_off, double *values, double *rounded) {
     constexpr int step = Vec<S>::lanes, block = Block<S>::lanes;
+    const std::integral_constant<int, 1> one;
+    const std::integral_constant<int, block / step> four;
     const std::ptrdiff_t blocks_end = n - n % block;
     const int count = n < step ? static_cast<int>(n) : step;
     decltype(Sum<S>::sum) slots[step];
-    for (int lane = 0; lane < Lanes<S>::lanes; lane += step) {
-        const auto four = [&](std::ptrdiff_t c) {
-            return (term(lane, c) + term(lane, c + 2 * step)) + (term(lane, c + step) + term(lane, c + 3 * step));
-        };
+    repeat<Lanes<S>::lanes / step>([&](auto part) {
         for (int i = 0; i < count; ++i) {
-            Sum<S> sum(blocks_end > 0 ? four(i) : term(lane, i));
-            std::ptrdiff_t c = i + (blocks_end > 0 ? block : step);
-            for (; c < blocks_end; c += block) sum.add(four(c));
-            for (; c < n; c += step) sum.add(term(lane, c));
+            std::ptrdiff_t c = i;
+            Sum<S> sum;
+            if (blocks_end > 0) {
+                sum = Sum<S>(fold_sum(terms(part, c, four)));
+                for (c += block; c < blocks_end; c += block) sum.add(fold_sum(terms(part, c, four)));
+            } else {
+                sum = Sum<S>(terms(part, c, one));
+                c += step;
+            }
+            for (; c < n; c += step) sum.add(terms(part, c, one));
             slots[i] = sum.sum;
         }
-        Sum<S>::values_minus(slots, count, taken_off + lane, values + lane, rounded + lane);
-    }
-}
-template <class S> SOFTXENT_INLINE Vec<S> all_but(const Vec<S> &left_out, const S *v, std::ptrdiff_t c) {
-    return select_equal(Vec<S>(static_cast<double>(c)), left_out, Vec<S>(0), load(v + c * Lanes<S>::lanes));
+        Sum<S>::values_minus(slots, count, taken_off + part * step, values + part * step, rounded + part * step);
+    });
 }
 // The sums of v, without the class that each lane leaves out.
 template <class S>
 void lane_sums(const S *v, std::ptrdiff_t n, const S *left_out, const S *taken_off, double *values, double *rounded) {
-    lane_sums_of([=](int lane, std::ptrdiff_t c) { return all_but(load(left_out + lane), v + lane, c); }, n, taken_off, values, rounded);
+    lane_sums_of([=](auto part, std::ptrdiff_t c, auto count) {
+        constexpr int lane = part * Vec<S>::lanes;
+        return all_but<count>(left_out + lane, load_classes<count>(v + lane + c * Lanes<S>::lanes), c);
+    }, n, taken_off, values, rounded);
 }
 // The sums of m - x.
 template <class S> void lane_gap_sums(const S *x, std::ptrdiff_t n, const S *m, double *values) {
     constexpr int lanes = Lanes<S>::lanes;
     const S nothing[lanes] = {};
     double rounded[lanes];
-    lane_sums_of([=](int lane, std::ptrdiff_t c) { return load(m + lane) - load(x + lane + c * lanes); }, n, nothing, values, rounded);
+    lane_sums_of([=](auto part, std::ptrdiff_t c, auto count) {
+        constexpr int lane = part * Vec<S>::lanes;
+        Vec<S> most = load(m + lane);
+        return for_lanes<Pack<S, count * registers_of_vec<S>>>(most) - load_classes<count>(x + lane + c * lanes);
+    }, n, nothing, values, rounded);
 }
 // The sums of e (m - x), for the exponentials e of the logits x.
 template <class S> void lane_entropy_sums(const S *e, const S *x, std::ptrdiff_t n, const S *m, double *values) {
     constexpr int lanes = Lanes<S>::lanes;
     const S nothing[lanes] = {};
     double rounded[lanes];
-    lane_sums_of([=](int lane, std::ptrdiff_t c) {
-        return entropy_terms(load(e + lane + c * lanes), load(x + lane + c * lanes), load(m + lane));
+    lane_sums_of([=](auto part, std::ptrdiff_t c, auto count) {
+        constexpr int lane = part * Vec<S>::lanes;
+        const std::ptrdiff_t at = lane + c * lanes;
+        Vec<S> most = load(m + lane);
+        return entropy_terms(load_classes<count>(e + at), load_classes<count>(x + at), most);
     }, n, nothing, values, rounded);
 }
 // For distributions t: the sums of t (m - x), and those of t without the class that each lane leaves out, with what these
@@ -66,13 +114,12 @@ void lane_gaps(
     double rounded[step];
     decltype(Sum<S>::sum) gap_slots[step], weight_slots[step];
     for (int lane = 0; lane < lanes; lane += step, x += step, t += step) {
-        Vec<S> left = load(left_out + lane);
         auto largest = load_wide(m + lane);
         for (int i = 0; i < count; ++i) {
             Sum<S> gap, weight;
             for (std::ptrdiff_t c = i; c < n; c += step) {
                 gap.template add_gaps<true>(load_wide(t + c * lanes), load_wide(x + c * lanes), largest);
-                weight.add(all_but(left, t, c));
+                weight.add(all_but<1>(left_out + lane, load(t + c * lanes), c));
             }
             gap_slots[i] = gap.sum;
             weight_slots[i] = weight.sum;
@@ -105,6 +152,21 @@ void blend_lanes(S *t, std::ptrdiff_t n, double smoothing, const double *masses,
         store(t + c * lanes, load_lanes(t + c * lanes) * Lanes<S>(static_cast<double>(class_weight[c])));
 }
 
+// As build_target without a mask, for labels: class numbers of type S.
+template <class S>
+void build_label_targets(S *t, std::ptrdiff_t n, double smoothing, const S *label_class, const S *class_weight) {
+    using L = Lanes<S>;
+    const double share = smoothing == 0 ? 0 : share_of_each(smoothing, static_cast<double>(n), 1.0);
+    const double at_label = smoothing == 0 ? 1 : smoothed(smoothing, 1.0, share);
+    const double elsewhere = smoothing == 0 ? 0 : smoothed(smoothing, 0.0, share);
+    L label = load_lanes(label_class), own(at_label), other(elsewhere);
+    for (std::ptrdiff_t c = 0; c < n; ++c) {
+        L amount = select_equal(class_number<L>(t, c), label, own, other);
+        if (class_weight != nullptr) amount = amount * L(static_cast<double>(class_weight[c]));
+        store(t + c * L::lanes, amount);
+    }
+}
+
 // The largest absolute value of n numbers; NaNs are ignored.
 inline double largest_size(const double *v, std::ptrdiff_t n) {
     constexpr std::ptrdiff_t step = Vec<double>::lanes;
@@ -132,11 +194,269 @@ template <class S> struct alignas(64) LaneGroup {
     double rest[lanes];                                        // as in RowSums
     S label_class[lanes], label_logit[lanes];                  // the label as a number, and the logit there
     S label_amount[lanes];                                     // what the target gives to the label
-    S factor[lanes], offset[lanes], minus[lanes];              // of the Gradient
-    S own_class[lanes], own_grad[lanes];                       // the class whose gradient is set by itself, -1 for none
     LanesUnit<S> unit;
+    Gradient<Lanes<S>> gradient;
+    Lanes<S> own_class, own_grad;                              // the class whose gradient is set by itself, -1 for none
     std::int64_t *label;                                       // last, so that the arrays start at cache lines
 };
+
+// The maximum of each lane (NaNs are ignored), the unit that follows from it, and its exponential.
+template <class S> SOFTXENT_INLINE void find_m(LaneGroup<S> *group, const S *x, std::ptrdiff_t n, const LaneNumbers &numbers) {
+    using L = Lanes<S>;
+    L m(-std::numeric_limits<double>::infinity());
+    for (std::ptrdiff_t c = 0; c < n; ++c) m = maximum(load_lanes(x + c * L::lanes), m);
+    group->unit = LanesUnit<S>(m);
+    store_as_double(numbers.m, m);
+    store_as_double(numbers.m_shifted, m - group->unit.shift);
+    store_as_double(numbers.n0, group->unit.n0);
+    store(group->m, m);
+    store(group->e_m, exp(m, group->unit));
+}
+
+template <class S> SOFTXENT_INLINE void find_label_classes(LaneGroup<S> *group) {
+    std::int32_t label[Lanes<S>::lanes];                       // becomes vector code, unlike 64-bit integers
+    for (int i = 0; i < Lanes<S>::lanes; ++i) label[i] = static_cast<std::int32_t>(group->label[i]);
+    for (int i = 0; i < Lanes<S>::lanes; ++i) group->label_class[i] = static_cast<S>(label[i]);
+}
+
+// As find_sparse, for each lane, with its label as the only entry. Up to FEW_CLASSES, to compare the label to every class is
+// faster than to load from where it says.
+inline constexpr std::ptrdiff_t FEW_CLASSES = 16;
+template <class S>
+SOFTXENT_INLINE void find_labels(
+    LaneGroup<S> *group, const S *x, std::ptrdiff_t n, const S *class_weight, const LaneNumbers &numbers
+) {
+    using L = Lanes<S>;
+    using D = AsDouble<Lanes<S>>;
+    const std::int64_t *label = group->label;
+    find_label_classes(group);
+    L m = load_lanes(group->m), classes = load_lanes(group->label_class), none(-1), logit = none;
+    if (n <= FEW_CLASSES) {
+        for (std::ptrdiff_t c = 0; c < n; ++c)
+            logit = select_equal(class_number<L>(x, c), classes, load_lanes(x + c * L::lanes), logit);
+    } else {
+        logit = each_lane<L>([=](int i) { return x[label[i] * L::lanes + i]; });
+    }
+    L argmax = select_equal(logit, m, classes, none);
+    store(group->label_logit, logit);
+    D gap = load_pack_as_double<D>(group->m) - load_pack_as_double<D>(group->label_logit);
+    store(group->label_amount, L(1));
+    store(numbers.mass, D(1));
+    store(numbers.cross, gap);
+    store(group->rest, D(0));
+    store(group->argmax, argmax);
+    if (class_weight == nullptr) return;
+    L amount = each_lane<L>([=](int i) { return class_weight[label[i]]; });
+    store(group->label_amount, amount);
+    D mass = load_pack_as_double<D>(group->label_amount);
+    store(numbers.mass, mass);
+    store(numbers.cross, share_of(mass, gap));
+    store(group->argmax, select_equal(amount, L(0), none, argmax));
+}
+
+// The entries of sparse targets, one row to a lane. `read` finds MOST entries of every row, from `start` on, and returns how
+// many there are: for each lane, the amount and the class of the entry, and where the tile has that class.
+template <class S> struct SparseRows {
+    static constexpr int lanes = Lanes<S>::lanes, MOST = 8;
+    const std::int64_t *indices[lanes];
+    const S *probs[lanes];
+    std::ptrdiff_t count, n_classes;                           // of a row's target; of the tile
+    const S *class_weight;
+    S amount[MOST][lanes], class_number[MOST][lanes];
+    std::int32_t place[MOST][lanes];
+
+    int read(std::ptrdiff_t start) {
+        const int some = static_cast<int>(std::min<std::ptrdiff_t>(MOST, count - start));
+        const auto most = static_cast<std::uint64_t>(n_classes - 1);
+        for (int i = 0; i < some; ++i) {
+            std::int32_t *c = place[i];
+            for (int lane = 0; lane < lanes; ++lane) {
+                // Indices were checked, but another thread may have changed them since.
+                c[lane] = static_cast<std::int32_t>(std::min(static_cast<std::uint64_t>(indices[lane][start + i]), most));
+                amount[i][lane] = probs[lane][start + i];
+            }
+            if (class_weight != nullptr)
+                for (int lane = 0; lane < lanes; ++lane) amount[i][lane] *= class_weight[c[lane]];
+            for (int lane = 0; lane < lanes; ++lane) class_number[i][lane] = static_cast<S>(c[lane]);
+            for (int lane = 0; lane < lanes; ++lane) c[lane] = c[lane] * lanes + lane;
+        }
+        return some;
+    }
+};
+
+// As find_sparse, for each lane: entry by entry.
+template <class S> void find_sparse_of_lanes(LaneGroup<S> *group, SparseRows<S> *rows, const S *x, const LaneNumbers &numbers) {
+    using V = Vec<S>;
+    using D = AsDouble<V>;
+    constexpr int parts = Lanes<S>::lanes / V::lanes;
+    struct { Carried<D> cross{D(0), D(0)}, rest{D(0), D(0)}; D t_at_argmax{0}; V argmax{-1}; } sums[parts];
+    for (std::ptrdiff_t start = 0; start < rows->count; start += SparseRows<S>::MOST) {
+        const int some = rows->read(start);
+        repeat<parts>([&](auto part) {
+            constexpr int lane = part * V::lanes;
+            auto all = sums[part];
+            V zero(0), none(-1), m = load(group->m + lane);
+            for (int i = 0; i < some; ++i) {
+                V amount = load(rows->amount[i] + lane), number = load(rows->class_number[i] + lane);
+                V logit = each_lane<V>([&](int j) { return x[rows->place[i][lane + j]]; });
+                D t = as_double(amount);
+                all.cross.add(t * gap<true>(t, as_double(logit), as_double(m)));
+                V here = select_equal(amount, zero, none, select_equal(logit, m, number, none));
+                all.argmax = select_equal(all.argmax, none, here, all.argmax);
+                all.t_at_argmax = all.t_at_argmax + as_double(select_equal(all.argmax, number, amount, zero));
+                all.rest.add(as_double(select_equal(all.argmax, number, zero, amount)));
+            }
+            sums[part] = all;
+        });
+    }
+    repeat<parts>([&](auto part) {
+        constexpr int lane = part * V::lanes;
+        D low, rest = sums[part].rest.minus(D(0), &low);
+        store(group->argmax + lane, sums[part].argmax);
+        store(group->rest + lane, rest);
+        store(numbers.mass + lane, rest + sums[part].t_at_argmax);
+        store(numbers.cross + lane, sums[part].cross.minus(D(0), &low));
+    });
+}
+
+// As subtract_sparse, for each lane; then the gradient at its own class is set.
+template <class S> void subtract_sparse_of_lanes(const LaneGroup<S> &group, SparseRows<S> *rows, S *g) {
+    using L = Lanes<S>;
+    S result[L::lanes], own_class[L::lanes];
+    for (std::ptrdiff_t start = 0; start < rows->count; start += SparseRows<S>::MOST) {
+        const int some = static_cast<int>(rows->count <= SparseRows<S>::MOST ? rows->count : rows->read(start));
+        for (int i = 0; i < some; ++i) {
+            const std::int32_t *place = rows->place[i];
+            L here = each_lane<L>([=](int j) { return g[place[j]]; });
+            store(result, group.gradient.minus_target(here, load_lanes(rows->amount[i])));
+            for (int j = 0; j < L::lanes; ++j) g[place[j]] = result[j];
+        }
+    }
+    store(result, group.own_grad);
+    store(own_class, group.own_class);
+    for (int j = 0; j < L::lanes; ++j)
+        if (own_class[j] >= 0) g[static_cast<int>(own_class[j]) * L::lanes + j] = result[j];
+}
+
+// Memory of the next group of rows. While class c of this group is visited, LANE_BYTES are prefetched from start + c * step:
+// if a whole group were prefetched at once, the CPU would drop most of it. With a step of 0 these are the same lines again
+// and again, which costs next to nothing.
+struct NextRows {
+    const char *start;
+    std::ptrdiff_t step;
+    NextRows() = default;
+    NextRows(const char *p, std::ptrdiff_t bytes) : start(p), step(bytes) {}
+    SOFTXENT_INLINE void prefetch_for(std::ptrdiff_t c) const { prefetch(start + c * step, LANE_BYTES); }
+};
+
+// The logits become exponentials; R of each lane is their sum. Meanwhile the next group is prefetched.
+//
+// The sums are another sweep: the CPU has too many exponentials in flight already.
+template <class S>
+void take_exponentials_of_lanes(
+    LaneGroup<S> *group, S *x, std::ptrdiff_t n, const NextRows &next_logits, const NextRows &next_grad, const LaneNumbers &numbers
+) {
+    using L = Lanes<S>;
+    S taken_off[L::lanes];
+    store(taken_off, select_equal(load_lanes(group->argmax), L(-1), load_lanes(group->e_m), L(0)));
+    LanesUnit<S> unit = group->unit;
+    for (std::ptrdiff_t c = 0; c < n; ++c) {
+        next_logits.prefetch_for(c);
+        next_grad.prefetch_for(c);
+        store(x + c * L::lanes, exp(load_lanes(x + c * L::lanes), unit));
+    }
+    lane_sums(x, n, group->argmax, taken_off, numbers.R, numbers.R_low);
+}
+
+// From this size of scale * mass on, the factor scale * mass / S is a normal number. A tile has at most 512 classes, so S is
+// below 1024 * unit_size.
+template <class S> constexpr double smallest_scale(const S *p) { return 1024 * unit_size(p) * smallest_normal(p); }
+
+// log1p((R + R_low) / e_m) of each lane.
+template <class S> void lane_logs(const S *, const double *R, const double *R_low, const LaneNumbers &numbers, double *logs) {
+    using D = SomeDoubles<S>;
+    for (int i = 0; i < Lanes<S>::lanes; i += D::lanes) {
+        auto log = log1p_rest<S>(
+            load_pack<D>(R + i), load_pack<D>(R_low + i), load_pack<D>(numbers.m_shifted + i), load_pack<D>(numbers.n0 + i));
+        store(logs + i, log.high + log.low);
+    }
+}
+// What a z-loss adds to the mass of each lane.
+template <class S> void find_pulls(const S *tag, const Formula &formula, const LaneNumbers &numbers, double *pull) {
+    using D = AsDouble<Lanes<S>>;
+    lane_logs(tag, numbers.R, numbers.R_low, numbers, pull);
+    store(pull, D(2 * formula.z_loss) * (load_pack<D>(numbers.m) + load_pack<D>(pull)));
+}
+
+// The numbers that make the gradient of the exponentials, as in finish_row. False if scale * mass of a row is so large or
+// small that finish_row treats the row specially; `scales_suffice` says that the scales alone rule this out. `share` is what
+// smoothing gives to each class, and `pull` what a z-loss adds to the mass; without these options they are not read.
+template <class S>
+SOFTXENT_INLINE bool finish_lanes(
+    LaneGroup<S> *group, const Formula &formula, const double *share, const double *pull, const double *scales, bool scales_suffice,
+    const LaneNumbers &numbers
+) {
+    using D = SomeDoubles<S>;
+    const S *tag = group->m;
+    D zero(0), most = zero, least(-std::numeric_limits<double>::infinity());
+    group->gradient.smoothed = formula.smoothing != 0;
+    repeat<Lanes<S>::lanes / D::lanes>([&](auto part) {
+        constexpr int i = part * D::lanes, first = i / Lanes<S>::width;
+        D R = load_pack<D>(numbers.R + i), e_m = load_pack_as_double<D>(group->e_m + i), class_share = zero;
+        D mass = load_pack<D>(numbers.mass + i), rest = load_pack<D>(group->rest + i), scale = load_pack<D>(scales + i);
+        if (formula.z_loss != 0) {
+            mass = mass + load_pack<D>(pull + i);
+            rest = rest + load_pack<D>(pull + i);
+        }
+        if (formula.smoothing != 0) class_share = load_pack<D>(share + i);
+        Denominator<S, D> whole(R, load_pack<D>(numbers.R_low + i), e_m);
+        Factors<D> factors = find_factors(tag, formula, whole, R, mass, rest, class_share, scale);
+        set_registers<first>(&group->gradient.factor, rounded<S>(factors.factor));
+        set_registers<first>(&group->gradient.minus, rounded<S>(factors.minus));
+        if (formula.smoothing != 0) set_registers<first>(&group->gradient.offset, rounded<S>(factors.offset));
+        // Where R < e_m, the argmax has more than half of the probability.
+        D own_class = select_equal(maximum(R, e_m), R, D(-1), load_pack_as_double<D>(group->argmax + i));
+        set_registers<first>(&group->own_class, rounded<S>(own_class));
+        set_registers<first>(&group->own_grad, rounded<S>(factors.grad_at_argmax));
+        if (scales_suffice) return;
+        D size = maximum(scale * mass, zero - scale * mass);
+        most = maximum(size, most);                            // NaNs are ignored
+        least = maximum(select_equal(size, zero, least, zero - size), least);
+    });
+    return scales_suffice || (largest(most) <= largest_scale(tag) && largest(least) <= -smallest_scale(tag));
+}
+
+// The gradient at the label is set by itself: own_grad if the row is confident and right, else the usual one.
+template <class S> SOFTXENT_INLINE void find_grad_at_label(LaneGroup<S> *group) {
+    using L = Lanes<S>;
+    L label = load_lanes(group->label_class), at_label = group->gradient.of(exp(load_lanes(group->label_logit), group->unit));
+    L usual = group->gradient.minus_target(at_label, load_lanes(group->label_amount));
+    group->own_grad = select_equal(group->own_class, label, group->own_grad, usual);
+    group->own_class = label;
+}
+
+// The exponentials e become the gradient; t has the distributions, or is null.
+template <class S> SOFTXENT_INLINE void take_gradients(const LaneGroup<S> &group, S *e, const S *t, std::ptrdiff_t n) {
+    using L = Lanes<S>;
+    Gradient<L> gradient = group.gradient;
+    L own_class = group.own_class, own_grad = group.own_grad;
+    for (std::ptrdiff_t c = 0; c < n; ++c) {
+        L g = gradient.of(load_lanes(e + c * L::lanes));
+        if (t != nullptr) g = gradient.minus_target(g, load_lanes(t + c * L::lanes));
+        store(e + c * L::lanes, select_equal(class_number<L>(e, c), own_class, own_grad, g));
+    }
+}
+
+// The same without t, with the gradient going to the rows at `at`.
+template <class S> void write_gradients(const LaneGroup<S> &group, const S *e, std::ptrdiff_t n, S *const *at) {
+    using R = Pack<S, 1>;
+    lanes_to_rows_of(e, n, at, [&](auto i, std::ptrdiff_t c, R column) {
+        R own_grad = registers_from<1, i>(group.own_grad), own_class = registers_from<1, i>(group.own_class);
+        Gradient<R> gradient{
+            registers_from<1, i>(group.gradient.factor), registers_from<1, i>(group.gradient.offset), R(0), group.gradient.smoothed};
+        return select_equal(class_number<R>(e, c), own_class, own_grad, gradient.of(column));
+    });
+}
 
 // Where the tiles of a group of rows stand: one after the other, as far as a call needs them, null where it does not.
 template <class S> struct Tiles {

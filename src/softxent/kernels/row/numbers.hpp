@@ -16,7 +16,7 @@ inline constexpr double LEAST_DIVISOR = 0x1p-1000;
 
 // What the diagnostics of a row are made of, besides m, m_shifted and n0 of RowNumbers. Only filled in if they are asked for.
 struct alignas(64) RowDiagnostics {
-    static constexpr int rows = 32;
+    static constexpr int rows = 64;
     double R[rows], R_low[rows];                               // of the exponentials but that at `argmax`
     double label_gap[rows], mean_gap[rows];                    // m - x at the label, and on average over the probabilities
     std::int64_t argmax[rows];                                 // -1 if a logit is NaN
@@ -26,11 +26,23 @@ struct alignas(64) RowDiagnostics {
 // if the loss without the weight is too large for a double, mass and cross are multiplied by the unit, and the weight
 // is divided by it.
 struct alignas(64) RowNumbers {
-    static constexpr int rows = 32;
+    static constexpr int rows = RowDiagnostics::rows;
     double R[rows], R_low[rows], m[rows], m_shifted[rows], n0[rows], mass[rows], cross[rows], weight[rows], unit[rows];
     RowDiagnostics diagnostics;
 };
-static_assert(RowNumbers::rows >= Lanes<float>::lanes && RowNumbers::rows >= Lanes<double>::lanes, "a row to each lane");
+static_assert(RowNumbers::rows % Lanes<float>::lanes == 0 && RowNumbers::rows % Lanes<double>::lanes == 0, "whole groups");
+
+// The numbers of the rows in the lanes of the narrow kernel, which are those from row k on.
+struct LaneNumbers {
+    double *R, *R_low, *m, *m_shifted, *n0, *mass, *cross, *weight;
+    RowDiagnostics *diagnostics;                               // of all rows
+    std::ptrdiff_t k;
+
+    LaneNumbers() = default;
+    LaneNumbers(RowNumbers &rows, std::ptrdiff_t k)
+        : R(rows.R + k), R_low(rows.R_low + k), m(rows.m + k), m_shifted(rows.m_shifted + k), n0(rows.n0 + k), mass(rows.mass + k),
+          cross(rows.cross + k), weight(rows.weight + k), diagnostics(&rows.diagnostics), k(k) {}
+};
 
 // The denominator of a row's probabilities, R + e_m.
 template <class S, class D = double> struct Denominator {
@@ -124,12 +136,14 @@ template <bool HAS_Z, class S, class P> SOFTXENT_INLINE P losses_at(const RowNum
 }
 
 template <bool HAS_Z, class S> void row_losses_of(const RowNumbers &rows, int count, double z_loss, double *losses) {
-    constexpr int n = registers_of_vec<double>, several = n < 4 ? 4 : n;
     using V = Vec<double>;
-    using Vs = Pack<double, several>;                          // side by side, to hide their latency
+    using Several = Pack<double, V::registers < 4 ? 4 : V::registers>;         // side by side, to hide their latency
+    using Many = Pack<double, V::registers == 1 ? 8 : Several::registers>;
     int k = 0;
-    for (; k + V::lanes < count && k + Vs::lanes <= RowNumbers::rows; k += Vs::lanes)
-        store(losses + k, losses_at<HAS_Z, S, Vs>(rows, k, z_loss));
+    for (; k + Several::lanes < count && k + Many::lanes <= RowNumbers::rows; k += Many::lanes)
+        store(losses + k, losses_at<HAS_Z, S, Many>(rows, k, z_loss));
+    for (; k + V::lanes < count && k + Several::lanes <= RowNumbers::rows; k += Several::lanes)
+        store(losses + k, losses_at<HAS_Z, S, Several>(rows, k, z_loss));
     for (; k < count; k += V::lanes) store(losses + k, losses_at<HAS_Z, S, V>(rows, k, z_loss));
 }
 

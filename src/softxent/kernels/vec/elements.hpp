@@ -35,10 +35,14 @@ struct Boolean {
 };
 
 template <class T, bool SWAPPED> inline T load_element(const char *p) {
-    char bytes[sizeof(T)];
-    for (std::size_t i = 0; i < sizeof(T); ++i) bytes[i] = p[SWAPPED ? sizeof(T) - 1 - i : i];
     T value;
-    std::memcpy(&value, bytes, sizeof(T));
+    if constexpr (SWAPPED) {
+        char bytes[sizeof(T)];
+        for (std::size_t i = 0; i < sizeof(T); ++i) bytes[i] = p[sizeof(T) - 1 - i];
+        std::memcpy(&value, bytes, sizeof(T));
+    } else {
+        std::memcpy(&value, p, sizeof(T));
+    }
     return value;
 }
 
@@ -83,15 +87,15 @@ bool read_labels(const char *p, std::ptrdiff_t stride, std::ptrdiff_t n, const L
     const bool ignores = range.ignored != nullptr && (std::is_signed_v<T> || *range.ignored >= 0);
     const std::uint64_t ignored = ignores ? static_cast<std::uint64_t>(*range.ignored) : 0;
     const auto read = [=](std::ptrdiff_t step, auto may_ignore) {
-        bool all_good = true;
+        std::uint64_t bad = 0;                                  // not a bool: this becomes vector code
         for (std::ptrdiff_t i = 0; i < n; ++i) {
             // As unsigned numbers, negative labels are large, like unsigned ones beyond 2^63.
             const auto label = static_cast<std::uint64_t>(load_element<T, SWAPPED>(p + i * step));
             const bool good = label < n_classes, ignore = may_ignore && label == ignored;
-            all_good &= good | ignore;
+            bad |= good || ignore ? 0 : 1;
             if (to) to[i] = ignore ? -1 : good ? static_cast<std::int64_t>(label) : 0;
         }
-        return all_good;
+        return bad == 0;
     };
     // Loops of their own for what is usual.
     constexpr std::ptrdiff_t side_by_side = sizeof(T);

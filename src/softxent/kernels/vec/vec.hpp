@@ -149,16 +149,56 @@ template <class S, int N> SOFTXENT_INLINE void stream(S *p, const Pack<S, N> &v)
 }
 SOFTXENT_INLINE void fence_streams() { isa::fence_streams(); }
 
-// A Vec's worth of numbers of either type as doubles, and doubles rounded to either type.
-template <class S> SOFTXENT_INLINE Vec<double> load_as_double(const S *p) {
-    Vec<double> out;
-    repeat<registers_of_vec<double>>([&](auto i) { out.r[i] = isa::load_as_double(p + Vec<double>::width * i); });
+// Numbers of either type as doubles, and doubles rounded to either type.
+template <class P, class S> SOFTXENT_INLINE P load_pack_as_double(const S *p) {
+    P out;
+    repeat<P::registers>([&](auto i) { out.r[i] = isa::load_as_double(p + P::width * i); });
     return out;
 }
-template <class S> SOFTXENT_INLINE void store_as_double(double *p, const Lanes<S> &v) {
-    S lanes[Lanes<S>::lanes];
-    store(lanes, v);
-    for (int i = 0; i < Lanes<S>::lanes; i += Vec<double>::lanes) store(p + i, load_as_double(lanes + i));
+template <class S> SOFTXENT_INLINE Vec<double> load_as_double(const S *p) { return load_pack_as_double<Vec<double>>(p); }
+template <class S, int N> SOFTXENT_INLINE auto as_double(const Pack<S, N> &v) {
+    if constexpr (sizeof(S) == sizeof(double)) {
+        return v;
+    } else {
+        Pack<double, 2 * N> out;
+        repeat<N>([&](auto i) {
+            Register<double> wide[2];
+            isa::widen(v.r[i], wide);
+            out.r[2 * i] = wide[0];
+            out.r[2 * i + 1] = wide[1];
+        });
+        return out;
+    }
+}
+template <class S> SOFTXENT_INLINE void store_as_double(double *p, const Lanes<S> &v) { store(p, as_double(v)); }
+
+template <class P> using AsDouble = Pack<double, P::lanes / Pack<double, 1>::width>;
+template <class S, int N> SOFTXENT_INLINE auto rounded(const Pack<double, N> &v) {
+    if constexpr (sizeof(S) == sizeof(double)) {
+        return v;
+    } else {
+        Pack<S, N / 2> out;
+        repeat<N / 2>([&](auto i) { out.r[i] = isa::narrow(v.r[2 * i], v.r[2 * i + 1]); });
+        return out;
+    }
+}
+// Doubles for so many lanes that a CPU has registers for what becomes of them.
+template <class S> using SomeDoubles = Pack<double, std::min(AsDouble<Lanes<S>>::registers, isa::IN_FLIGHT)>;
+
+// n numbers copied past the caches, but for cache lines at the ends that other numbers share.
+template <class S> void stream_row(const S *from, S *to, std::ptrdiff_t n) {
+    std::ptrdiff_t i = std::min(to_line(to), n);
+    std::copy_n(from, i, to);
+    for (; i + Vec<S>::lanes <= n; i += Vec<S>::lanes) stream(to + i, load(from + i));
+    std::copy_n(from + i, n - i, to + i);
+}
+
+// A number for each lane, from f(lane).
+template <class P, class F> SOFTXENT_INLINE P each_lane(F f) {
+    using S = decltype(f(0));
+    P out;
+    repeat<P::registers>([&](auto i) { out.r[i] = isa::each_lane<S>([&](int lane) { return f(i * P::width + lane); }); });
+    return out;
 }
 
 // Ask for memory that is soon to be read or overwritten; any address will do.
@@ -170,17 +210,17 @@ SOFTXENT_INLINE void prefetch(const char *p, std::ptrdiff_t bytes) {
 template <class S> struct alignas(64) Tile { S space[TILE_BYTES / sizeof(S)]; };
 
 // Rows to columns and back. There are as many rows as a register has lanes; row i has n elements at at[i]. Column c is
-// a register at columns + c * stride, whose lane i is element c of row i.
+// a register, whose lane i is element c of row i: at columns + c * stride, or column(c).
 //
 // Squares of as many columns as rows are transposed within the 128-bit quarters of the registers, then between them. (A
 // quarter is what AVX-512 has four of, AVX2 two, and SSE2 and NEON one.) The other columns are done a quarter at a time,
 // and the last quarter may overlap the one before. So a row that is shorter than a quarter must be followed by memory
-// that may be read, or overwritten: see pad_rows.
+// that may be read, or overwritten.
 template <class S> constexpr std::ptrdiff_t in_quarter(const S *) { return 16 / sizeof(S); }
 
 template <class R, int WIDTH, int IN_QUARTER> SOFTXENT_INLINE void transpose_square(R *r) {
-    for (int i = 0; i < WIDTH; i += IN_QUARTER) isa::transpose_in_quarters(r + i);
-    for (int i = 0; i < IN_QUARTER; ++i) isa::transpose_quarters<IN_QUARTER>(r + i);
+    repeat<WIDTH / IN_QUARTER>([&](auto i) { isa::transpose_in_quarters(r + i * IN_QUARTER); });
+    repeat<IN_QUARTER>([&](auto i) { isa::transpose_quarters<IN_QUARTER>(r + i); });
 }
 
 template <class S> SOFTXENT_INLINE void rows_to_columns(const S *const *at, std::ptrdiff_t n, S *columns, std::ptrdiff_t stride) {
@@ -189,56 +229,87 @@ template <class S> SOFTXENT_INLINE void rows_to_columns(const S *const *at, std:
     std::ptrdiff_t c = 0;
     for (; c + width <= n; c += width) {
         Register<S> r[width];
-        for (int i = 0; i < width; ++i) r[i] = isa::load(at[i] + c);
+        repeat<width>([&](auto i) { r[i] = isa::load(at[i] + c); });
         transpose_square<Register<S>, width, quarter>(r);
-        for (int i = 0; i < width; ++i) isa::store(columns + (c + i) * stride, r[i]);
+        repeat<width>([&](auto i) { isa::store(columns + (c + i) * stride, r[i]); });
     }
     for (; c < n; c += quarter) {
         if (c + kept > n) c = n - kept;
         Register<S> r[quarter];
-        for (int i = 0; i < quarter; ++i) r[i] = isa::load_quarters<quarter>(at + i, c);
+        repeat<quarter>([&](auto i) { r[i] = isa::load_quarters<quarter>(at + i, c); });
         isa::transpose_in_quarters(r);
         for (int i = 0; i < kept; ++i) isa::store(columns + (c + i) * stride, r[i]);
     }
 }
-template <class S> SOFTXENT_INLINE void columns_to_rows(const S *columns, std::ptrdiff_t stride, std::ptrdiff_t n, S *const *at) {
+template <class S, class F> SOFTXENT_INLINE void columns_to_rows(F column, std::ptrdiff_t n, S *const *at) {
     constexpr int width = Pack<S, 1>::width, quarter = 16 / sizeof(S);
     const std::ptrdiff_t kept = n < quarter ? n : quarter;
     std::ptrdiff_t c = 0;
     for (; c + width <= n; c += width) {
         Register<S> r[width];
-        for (int i = 0; i < width; ++i) r[i] = isa::load(columns + (c + i) * stride);
+        repeat<width>([&](auto i) { r[i] = column(c + i); });
         transpose_square<Register<S>, width, quarter>(r);
-        for (int i = 0; i < width; ++i) isa::store(at[i] + c, r[i]);
+        repeat<width>([&](auto i) { isa::store(at[i] + c, r[i]); });
     }
     for (; c < n; c += quarter) {
         if (c + kept > n) c = n - kept;
         Register<S> r[quarter];
-        for (int i = 0; i < quarter; ++i) r[i] = isa::load(columns + (c + (i < kept ? i : 0)) * stride);
+        repeat<quarter>([&](auto i) { r[i] = column(c + (i < kept ? i : 0)); });
         isa::transpose_in_quarters(r);
-        for (int i = 0; i < quarter; ++i) isa::store_quarters<quarter>(at + i, c, r[i]);
+        repeat<quarter>([&](auto i) { isa::store_quarters<quarter>(at + i, c, r[i]); });
     }
-}
-
-// `count` rows of n elements, one after the other, to rows that are 16 bytes apart, and back. n is more than 1, and less
-// than 16 bytes hold: the elements that are copied beyond a row are those of the next one.
-template <class S> void pad_rows(const S *rows, std::ptrdiff_t n, std::ptrdiff_t count, S *padded) {
-    constexpr int quarter = 16 / sizeof(S);
-    for (std::ptrdiff_t i = 0; i < count - 1; ++i) std::memcpy(padded + i * quarter, rows + i * n, 16);
-    std::copy_n(rows + (count - 1) * n, n, padded + (count - 1) * quarter);
-}
-template <class S> void unpad_rows(const S *padded, std::ptrdiff_t n, std::ptrdiff_t count, S *rows) {
-    constexpr int quarter = 16 / sizeof(S);
-    for (std::ptrdiff_t i = 0; i < count - 1; ++i) std::memcpy(rows + i * n, padded + i * quarter, 16);
-    std::copy_n(padded + (count - 1) * quarter, n, rows + (count - 1) * n);
 }
 
 // Rows to columns and back, for as many rows as Lanes has lanes; a column is a Lanes.
 template <class S> void rows_to_lanes(const S *const *at, std::ptrdiff_t n, S *tile) {
     for (int i = 0; i < Lanes<S>::lanes; i += Lanes<S>::width) rows_to_columns(at + i, n, tile + i, Lanes<S>::lanes);
 }
+// result(i, c, v) is what becomes of register i of column c, which is v in the tile.
+template <class S, class F> SOFTXENT_INLINE void lanes_to_rows_of(const S *tile, std::ptrdiff_t n, S *const *at, F result) {
+    repeat<Lanes<S>::registers>([&](auto i) {
+        const S *columns = tile + i * Lanes<S>::width;
+        columns_to_rows([&](std::ptrdiff_t c) {
+            return result(i, c, load_pack<Pack<S, 1>>(columns + c * Lanes<S>::lanes)).r[0];
+        }, n, at + i * Lanes<S>::width);
+    });
+}
 template <class S> void lanes_to_rows(const S *tile, std::ptrdiff_t n, S *const *at) {
-    for (int i = 0; i < Lanes<S>::lanes; i += Lanes<S>::width) columns_to_rows(tile + i, Lanes<S>::lanes, n, at + i);
+    lanes_to_rows_of(tile, n, at, [](auto, std::ptrdiff_t, auto column) { return column; });
+}
+
+// The same for short rows, one right after the other. `staging` is for groups with fewer rows than lanes; the other
+// lanes hold zeros then.
+template <class S> constexpr bool is_short(const S *, std::ptrdiff_t n) { return sizeof(S) < sizeof(double) && (n == 2 || n == 3); }
+
+template <int N> SOFTXENT_INLINE void short_rows_to_lanes_of(const float *rows, float *tile) {
+    for (int i = 0; i < Lanes<float>::lanes; i += Lanes<float>::width) {
+        Register<float> r[N];
+        isa::load_columns<N>(rows + i * N, r);
+        for (int c = 0; c < N; ++c) isa::store(tile + c * Lanes<float>::lanes + i, r[c]);
+    }
+}
+template <int N> SOFTXENT_INLINE void lanes_to_short_rows_of(const float *tile, float *rows) {
+    for (int i = 0; i < Lanes<float>::lanes; i += Lanes<float>::width) {
+        Register<float> r[N];
+        for (int c = 0; c < N; ++c) r[c] = isa::load(tile + c * Lanes<float>::lanes + i);
+        isa::store_columns<N>(rows + i * N, r);
+    }
+}
+template <class S> void short_rows_to_lanes(const S *rows, std::ptrdiff_t n, std::ptrdiff_t count, S *tile, S *staging) {
+    if constexpr (sizeof(S) < sizeof(double)) {
+        if (count < Lanes<S>::lanes) {
+            std::fill_n(std::copy_n(rows, count * n, staging), (Lanes<S>::lanes - count) * n, S(0));
+            rows = staging;
+        }
+        n == 2 ? short_rows_to_lanes_of<2>(rows, tile) : short_rows_to_lanes_of<3>(rows, tile);
+    }
+}
+template <class S> void lanes_to_short_rows(const S *tile, std::ptrdiff_t n, std::ptrdiff_t count, S *rows, S *staging) {
+    if constexpr (sizeof(S) < sizeof(double)) {
+        S *to = count < Lanes<S>::lanes ? staging : rows;
+        n == 2 ? lanes_to_short_rows_of<2>(tile, to) : lanes_to_short_rows_of<3>(tile, to);
+        if (to == staging) std::copy_n(staging, count * n, rows);
+    }
 }
 
 // A row of halves as floats, or of floats as halves.
