@@ -12,6 +12,7 @@ include "far.pxi"
 include "wide.pxi"
 include "tiles.pxi"
 include "narrow.pxi"
+include "panels.pxi"
 include "batch.pxi"
 
 
