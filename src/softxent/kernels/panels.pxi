@@ -1,13 +1,11 @@
 # Panels: if the rows of an array are closer together than its classes, a group of rows is copied to a panel, where its
-# classes are side by side. There the wide kernel visits them like any other rows. Their gradient is copied back.
+# classes are side by side. There the wide kernel visits them like other rows. Their gradient is copied back.
 #
-# A few classes are copied at a time: the elements of a class, which share cache lines, to a buffer, and from there to the
-# rows of the panel. A whole group is read before any of it is written, so the gradient may overwrite the logits, in the
-# panel and in the caller's array.
+# A few classes of all these rows are copied at a time, since the elements of a class share cache lines. A whole group
+# is read before any of it is written, so the gradient may overwrite the logits, in the panel and in the caller's array.
 
 cdef enum:
-    PANEL_STEP = 32             # classes that are copied at once: their elements stay in the nearest cache
-    PREFETCHED = 4096           # bytes of the next classes that are on their way from memory
+    PANEL_STEP = 16             # classes that are copied at once; rows in panels have more
 
 
 cdef struct Panels:
@@ -18,15 +16,15 @@ cdef struct Panels:
     char* space                 # of the panels
 
 
-cdef inline Py_ssize_t prefetch_distance(const Layout* rows, Py_ssize_t count) noexcept nogil:
-    """How many bytes ahead classes with `count` elements are prefetched; the CPU cannot guess where they are."""
-    return PREFETCHED // (count * rows.step) * rows.class_stride if rows.stacked else 0
-
-
-cdef inline void prefetch_lines(const char* start, Py_ssize_t size) noexcept nogil:
-    """Prefetch all cache lines that `size` bytes from `start` on lie in."""
-    cdef Py_ssize_t past = <Py_ssize_t> start % CACHE_LINE
-    prefetch(start - past, past + size)
+cdef inline void prefetch_classes(const Layout* rows, const char* start, Py_ssize_t count) noexcept nogil:
+    """Prefetch `count` elements of each of the next classes, from `start` on: the CPU cannot guess where they are."""
+    cdef Py_ssize_t past, c
+    if not rows.stacked:
+        return
+    for c in range(PANEL_STEP):
+        past = <Py_ssize_t> start % CACHE_LINE
+        prefetch(start - past, past + count * rows.step)
+        start += rows.class_stride
 
 
 cdef inline void read_class(const Layout* rows, const char* start, Py_ssize_t count, real* to) noexcept nogil:
@@ -82,18 +80,24 @@ cdef void read_panel(
 ) noexcept nogil:
     """Copy `count` rows from i on, which are rows.step apart, to the panel."""
     cdef Tile[real] tile
-    cdef const char* start = row_address(rows, i)
-    cdef Py_ssize_t width = (count + vec_lanes(panel) - 1) // vec_lanes(panel) * vec_lanes(panel)
-    cdef Py_ssize_t first = 0, size = min(n, PANEL_STEP), ahead = prefetch_distance(rows, count), c
-    cdef real* spare = tile.space + PANEL_STEP * width
+    cdef real[PANEL_STEP] spare
+    cdef const char* start
+    cdef const real* columns = tile.space
+    cdef bint in_place = rows.stacked and rows.typed and count % vec_lanes(panel) == 0
+    cdef Py_ssize_t stride = (rows.class_stride if in_place else PANEL_WIDTH) // <Py_ssize_t> sizeof(real)
+    cdef Py_ssize_t first = 0, c
     while first < n:
-        # The last classes may be copied twice: see rows_to_columns in vec.hpp for rows that are too short.
-        first = min(first, n - size)
-        for c in range(size):
-            prefetch_lines(start + (first + c) * rows.class_stride + ahead, count * rows.step)
-            read_class(rows, start + (first + c) * rows.class_stride, count, tile.space + c * width)
-        columns_to_panel(tile.space, width, size, panel + first, pitch, count, spare)
-        first += size
+        # The last classes may be copied twice.
+        first = min(first, n - PANEL_STEP)
+        start = row_address(rows, i) + first * rows.class_stride
+        prefetch_classes(rows, start + PANEL_STEP * rows.class_stride, count)
+        if in_place:
+            columns = <const real*> start
+        else:
+            for c in range(PANEL_STEP):
+                read_class(rows, start + c * rows.class_stride, count, tile.space + c * stride)
+        columns_to_panel(columns, stride, PANEL_STEP, panel + first, pitch, count, spare)
+        first += PANEL_STEP
 
 
 cdef void write_panel(
@@ -102,36 +106,36 @@ cdef void write_panel(
 ) noexcept nogil:
     """Copy `count` rows from i on, which are rows.step apart, from the panel."""
     cdef Tile[real] tile
-    cdef char* start = row_address(rows, i)
-    cdef Py_ssize_t width = (count + vec_lanes(panel) - 1) // vec_lanes(panel) * vec_lanes(panel)
-    cdef Py_ssize_t first = 0, size = min(n, PANEL_STEP), ahead = prefetch_distance(rows, count), c
+    cdef char* start
+    cdef Py_ssize_t width = PANEL_WIDTH // <Py_ssize_t> sizeof(real), first = 0, c
     while first < n:
-        first = min(first, n - size)
-        panel_to_columns(panel + first, pitch, count, size, tile.space, width)
-        for c in range(size):
-            if not streaming:
-                prefetch_lines(start + (first + c) * rows.class_stride + ahead, count * rows.step)
-            write_class(rows, start + (first + c) * rows.class_stride, count, tile.space + c * width, streaming)
-        first += size
+        first = min(first, n - PANEL_STEP)
+        start = row_address(rows, i) + first * rows.class_stride
+        if not streaming:
+            prefetch_classes(rows, start + PANEL_STEP * rows.class_stride, count)
+        panel_to_columns(panel + first, pitch, count, PANEL_STEP, tile.space, width)
+        for c in range(PANEL_STEP):
+            write_class(rows, start + c * rows.class_stride, count, tile.space + c * width, streaming)
+        first += PANEL_STEP
 
 
 cdef void read_panel_of_bytes(
     const Layout* rows, Py_ssize_t i, Py_ssize_t count, Py_ssize_t n, char* panel, Py_ssize_t pitch
 ) noexcept nogil:
     """As read_panel, for elements of one byte each."""
-    cdef char[PANEL_STEP * PANEL_WIDTH] tile
-    cdef const char* start = row_address(rows, i)
-    cdef Py_ssize_t first = 0, size, ahead = prefetch_distance(rows, count), c, k
+    cdef char[PANEL_STEP * PANEL_WIDTH] buffer
+    cdef const char* start
+    cdef Py_ssize_t first = 0, c, k
     while first < n:
-        size = min(n - first, PANEL_STEP)
-        for c in range(size):
-            prefetch_lines(start + (first + c) * rows.class_stride + ahead, count)
+        first = min(first, n - PANEL_STEP)
+        start = row_address(rows, i) + first * rows.class_stride
+        prefetch_classes(rows, start + PANEL_STEP * rows.class_stride, count)
+        for c in range(PANEL_STEP):
             for k in range(count):
-                tile[c * PANEL_WIDTH + k] = start[(first + c) * rows.class_stride + k * rows.step]
+                buffer[k * PANEL_STEP + c] = start[c * rows.class_stride + k * rows.step]
         for k in range(count):
-            for c in range(size):
-                panel[k * pitch + first + c] = tile[c * PANEL_WIDTH + k]
-        first += size
+            memcpy(panel + k * pitch + first, buffer + k * PANEL_STEP, PANEL_STEP)
+        first += PANEL_STEP
 
 
 cdef inline Py_ssize_t rows_together(const Job* job, Py_ssize_t i, Py_ssize_t count) noexcept nogil:
