@@ -161,11 +161,24 @@ cdef double visit_all(const Job* job, const Scale* divisor, real* scratch) noexc
     return ldexp(total.minus(0, &rounded) / divisor.mantissa, FAR_EXPONENT - divisor.exponent)
 
 
-cdef Scale find_divisor(const Job* job, const real* one) noexcept nogil:
+cdef double total_weight_in_panels(const Job* job, real* scratch) noexcept nogil:
+    """As total_weight, for distributions that are copied to panels, alone."""
+    cdef Job of_targets = job[0]
+    cdef Panels panels
+    of_targets.logits.panel = of_targets.grad.panel = of_targets.allowed.panel = -1
+    open_panels(&panels, &of_targets, job.n_rows, <char*> scratch)
+    return total_weight(job, &panels, scratch)
+
+
+cdef Scale find_divisor(const Job* job, real* scratch) noexcept nogil:
     """What the sum of the losses is divided by. It is multiplied by job.unit, like the weights of the rows."""
     cdef Scale divisor
-    if job.mean:
-        divisor.mantissa = job.normalizer if job.has_normalizer else total_weight(job, one)
+    if job.mean and job.has_normalizer:
+        divisor.mantissa = job.normalizer
+    elif job.mean and job.class_weight != NULL and job.targets.panel >= 0:
+        divisor.mantissa = total_weight_in_panels(job, scratch)
+    elif job.mean:
+        divisor.mantissa = total_weight(job, NULL, scratch)
     if job.unit != 1 and (job.has_normalizer or not job.mean):
         frexp(job.unit, &divisor.exponent)
         divisor.exponent -= 1
@@ -191,7 +204,7 @@ cdef Scale inverse(const Scale* divisor, double temperature) noexcept nogil:
 cdef double run_in(Job* job, real* scratch) noexcept nogil:
     """Do a job in the type `real`; returns the loss."""
     cdef real one = 1
-    cdef Scale divisor = find_divisor(job, &one)
+    cdef Scale divisor = find_divisor(job, scratch)
     cdef double size = fabs(divisor.mantissa), weight
     cdef int exponent = 0
     cdef Py_ssize_t i
@@ -203,7 +216,7 @@ cdef double run_in(Job* job, real* scratch) noexcept nogil:
         # The weights of rows, or their sum, may leave the range of a double. A power of two brings the largest near 1.
         frexp(weight, &exponent)
         job.unit = ldexp(1, -max(exponent, -MAX_UNIT_EXPONENT))
-        divisor = find_divisor(job, &one)
+        divisor = find_divisor(job, scratch)
     if divisor.mantissa == 0 and job.diagnostics.argmax == NULL:
         for i in range(job.n_rows if job.has_grad else 0):
             zero_row(&job.grad, i, job.n_classes)

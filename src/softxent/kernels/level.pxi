@@ -7,12 +7,12 @@ from cython.parallel cimport prange
 include "job.pxi"
 include "vocabulary.pxi"
 include "arrays.pxi"
+include "panels.pxi"
 include "targets.pxi"
 include "far.pxi"
 include "wide.pxi"
 include "tiles.pxi"
 include "narrow.pxi"
-include "panels.pxi"
 include "batch.pxi"
 
 
