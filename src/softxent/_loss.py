@@ -57,7 +57,7 @@ def cross_entropy(
         rows of a distribution need not sum to one.
     axis : int, default -1
         The axis of the classes. Shapes are given here with C last; with ``axis=1``, ``(N, C, H, W)`` logits take
-        ``(N, H, W)`` labels. Nothing is transposed or copied.
+        ``(N, H, W)`` labels. No array is copied as a whole.
     reduction : {"mean", "sum", "none"}, default "mean"
         The mean over all rows that count, weighted with `sample_weight` and, if given, the `weight` of their targets;
         the sum; or the loss of each row.

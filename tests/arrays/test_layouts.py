@@ -54,7 +54,7 @@ def read_only(array: np.ndarray) -> np.ndarray:
 
 @settings(max_examples=300)
 @given(
-    st.data(), st.sampled_from(list(CALLS)), SHAPES | st.sampled_from([(9, 300), (3, 700), (2, 3, 150)]),
+    st.data(), st.sampled_from(list(CALLS)), SHAPES | st.sampled_from([(9, 300), (3, 700), (2, 3, 150), (5, 6, 300)]),
     st.sampled_from(DTYPES), st.sampled_from(DTYPES), st.sampled_from(REDUCTIONS),
     st.sampled_from(("fresh", "out", "in place")),
 )  # fmt: skip

@@ -6,9 +6,10 @@ from support import assert_same_results, problem, to_axis
 
 import softxent as sx
 
-# More than STREAM_FROM logits (plan.pxi): rows of more than STRETCH classes, columns of whole cache lines or not, and
-# rows of few classes.
-SHAPES = [((260, 16_400), -1), ((3, 1_400_003), -1), ((65_600, 65), 0), ((65_601, 65), 0), ((65_601, 65), -1)]
+# More than STREAM_FROM logits (plan.pxi): long rows; columns of whole cache lines or not, in tiles
+# and in panels; rows of few classes.
+LONG = [((260, 16_400), -1), ((3, 1_400_003), -1)]
+SHAPES = [*LONG, ((65_600, 65), 0), ((65_601, 65), 0), ((8_080, 520), 0), ((8_081, 520), 0), ((65_601, 65), -1)]
 
 
 @pytest.mark.usefixtures("level", "several_threads")

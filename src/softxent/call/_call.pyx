@@ -21,9 +21,6 @@ cdef extern from "threads.hpp" namespace "softxent" nogil:
     int openmp_threads()
     int processors()
 
-cdef enum:
-    CACHE_LINE = 64
-
 include "operands.pxi"
 include "plan.pxi"
 
@@ -216,9 +213,9 @@ cdef class Kernels:
         """
         cdef Job job
         cdef void* memory = NULL
-        cdef size_t size, n_rows
+        cdef size_t size
         cdef double loss
-        cdef int computed_in, element
+        cdef int computed_in, element, itemsize
         cdef bint in_place
         if not cnp.PyArray_CheckExact(logits) or not is_target(targets):
             return NOT_AS_IT_IS
@@ -231,6 +228,7 @@ cdef class Kernels:
         element = element_type(logits)
         job.in_double = element not in (FLOAT16, BFLOAT16, FLOAT32)
         computed_in = cnp.NPY_DOUBLE if job.in_double else cnp.NPY_FLOAT
+        itemsize = sizeof(double) if job.in_double else sizeof(float)
         read_layout(&job.logits, logits, axis, computed_in)
         job.has_grad = grad is not None
         job.mean = mean
@@ -253,13 +251,12 @@ cdef class Kernels:
         if job.has_grad and ((not in_place and may_overlap(grad, logits)) or overlaps_input(grad, targets, options)):
             return OVERLAPS
         make_plan(&job, in_place, n_threads)
-        if job.scratch_rows > 0:
-            n_rows = (1 if job.by_stretches else job.n_threads) * job.scratch_rows
-            size = n_rows * (sizeof(double) if job.in_double else sizeof(float))
-            if <size_t> job.n_classes < SIZE_MAX // 2 // size:        # else the product would not fit
-                memory = PyMem_RawMalloc(size * job.n_classes + CACHE_LINE)
+        if job.scratch_size > 0:
+            size = (1 if job.by_stretches else job.n_threads) * itemsize
+            if <size_t> job.scratch_size < SIZE_MAX // 2 // size:     # else the product would not fit
+                memory = PyMem_RawMalloc(size * job.scratch_size + CACHE_LINE)
             if memory == NULL:
-                raise MemoryError(f"no memory for {n_rows} rows of {job.n_classes} classes")
+                raise MemoryError(f"no memory for rows of {job.n_classes} classes")
         with nogil:
             loss = self.table.run(&job, <void*> ((<size_t> memory + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE))
         PyMem_RawFree(memory)

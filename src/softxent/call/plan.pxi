@@ -1,9 +1,15 @@
 # How a call is done: which kernel visits the rows, how threads share them, how much scratch that takes.
 
+cdef Py_ssize_t LONGEST_ROW = <Py_ssize_t> 1 << 56
+
 cdef enum:
     NARROW_BYTES = 768          # of a row: up to here the narrow kernel is faster (measured)
+    NARROW_ACROSS_BYTES = 1024  # the same, where the classes of a row are not side by side
     FEW_ROWS = 8                # with fewer rows it is not
     MAX_LANES = 32
+    FEW_PANEL_ROWS = 4          # panels of fewer rows do not pay
+    NEAR_PANEL = 524288         # bytes of the panels of a thread that stay in a cache near the core
+    PANEL_BYTES = 4194304       # the most that the panels of a thread take
     PREFETCH_FROM = 262144      # logits: from here on, they do not stay in a cache near the core
     STREAM_FROM = 4194304       # logits: from here on, the gradient is too large for the caches
 
@@ -28,19 +34,45 @@ cdef bint is_converted(const Layout* layout) noexcept:
     return layout.packed and not layout.typed
 
 
+cdef void place_tiles(Job* job) noexcept:
+    """Fill in which tiles the narrow kernel needs, one after the other."""
+    cdef int n_tiles = 1
+    if job.kind == DISTRIBUTIONS or job.builds_target:
+        job.target_tile = n_tiles
+        n_tiles += 1
+    if job.has_slope or job.has_allowed:
+        job.slope_tile = n_tiles
+        n_tiles += 1
+    if job.diagnostics.argmax != NULL:
+        job.kept_tile = n_tiles
+        n_tiles += 1
+    job.staging_tile = n_tiles
+
+
+cdef bint is_across(const Layout* rows) noexcept:
+    """Whether the rows are closer together than the classes."""
+    return not rows.packed and abs(rows.step) < abs(rows.class_stride) and rows.length >= FEW_PANEL_ROWS
+
+
+cdef bint has_panels(const Job* job) noexcept:
+    """Whether the wide kernel would visit rows of some array in panels."""
+    return (
+        is_across(&job.logits) or (job.has_grad and is_across(&job.grad))
+        or (job.kind == DISTRIBUTIONS and is_across(&job.targets)) or (job.has_allowed and is_across(&job.allowed)))
+
+
 cdef bint fits_lanes(const Job* job, bint direct, Py_ssize_t itemsize) noexcept:
     """Whether the narrow kernel takes this call: for few classes, and wherever rows cannot be loaded as they are."""
     # Rows of other types are converted in a tile of their own.
     cdef bint staged = is_converted(&job.logits) or (job.has_grad and is_converted(&job.grad)) or job.has_allowed
-    cdef bint tile_of_targets = job.kind == DISTRIBUTIONS or job.builds_target
-    cdef Py_ssize_t n_tiles
     if job.n_classes > TILE_BYTES // LANE_BYTES:        # else the product below might overflow
         return False
     staged |= job.kind == DISTRIBUTIONS and is_converted(&job.targets)
-    n_tiles = 1 + tile_of_targets + (job.has_slope or job.has_allowed) + (job.diagnostics.argmax != NULL) + staged
     # Beyond the tiles there is one more row: lanes without a row of their own are written to it.
-    if n_tiles * job.n_classes * LANE_BYTES + job.n_classes * itemsize > TILE_BYTES:
+    if (job.staging_tile + staged) * job.n_classes * LANE_BYTES + job.n_classes * itemsize > TILE_BYTES:
         return False
+    if has_panels(job):
+        return job.n_classes * itemsize <= NARROW_ACROSS_BYTES or job.n_rows < FEW_PANEL_ROWS
     return not direct or (job.n_classes * itemsize <= NARROW_BYTES and job.n_rows >= FEW_ROWS)
 
 
@@ -52,28 +84,70 @@ cdef bint streams_rows(const Job* job, Py_ssize_t itemsize) noexcept:
         and not (job.has_sample_weight or job.has_ignored or job.has_slope or job.has_allowed))
 
 
+cdef bint is_direct(const Layout* rows) noexcept:
+    """Whether the wide kernel loads or stores the rows as they are, where they lie or in a panel."""
+    return rows.direct or rows.panel >= 0
+
+
+cdef void place_panels(Job* job, Py_ssize_t itemsize) noexcept:
+    """Fill in which rows are visited in panels, and how many rows a panel has."""
+    cdef bint of_targets = job.kind == DISTRIBUTIONS and is_across(&job.targets)
+    cdef bint of_logits = is_across(&job.logits), of_grad = job.has_grad and is_across(&job.grad)
+    cdef bint of_allowed = job.has_allowed and is_across(&job.allowed)
+    cdef Py_ssize_t n_panels = (of_logits or of_grad) + of_targets, bytes = n_panels * itemsize + of_allowed
+    cdef Py_ssize_t line = CACHE_LINE // itemsize, n_rows, size
+    if bytes == 0 or job.n_classes > PANEL_BYTES // FEW_PANEL_ROWS:
+        return
+    # An odd number of cache lines: rows that are a power of two apart would drive each other out of the cache.
+    job.panel_pitch = ((job.n_classes + line - 1) // line | 1) * line
+    # As many rows as stay near the core, but whole cache lines of them unless that takes too much memory.
+    n_rows = min(max(NEAR_PANEL // (bytes * job.panel_pitch), 2 * line), PANEL_BYTES // (bytes * job.panel_pitch))
+    n_rows = min(n_rows // line * line if n_rows >= line else n_rows, PANEL_WIDTH // itemsize)
+    if min(n_rows, job.n_rows) < FEW_PANEL_ROWS:
+        return
+    job.panel_rows = n_rows
+    size = n_rows * job.panel_pitch
+    # The gradient overwrites the logits.
+    job.logits.panel = 0 if of_logits else -1
+    job.grad.panel = 0 if of_grad else -1
+    job.targets.panel = (n_panels - 1) * size * itemsize if of_targets else -1
+    job.allowed.panel = n_panels * size * itemsize if of_allowed else -1
+    job.panels_size = size * bytes // itemsize
+
+
 cdef void make_plan(Job* job, bint in_place, int n_threads) noexcept:
     """Fill in how the rows are visited, by at most n_threads threads."""
     cdef Py_ssize_t itemsize = sizeof(double) if job.in_double else sizeof(float)
     cdef bint makes_target = job.builds_target or (job.kind == DISTRIBUTIONS and not job.targets.direct)
     cdef bint direct = job.logits.direct and (not job.has_grad or job.grad.direct) and not makes_target
+    n_threads = team_size(job.n_rows, job.n_classes, n_threads)
+    job.by_stretches = job.n_classes > STRETCH and job.n_rows < 2 * n_threads and job.n_rows % n_threads != 0
+    job.n_threads = n_threads if job.by_stretches else min(n_threads, job.n_rows)
+    place_tiles(job)
     job.by_lanes = fits_lanes(job, direct, itemsize)
+    if not job.by_lanes and not job.by_stretches:
+        place_panels(job, itemsize)
+        makes_target = job.builds_target or (job.kind == DISTRIBUTIONS and not is_direct(&job.targets))
+        direct = is_direct(&job.logits) and (not job.has_grad or is_direct(&job.grad)) and not makes_target
     # A gradient that no cache can hold is better stored past the caches, at once and in whole cache lines.
     job.streaming = job.has_grad and not in_place and <double> job.n_rows * job.n_classes >= STREAM_FROM
     if job.streaming:
         if job.by_lanes:
             job.streaming = direct and streams_rows(job, itemsize) or (
-                job.grad.typed and job.grad.step == itemsize and job.grad.class_stride % 64 == 0)
+                job.grad.typed and job.grad.step == itemsize and job.grad.class_stride % CACHE_LINE == 0)
+        elif job.grad.panel >= 0:
+            job.streaming = job.grad.typed and job.grad.stacked
         else:
             job.streaming = direct and not job.has_slope and job.n_classes >= STRETCH
     # With labels and distributions, at most two gradients of a row are changed after they were stored.
     job.converts_stores = job.has_grad and not (
         job.grad.direct or job.by_lanes or job.kind == SPARSE or job.has_slope) and (
         job.grad.loadable or (job.grad.packed and job.grad.element in (FLOAT32, FLOAT64)))
-    direct = direct and not job.has_slope and (job.has_grad or not job.transforms) and not job.streaming
+    direct = direct and not job.has_slope and (job.has_grad or not job.transforms) and (
+        not job.streaming or job.grad.panel >= 0)
     if job.by_lanes:
         job.scratch_rows = 0
-    elif job.has_allowed and not job.allowed.packed:
+    elif job.has_allowed and not job.allowed.packed and job.allowed.panel < 0:
         job.scratch_rows = ALLOWED_ROW + 1
     elif job.has_slope:
         job.scratch_rows = SLOPE_ROW + 1
@@ -81,9 +155,9 @@ cdef void make_plan(Job* job, bint in_place, int n_threads) noexcept:
         job.scratch_rows = TARGET_ROW + 1
     elif not direct:
         job.scratch_rows = LOGITS_ROW + 1
-    n_threads = team_size(job.n_rows, job.n_classes, n_threads)
-    job.by_stretches = job.n_classes > STRETCH and job.n_rows < 2 * n_threads and job.n_rows % n_threads != 0
-    job.n_threads = n_threads if job.by_stretches else min(n_threads, job.n_rows)
+    # The array of a row that is too long for the product does not fit into memory either.
+    job.scratch_size = job.panels_size + job.scratch_rows * min(job.n_classes, LONGEST_ROW)
+    job.scratch_size = (job.scratch_size + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE
     job.prefetching = <double> job.n_rows * job.n_classes >= PREFETCH_FROM
     # Enough rows to fill the lanes and to compute logarithms together, but not too much work for one block.
     job.rows_per_block = max(

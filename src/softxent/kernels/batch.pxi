@@ -73,7 +73,9 @@ cdef inline void add_losses(
             job.losses64[i + k] = losses[offset + k] * unit
 
 
-cdef void visit_block(const Job* job, Py_ssize_t block, real* scratch, int n_threads, Total* total) noexcept nogil:
+cdef void visit_block(
+    const Job* job, Py_ssize_t block, real* scratch, int n_threads, Panels* panels, Total* total
+) noexcept nogil:
     cdef Py_ssize_t i = block * job.rows_per_block
     cdef Py_ssize_t stop = min(i + job.rows_per_block, job.n_rows)
     cdef Py_ssize_t k, count
@@ -91,6 +93,8 @@ cdef void visit_block(const Job* job, Py_ssize_t block, real* scratch, int n_thr
             # These rows end at the end of a cache line, so that the next ones store whole lines.
             k = to_line(<real*> row_address(&job.grad, i))
             count = min(count, k) if k > 0 else count
+        if panels != NULL:
+            count = min(count, turn_panels(panels, i, scratch))
         begin_rows(job, i, count, label, numbers.weight)
         if job.formula.z_loss != 0:
             for k in range(MAX_ROWS):
@@ -115,19 +119,44 @@ cdef void visit_block(const Job* job, Py_ssize_t block, real* scratch, int n_thr
         fence_streams()
 
 
+cdef void visit_in_panels(
+    const Job* job, Py_ssize_t block, Py_ssize_t stop, real* scratch, Total* totals
+) noexcept nogil:
+    """Visit the blocks [block, stop), whose rows are copied to panels. A panel may have rows of several blocks."""
+    cdef Panels panels
+    open_panels(&panels, job, min(stop * job.rows_per_block, job.n_rows), <char*> scratch)
+    while block < stop:
+        visit_block(&panels.job, block, scratch + job.panels_size, 1, &panels, totals + block)
+        block += 1
+    close_panels(&panels, scratch)
+
+
+cdef void visit_blocks(
+    const Job* job, Py_ssize_t block, Py_ssize_t stop, real* scratch, int n_threads, Total* totals
+) noexcept nogil:
+    """Visit the blocks [block, stop)."""
+    if job.panel_rows > 0:
+        visit_in_panels(job, block, stop, scratch, totals)
+        return
+    while block < stop:
+        visit_block(job, block, scratch, n_threads, NULL, totals + block)
+        block += 1
+
+
 cdef double visit_all(const Job* job, const Scale* divisor, real* scratch) noexcept nogil:
     """Visit all rows, on all threads. Returns the sum of their losses divided by `divisor`, 0 if that is 0."""
     cdef Py_ssize_t n_blocks = (job.n_rows + job.rows_per_block - 1) // job.rows_per_block
-    cdef Py_ssize_t scratch_per_thread = job.scratch_rows * job.n_classes, block
+    cdef Py_ssize_t n_shares = 1 if job.by_stretches else job.n_threads, share, block
     cdef Total totals[MAX_BLOCKS]
     cdef Carried[double] total = Carried[double](0, 0), far_total = total
     cdef double rounded
-    if job.n_threads == 1 or job.by_stretches:
-        for block in range(n_blocks):
-            visit_block(job, block, scratch, job.n_threads, totals + block)
+    if n_shares == 1:
+        visit_blocks(job, 0, n_blocks, scratch, job.n_threads, totals)
     else:
-        for block in prange(n_blocks, num_threads=job.n_threads, schedule="static"):
-            visit_block(job, block, scratch + scratch_per_thread * this_thread(), 1, totals + block)
+        for share in prange(n_shares, num_threads=job.n_threads, schedule="static"):
+            visit_blocks(
+                job, share * n_blocks // n_shares, (share + 1) * n_blocks // n_shares,
+                scratch + job.scratch_size * this_thread(), 1, totals)
     for block in range(n_blocks):
         total = total + totals[block].sum
         far_total = far_total + totals[block].far_sum
@@ -139,11 +168,24 @@ cdef double visit_all(const Job* job, const Scale* divisor, real* scratch) noexc
     return ldexp(total.minus(0, &rounded) / divisor.mantissa, FAR_EXPONENT - divisor.exponent)
 
 
-cdef Scale find_divisor(const Job* job, const real* one) noexcept nogil:
+cdef double total_weight_in_panels(const Job* job, real* scratch) noexcept nogil:
+    """As total_weight, for distributions that are copied to panels, alone."""
+    cdef Job of_targets = job[0]
+    cdef Panels panels
+    of_targets.logits.panel = of_targets.grad.panel = of_targets.allowed.panel = -1
+    open_panels(&panels, &of_targets, job.n_rows, <char*> scratch)
+    return total_weight(job, &panels, scratch)
+
+
+cdef Scale find_divisor(const Job* job, real* scratch) noexcept nogil:
     """What the sum of the losses is divided by. It is multiplied by job.unit, like the weights of the rows."""
     cdef Scale divisor
-    if job.mean:
-        divisor.mantissa = job.normalizer if job.has_normalizer else total_weight(job, one)
+    if job.mean and job.has_normalizer:
+        divisor.mantissa = job.normalizer
+    elif job.mean and job.class_weight != NULL and job.targets.panel >= 0:
+        divisor.mantissa = total_weight_in_panels(job, scratch)
+    elif job.mean:
+        divisor.mantissa = total_weight(job, NULL, scratch)
     if job.unit != 1 and (job.has_normalizer or not job.mean):
         frexp(job.unit, &divisor.exponent)
         divisor.exponent -= 1
@@ -169,7 +211,7 @@ cdef Scale inverse(const Scale* divisor, double temperature) noexcept nogil:
 cdef double run_in(Job* job, real* scratch) noexcept nogil:
     """Do a job in the type `real`; returns the loss."""
     cdef real one = 1
-    cdef Scale divisor = find_divisor(job, &one)
+    cdef Scale divisor = find_divisor(job, scratch)
     cdef double size = fabs(divisor.mantissa), weight
     cdef int exponent = 0
     cdef Py_ssize_t i
@@ -181,7 +223,7 @@ cdef double run_in(Job* job, real* scratch) noexcept nogil:
         # The weights of rows, or their sum, may leave the range of a double. A power of two brings the largest near 1.
         frexp(weight, &exponent)
         job.unit = ldexp(1, -max(exponent, -MAX_UNIT_EXPONENT))
-        divisor = find_divisor(job, &one)
+        divisor = find_divisor(job, scratch)
     if divisor.mantissa == 0 and job.diagnostics.argmax == NULL:
         for i in range(job.n_rows if job.has_grad else 0):
             zero_row(&job.grad, i, job.n_classes)

@@ -31,6 +31,7 @@ struct Layout {
     bool typed = false;                                        // aligned, native byte order, the type computed in
     bool direct = false;                                       // packed and typed: loaded and stored without conversion
     bool loadable = false;                                     // direct, or packed halves that are computed in float
+    std::ptrdiff_t panel = -1;                                 // where in scratch its panel is, in bytes; -1: it has none
     int n_axes = 1;
     std::ptrdiff_t class_stride = 0, length = 1, step = 0;     // in bytes; `length` is that of the last axis
     std::ptrdiff_t shape[MAX_AXES], strides[MAX_AXES];         // only the first n_axes are set
@@ -62,6 +63,8 @@ inline constexpr std::ptrdiff_t LANE_BYTES = 128, TILE_BYTES = 65536;
 inline constexpr std::ptrdiff_t MAX_BLOCKS = 512;              // of rows, which the threads share out
 inline constexpr std::ptrdiff_t STRETCH = 16384;               // classes of a long row that are added up together
 inline constexpr std::ptrdiff_t LOGITS_PER_THREAD = 16384;     // a thread with fewer does not pay (measured)
+inline constexpr std::ptrdiff_t CACHE_LINE = 64;               // bytes
+inline constexpr std::ptrdiff_t PANEL_WIDTH = 512;             // bytes of one class of the rows in a panel, at most
 
 // The rows of scratch that a thread gets, as many from the first on as a call needs: logits or exponentials; a
 // distribution, or a target that is built; slopes; the allowed classes as bytes, if they are not side by side.
@@ -106,6 +109,8 @@ struct Job {
 
     // How the call is done; call/plan.pxi fills this in.
     bool by_lanes = false;                                     // by the narrow kernel, one row to a lane
+    int target_tile = 0, slope_tile = 0, kept_tile = 0;        // its tiles after that of the logits; 0 for none
+    int staging_tile = 1;                                      // the tile after these, or the rest of their space
     bool by_stretches = false;                                 // all threads work on one row after the other
     bool converts_stores = false;                              // gradients are converted as they are stored
     bool streaming = false;                                    // the gradient is stored past the caches
@@ -113,6 +118,10 @@ struct Job {
     int n_threads = 1;
     std::ptrdiff_t rows_per_block = 1;
     std::ptrdiff_t scratch_rows = 0;                           // rows of n_classes numbers that each thread needs
+    std::ptrdiff_t panel_rows = 0;                             // rows of a panel; 0: there are none
+    std::ptrdiff_t panel_pitch = 0;                            // elements from one row of a panel to the next
+    std::ptrdiff_t panels_size = 0;                            // numbers that all panels of a thread take
+    std::ptrdiff_t scratch_size = 0;                           // numbers that each thread needs: panels, then rows
 
     // Found by the kernels from the weights of the rows.
     double unit = 1;                                           // a power of two; the weights are multiplied by it

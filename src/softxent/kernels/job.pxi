@@ -13,7 +13,7 @@ cdef extern from "job.hpp" namespace "softxent" nogil:
         int element
         bint swapped, packed, stacked, typed, direct, loadable
         int n_axes
-        Py_ssize_t class_stride, length, step
+        Py_ssize_t panel, class_stride, length, step
         Py_ssize_t* shape
         Py_ssize_t* strides
 
@@ -32,7 +32,9 @@ cdef extern from "job.hpp" namespace "softxent" nogil:
         void* entropy
         int64_t* argmax
 
-    const Py_ssize_t LANE_BYTES, TILE_BYTES, STRETCH, LOGITS_PER_THREAD
+    const Py_ssize_t LANE_BYTES, TILE_BYTES, STRETCH, LOGITS_PER_THREAD, CACHE_LINE
+    cdef enum:
+        PANEL_WIDTH "static_cast<int>(softxent::PANEL_WIDTH)"
     cdef enum:
         MAX_BLOCKS "static_cast<int>(softxent::MAX_BLOCKS)"
 
@@ -69,8 +71,8 @@ cdef extern from "job.hpp" namespace "softxent" nogil:
         double* losses64
         Diagnostics diagnostics
         bint by_lanes, by_stretches, converts_stores, streaming, prefetching
-        int n_threads
-        Py_ssize_t rows_per_block, scratch_rows
+        int target_tile, slope_tile, kept_tile, staging_tile, n_threads
+        Py_ssize_t rows_per_block, scratch_rows, panel_rows, panel_pitch, panels_size, scratch_size
         double unit
         Scale scale
         bint needs_class_unit

@@ -7,6 +7,7 @@ from cython.parallel cimport prange
 include "job.pxi"
 include "vocabulary.pxi"
 include "arrays.pxi"
+include "panels.pxi"
 include "targets.pxi"
 include "far.pxi"
 include "diagnostics.pxi"

@@ -140,18 +140,11 @@ cdef inline void read_tiles(
 ) noexcept nogil:
     """The tiles of `count` rows from i on: logits, and distributions and allowed classes, if there are any."""
     cdef Py_ssize_t n = job.n_classes, size = n * lanes_of(space)
-    cdef real* staging = space + size
+    cdef real* staging = space + job.staging_tile * size
     tiles.x = space
-    tiles.t = tiles.slope = tiles.kept_logits = NULL
-    if job.kind == DISTRIBUTIONS or job.builds_target:
-        tiles.t = staging
-        staging += size
-    if job.has_slope or job.has_allowed:
-        tiles.slope = staging
-        staging += size
-    if job.diagnostics.argmax != NULL:
-        tiles.kept_logits = staging
-        staging += size
+    tiles.t = space + job.target_tile * size if job.target_tile > 0 else NULL
+    tiles.slope = space + job.slope_tile * size if job.slope_tile > 0 else NULL
+    tiles.kept_logits = space + job.kept_tile * size if job.kept_tile > 0 else NULL
     tiles.staging = staging
     if job.kind == DISTRIBUTIONS:
         read_tile(&job.targets, i, count, n, tiles.t, staging)

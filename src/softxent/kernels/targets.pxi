@@ -104,8 +104,11 @@ cdef double target_mass(const Job* job, Py_ssize_t i, const real* one) noexcept 
     return sum.value().minus(0, &rounded)
 
 
-cdef double total_weight(const Job* job, const real* one) noexcept nogil:
-    """The sum of the weights of all rows; a row of weight 0 adds nothing, even if its class weight is infinite."""
+cdef double total_weight(const Job* job, Panels* panels, const real* one) noexcept nogil:
+    """The sum of the weights of all rows; a row of weight 0 adds nothing, even if its class weight is infinite.
+
+    Distributions are read by way of `panels`, unless that is NULL.
+    """
     cdef Sum[double] total
     cdef double[MAX_ROWS] weight
     cdef int64_t[MAX_ROWS] label
@@ -118,9 +121,12 @@ cdef double total_weight(const Job* job, const real* one) noexcept nogil:
         begin_rows(job, i, count, label, weight)
         if job.class_weight != NULL:
             for k in range(count):
+                if panels != NULL:
+                    turn_panels(panels, i + k, one)
                 if weight[k] != 0:
                     weight[k] *= (
-                        (<real*> job.class_weight)[label[k]] if job.kind == LABELS else target_mass(job, i + k, one))
+                        (<real*> job.class_weight)[label[k]] if job.kind == LABELS else
+                        target_mass(job if panels == NULL else &panels.job, i + k, one))
         k = 0
         while k < count:
             total.add(load_first(&weight[k], min(count - k, <Py_ssize_t> ROWS_AT_ONCE), 0))

@@ -25,8 +25,10 @@ cdef extern from "vec/vec.hpp" namespace "softxent" nogil:
     Lanes[T] load_lanes_first[T](const T*, Py_ssize_t n, double fill)
     void store[T](T*, Vec[T])
     void store[T](T*, Lanes[T])
+    void stream[T](T*, Vec[T])
     void stream[T](T*, Lanes[T])
     void fence_streams()
+    void prefetch(const char*, Py_ssize_t n_bytes)
     void stream_row[T](const T* source, T* to, Py_ssize_t n)
     void store_first[T](T*, Py_ssize_t n, Vec[T])
     void store_first[T](T*, Py_ssize_t n, Lanes[T])
@@ -40,6 +42,10 @@ cdef extern from "vec/vec.hpp" namespace "softxent" nogil:
     void lanes_to_short_rows[T](const T* tile, Py_ssize_t n, Py_ssize_t count, T* rows, T* staging)
     void rows_to_lanes[T](T** at, Py_ssize_t n, T* tile)
     void lanes_to_rows[T](const T* tile, Py_ssize_t n, T** at)
+    void columns_to_panel[T](
+        const T* columns, Py_ssize_t stride, Py_ssize_t n, T* rows, Py_ssize_t pitch, Py_ssize_t count, T* spare)
+    void panel_to_columns[T](
+        const T* rows, Py_ssize_t pitch, Py_ssize_t count, Py_ssize_t n, T* columns, Py_ssize_t stride)
     Vec[T] maximum[T](Vec[T], Vec[T])
     Lanes[T] maximum[T](Lanes[T], Lanes[T])
     Vec[T] select_equal[T](Vec[T], Vec[T], Vec[T], Vec[T])

@@ -312,6 +312,29 @@ template <class S> void lanes_to_short_rows(const S *tile, std::ptrdiff_t n, std
     }
 }
 
+// Columns to rows and back, for `count` rows, which start `pitch` elements apart. Columns start `stride` apart. The lanes of
+// their last registers that belong to no row go to `spare`, or come from the first row.
+template <class S>
+void columns_to_panel(
+    const S *columns, std::ptrdiff_t stride, std::ptrdiff_t n, S *rows, std::ptrdiff_t pitch, std::ptrdiff_t count, S *spare
+) {
+    constexpr int width = Pack<S, 1>::width;
+    for (std::ptrdiff_t row = 0; row < count; row += width) {
+        S *at[width];
+        for (int i = 0; i < width; ++i) at[i] = row + i < count ? rows + (row + i) * pitch : spare;
+        columns_to_rows([=](std::ptrdiff_t c) { return isa::load(columns + row + c * stride); }, n, at);
+    }
+}
+template <class S>
+void panel_to_columns(const S *rows, std::ptrdiff_t pitch, std::ptrdiff_t count, std::ptrdiff_t n, S *columns, std::ptrdiff_t stride) {
+    constexpr int width = Pack<S, 1>::width;
+    for (std::ptrdiff_t row = 0; row < count; row += width) {
+        const S *at[width];
+        for (int i = 0; i < width; ++i) at[i] = row + i < count ? rows + (row + i) * pitch : rows;
+        rows_to_columns(at, n, columns + row, stride);
+    }
+}
+
 // A row of halves as floats, or of floats as halves.
 template <class From, class To> void convert_row(const From *from, To *to, std::ptrdiff_t n) {
     constexpr std::ptrdiff_t width = Pack<float, 1>::width;
