@@ -170,6 +170,7 @@ cdef void open_panels(Panels* panels, const Job* job, Py_ssize_t last, char* spa
 cdef inline void place_rows(Layout* rows, Py_ssize_t i, char* panel, Py_ssize_t pitch, Py_ssize_t size) noexcept nogil:
     """`rows` becomes the layout of a panel: rows from i on, `pitch` elements of `size` bytes apart."""
     rows.packed = rows.typed = rows.direct = rows.loadable = True
+    rows.element = BOOLEAN if size == 1 else FLOAT32 if size == sizeof(float) else FLOAT64
     rows.n_axes = 1
     rows.class_stride = size
     rows.step = rows.strides[0] = pitch * size
