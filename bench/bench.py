@@ -2,11 +2,12 @@
 
 Times the mean softmax cross-entropy of labelled logits with its gradient ("grad") and without ("forward"), again and
 again on the same arrays, all contenders in one process for each number of threads; `measure.py` tells how. A result is
-checked against float64 first, and gets no time if it is wrong. The yardsticks, `np.copyto(out, logits)` and, without
-the gradient, `logits.max()` over contiguous memory ("read"), always have one thread. Small shapes show the bare
-compiled call too ("softxent-kernel"), other dtypes softxent in float32. `--memory` looks at memory instead, as
-`memory.py` tells. Not measured: first calls, compilation, conversion between libraries. SOFTXENT_SIMD chooses the level
-as ever; to choose the CPUs, start this under taskset.
+checked against float64 first, and gets no time if it is wrong. The yardsticks always have one thread: `np.copyto(out,
+logits)`, `logits.max()` over contiguous memory ("read") for the loss alone, and as many exponentials of numbers in the
+cache; "bound" is the copy or the read, then the exponentials. Small shapes show the bare compiled call too ("softxent-
+kernel"), other dtypes softxent in float32. `--memory` looks at memory instead, as `memory.py` tells. Not measured:
+first calls, compilation, conversion between libraries. SOFTXENT_SIMD chooses the level as ever; to choose the CPUs,
+start this under taskset.
 """
 
 import argparse
@@ -16,12 +17,13 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
-from itertools import groupby
+from itertools import groupby, product
 from pathlib import Path
 from typing import TypeVar
 from unittest import mock
 
 import memory
+import options
 from cases import DTYPES, QUICK_SHAPES, SHAPES, TASKS, Case, Shape, full_memory_run, full_run, grid
 from machine import CAN_PIN, gather_facts, pin, usable_cpus
 from measure import measure
@@ -48,6 +50,10 @@ def main() -> int:
             for case in cases:
                 found.timings.append(pool.submit(measure, case, peers, args.seconds).result())
                 print(table(found.timings[-1]), flush=True)
+    for shape, group in args.cost_cases:
+        with worker(1) as pool:
+            found.costs.append(pool.submit(options.measure_costs, shape, group, options.SECONDS).result())
+        print(options.table(found.costs[-1]), flush=True)
     for case in args.memory_cases:
         found.memory.append(memory.measure_memory(case, [SOFTXENT, *peers], in_fresh_process))
         print(table_of_memory(found.memory[-1]), flush=True)
@@ -95,8 +101,8 @@ def parse_arguments() -> argparse.Namespace:
     about = f"rows x classes, or all axes@the class axis ({as_text(SHAPES)})"
     what.add_argument("--shapes", type=list_of(shape), metavar="NxC,AxBxC@1,...", help=about)
     about = (
-        "instead of shapes, tasks, dtypes and threads: all that docs/performance.md shows, memory too, written to"
-        " bench/results unless --json says otherwise"
+        "instead of shapes, tasks, dtypes and threads: all that docs/performance.md shows, memory and options too,"
+        " written to bench/results unless --json says otherwise"
     )
     what.add_argument("--full", action="store_true", help=about)
     add_list(parser, "--tasks", one_of(TASKS), TASKS, "with the gradient, and without")
@@ -121,8 +127,10 @@ def parse_arguments() -> argparse.Namespace:
 
 def add_cases(args: argparse.Namespace) -> None:
     """What is to be timed, and what to be watched for memory."""
+    args.cost_cases = []
     if args.full:
         args.cases, args.memory_cases = full_run(len(usable_cpus())), full_memory_run()
+        args.cost_cases = [*product(options.OPTION_SHAPES, options.GROUPS)]
         return
     chosen = args.shapes or (QUICK_SHAPES if args.quick else SHAPES)
     cases = grid(args.tasks, chosen, args.dtypes, args.threads)

@@ -22,7 +22,7 @@ from typing import Any
 
 from cases import Case
 from machine import OthersWatch
-from peers import COPY, READ, SOFTXENT, Contender, Problem, find_error, reference, yardsticks
+from peers import COPY, EXPONENTIALS, READ, SOFTXENT, Contender, Problem, find_error, reference, yardsticks
 
 SAMPLE_SECONDS = 200e-6  # a quick call is repeated for this long in one sample; reading the clock costs about 0.1 us
 BURST_SECONDS = 20e-3
@@ -39,6 +39,8 @@ class Figures:
     spread: float  # the middle half of the rounds, from end to end, in units of their median
     to_copy: float | None = None
     to_read: float | None = None
+    # To the least that it takes: the copy, or for the loss alone the read, and the exponentials, one after the other.
+    to_bound: float | None = None
     to_softxent: float | None = None
     # Between these lies the ratio to softxent in the middle half of the rounds.
     lower: float | None = None
@@ -153,20 +155,23 @@ class Burst:
 
 
 def figures_of(name: str, rounds: Mapping[str, Sequence[float]]) -> Figures:
-    def ratio_to(other: str) -> list[float | None]:
-        """The quartiles of the ratio."""
-        if other not in rounds:
+    def ratio_to(*others: str) -> list[float | None]:
+        """The quartiles of the ratio to these together."""
+        if not all(other in rounds for other in others):
             return [None] * 3
-        ratios = [own / theirs for own, theirs in zip(rounds[name], rounds[other], strict=True)]
+        together = map(sum, zip(*(rounds[other] for other in others), strict=True))
+        ratios = [own / theirs for own, theirs in zip(rounds[name], together, strict=True)]
         return [*quantiles(ratios, n=4, method="inclusive")]
 
     lower, seconds, upper = quantiles(rounds[name], n=4, method="inclusive")
     copy, read, softxent = ratio_to(COPY.name), ratio_to(READ.name), ratio_to(SOFTXENT.name)
+    bound = ratio_to(READ.name if READ.name in rounds else COPY.name, EXPONENTIALS.name)
     return Figures(
         seconds,
         spread=(upper - lower) / seconds,
         to_copy=copy[1],
         to_read=read[1],
+        to_bound=bound[1],
         to_softxent=softxent[1],
         lower=softxent[0],
         upper=softxent[2],

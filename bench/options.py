@@ -1,28 +1,73 @@
-"""What does an option cost, next to the same call without any?
+"""What does an option cost, next to the same call without any? And another kind of target or result?
 
-Times softxent's loss and gradient of labelled logits, mean over the rows, on one thread, with each option by itself and
-with other kinds of targets, in rounds as `measure.py` tells, and prints the ratios to the plain call.
+Times softxent's loss and gradient, mean over the rows, on one thread, in rounds as `measure.py` tells. Each call stands
+in a group, and its cost is the ratio to the first call of the group.
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from cases import Shape, shapes
-from measure import figures_of, time_in_rounds
+from measure import compact, figures_of, time_in_rounds
 from peers import SOFTXENT
 
 import softxent as sx
 
-DEFAULT_SHAPES = shapes("1024x1000 20000x10 64x50257")
+OPTION_SHAPES = shapes("1024x1000 20000x10 64x50257")
+SECONDS = 20.0
+WITH_OPTIONS, OUT = "float32, with an option", "float64 logits, by the dtype and order of out"
+GROUPS = (WITH_OPTIONS, OUT)
 
 
-def calls(n_rows: int, n_classes: int) -> dict[str, Callable[[], Any]]:
-    """The plain call under softxent's own name, and the others."""
+@dataclass(frozen=True)
+class Costs:
+    """The costs of the calls of a group, by name: median and quartiles of the ratio to the plain call."""
+
+    shape: Shape
+    group: str
+    plain_ns: float  # for each logit
+    ratios: dict[str, tuple[float, float, float]]
+
+    def flat(self) -> dict[str, Any]:
+        ratios = {name: [float(f"{ratio:.4g}") for ratio in of_name] for name, of_name in self.ratios.items()}
+        return {"shape": str(self.shape), "group": self.group, **compact({"plain_ns": self.plain_ns}), "ratios": ratios}
+
+    @classmethod
+    def unflat(cls, fields: Mapping[str, Any]) -> "Costs":
+        ratios = {name: (of_name[0], of_name[1], of_name[2]) for name, of_name in fields["ratios"].items()}
+        return cls(Shape.parse(fields["shape"]), fields["group"], fields["plain_ns"], ratios)
+
+
+def calls(group: str, n_rows: int, n_classes: int) -> dict[str, Callable[[], Any]]:
+    """The calls of a group, the plain one first, under softxent's own name."""
     rng = np.random.default_rng(0)
-    logits = rng.normal(size=(n_rows, n_classes)).astype(np.float32)
+    logits = rng.normal(size=(n_rows, n_classes))
     labels = rng.integers(n_classes, size=n_rows)
+    if group == OUT:
+        return calls_by_out(logits, labels)
+    return calls_with_options(logits.astype(np.float32), labels, rng)
+
+
+def calls_by_out(logits: np.ndarray, labels: np.ndarray) -> dict[str, Callable[[], Any]]:
+    def call(dtype: str, order: Any = "C") -> Callable[[], Any]:
+        grad = np.zeros(logits.shape, dtype, order)
+        return lambda: sx.value_and_grad(logits, labels, out=grad, n_threads=1)
+
+    return {
+        SOFTXENT.name: call("float64"),
+        "float32": call("float32"),
+        "float64, Fortran order": call("float64", "F"),
+        "float32, Fortran order": call("float32", "F"),
+    }
+
+
+def calls_with_options(
+    logits: np.ndarray, labels: np.ndarray, rng: np.random.Generator
+) -> dict[str, Callable[[], Any]]:
+    n_rows, n_classes = logits.shape
     some_ignored = np.where(rng.random(n_rows) < 0.1, -100, labels)
     soft = rng.random(logits.shape, np.float32)
     soft /= soft.sum(axis=1, keepdims=True)
@@ -55,19 +100,30 @@ def calls(n_rows: int, n_classes: int) -> dict[str, Callable[[], Any]]:
     }
 
 
+def measure_costs(shape: Shape, group: str, seconds: float) -> Costs:
+    rounds = time_in_rounds(calls(group, shape.n_rows, shape.n_classes), seconds)
+    figures = {name: figures_of(name, rounds) for name in rounds}
+    plain = figures.pop(SOFTXENT.name)
+    ratios = {name: (found.to_softxent or 0, found.lower or 0, found.upper or 0) for name, found in figures.items()}
+    return Costs(shape, group, 1e9 * plain.seconds / shape.size, ratios)
+
+
+def table(costs: Costs) -> str:
+    lines = [f"\n{costs.shape.title}, {costs.group}: {costs.plain_ns:.3f} ns a logit for the plain call"]
+    lines += [
+        f"{name:>28}  {ratio:.2f}  ({low:.2f} to {high:.2f})" for name, (ratio, low, high) in costs.ratios.items()
+    ]
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shapes", nargs="+", type=Shape.parse, default=DEFAULT_SHAPES, help="rows x classes")
-    parser.add_argument("--seconds", type=float, default=20.0, help="for each shape (default: %(default)s)")
+    parser.add_argument("--shapes", nargs="+", type=Shape.parse, default=OPTION_SHAPES, help="rows x classes")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="for each group (default: %(default)s)")
     args = parser.parse_args()
     for shape in args.shapes:
-        rounds = time_in_rounds(calls(shape.n_rows, shape.n_classes), args.seconds)
-        plain = figures_of(SOFTXENT.name, rounds)
-        print(f"\n{shape.title}, float32: {1e9 * plain.seconds / shape.size:.3f} ns a logit without options")
-        for name in rounds:
-            figures = figures_of(name, rounds)
-            if name != SOFTXENT.name:
-                print(f"{name:>28}  {figures.to_softxent:.2f}  ({figures.lower:.2f} to {figures.upper:.2f})")
+        for group in GROUPS:
+            print(table(measure_costs(shape, group, args.seconds)), flush=True)
 
 
 if __name__ == "__main__":

@@ -26,10 +26,11 @@ def header(facts: dict[str, Any], missing: Sequence[Contender]) -> str:
 def table(timing: Timing) -> str:
     with_read = any(figures.to_read is not None for figures in timing.figures.values())
     to_read = f"{'/ read':>9}" if with_read else ""
-    lines = [f"\n{timing.case!s:<46}{'median':>11}{'spread':>8}{'ns/logit':>10}{'/ copy':>9}{to_read}   softxent is"]
+    head = f"{'median':>11}{'spread':>8}{'ns/logit':>10}{'/ copy':>9}{to_read}{'/ bound':>9}"
+    lines = [f"\n{timing.case!s:<46}{head}   softxent is"]
     for name, figures in timing.figures.items():
         row = times(figures) + f"{timing.ns_per_logit(name):>10.3f}{ratio(figures.to_copy)}"
-        row += ratio(figures.to_read) if with_read else ""
+        row += (ratio(figures.to_read) if with_read else "") + ratio(figures.to_bound)
         if name != SOFTXENT.name and figures.to_softxent is not None:
             row += f"{figures.to_softxent:>7.2f} x as fast"
         lines.append(f"  {name:<44}{row}")

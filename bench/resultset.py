@@ -10,6 +10,7 @@ from typing import Any
 from cases import Case
 from measure import Timing
 from memory import Memory
+from options import Costs
 from peers import PEERS
 
 RESULTS = Path(__file__).with_name("results")
@@ -20,9 +21,14 @@ class Results:
     facts: dict[str, Any]
     timings: list[Timing] = field(default_factory=list)
     memory: list[Memory] = field(default_factory=list)
+    costs: list[Costs] = field(default_factory=list)
 
     def save(self, path: Path) -> None:
-        parts: dict[str, Sequence[Timing | Memory]] = {"timings": self.timings, "memory": self.memory}
+        parts: dict[str, Sequence[Timing | Memory | Costs]] = {
+            "timings": self.timings,
+            "memory": self.memory,
+            "costs": self.costs,
+        }
         lines = [f'"facts": {json.dumps(self.facts)}']
         for name, found in parts.items():
             lines.append(f'"{name}": [\n' + ",\n".join(json.dumps(item.flat()) for item in found) + "\n]")
@@ -32,7 +38,8 @@ class Results:
     def load(cls, path: Path) -> "Results":
         content = json.loads(path.read_text(encoding="utf-8"))
         timings = [Timing.unflat(fields) for fields in content["timings"]]
-        return cls(content["facts"], timings, [Memory.unflat(fields) for fields in content["memory"]])
+        memory = [Memory.unflat(fields) for fields in content["memory"]]
+        return cls(content["facts"], timings, memory, [Costs.unflat(fields) for fields in content["costs"]])
 
     def of(self, *cases: Case) -> list[Timing]:
         """Those of these cases that were timed, in the order of the cases."""

@@ -28,6 +28,7 @@ from charts import CHARTS, TASK_TITLES, speed_to_one_thread
 from machine import BUSY
 from measure import BURST_SECONDS, MAX_SAMPLES, MIN_ROUNDS, Figures, Timing
 from memory import MIB, RESOLUTION, Memory
+from options import OUT, WITH_OPTIONS
 from pages import IN_TEMPLATE, best_in_bold, fill, table
 from peers import (
     PEERS,
@@ -103,6 +104,8 @@ def tables(found: Results) -> dict[str, str]:
         **{f"{task}_table": table_of_shapes(timings) for task, timings in of_task.items()},
         **{f"{task}_summary": summary(timings) for task, timings in of_task.items()},
         "dtypes_table": table_of_dtypes(found),
+        "options_table": table_of_costs(found, WITH_OPTIONS),
+        "out_table": table_of_costs(found, OUT),
         "small_calls_table": table_of_small_calls(found),
         "threads_table": table_of_threads(found),
         "memory_table": table_of_memory(found),
@@ -155,6 +158,14 @@ def table_of_small_calls(found: Results) -> str:
         for timing in timings
     ]
     return table(["task", "rows x classes", "kernel / softxent", "/ copy", "microseconds a call"], rows)
+
+
+def table_of_costs(found: Results, group: str) -> str:
+    """A row for each call of the group, a column for each shape."""
+    of_group = [costs for costs in found.costs if costs.group == group]
+    names = dict.fromkeys(name for costs in of_group for name in costs.ratios)
+    rows = [[name, *[number(costs.ratios[name][0]) for costs in of_group]] for name in names]
+    return table(["call", *[costs.shape.title for costs in of_group]], rows)
 
 
 def table_of_threads(found: Results) -> str:
@@ -233,9 +244,9 @@ def table_of(timings: Sequence[Timing], head: Callable[[Timing], list[str]], col
     with_read = any(own(timing).to_read for timing in timings)
     rows = []
     for timing in timings:
-        yardsticks = [number(own(timing).to_copy), *([number(own(timing).to_read)] if with_read else [])]
-        rows.append([*head(timing), *yardsticks, *[cell(timing, name) for name in peers]])
-    return table([*columns, "/ copy", *(["/ read"] if with_read else []), *peers], rows)
+        yardsticks = [own(timing).to_copy, *([own(timing).to_read] if with_read else []), own(timing).to_bound]
+        rows.append([*head(timing), *map(number, yardsticks), *[cell(timing, name) for name in peers]])
+    return table([*columns, "/ copy", *(["/ read"] if with_read else []), "/ bound", *peers], rows)
 
 
 def cell(timing: Timing, name: str) -> str:

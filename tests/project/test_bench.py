@@ -9,6 +9,7 @@ import numerics
 import pytest
 from cases import Shape
 from measure import Figures, figures_of
+from options import WITH_OPTIONS, Costs, measure_costs
 from pages import IN_PAGE, IN_TEMPLATE, fill, table
 from resultset import Results
 from support import ROOT
@@ -44,6 +45,19 @@ def test_ratios_are_medians_over_the_rounds() -> None:
     assert figures.faster_than_softxent is False
 
 
+def test_the_bound_is_the_copy_and_the_exponentials_together() -> None:
+    rounds = {"softxent": [6.0, 3.0, 9.0], "copy": [1.0, 1.0, 2.0], "exponentials": [2.0, 1.0, 1.0]}
+    assert figures_of("softxent", rounds).to_bound == 2.0
+    assert figures_of("softxent", rounds | {"read": [2.0, 2.0, 2.0]}).to_bound == 1.5
+
+
+def test_costs_are_saved_as_they_are_loaded() -> None:
+    costs = measure_costs(Shape.parse("20x10"), WITH_OPTIONS, seconds=0.01)
+    assert {"softcap", "where", "pairs, k = 8", "evaluate"} < set(costs.ratios)
+    assert all(0 < low <= ratio <= high for ratio, low, high in costs.ratios.values())
+    assert Costs.unflat(costs.flat()).flat() == costs.flat()
+
+
 def test_a_run_checks_and_times_every_contender(tmp_path: Path) -> None:
     file = tmp_path / "found.json"
     command = "--shapes 32x10 --tasks forward --peers numpy --seconds 0.05 --json"
@@ -53,7 +67,7 @@ def test_a_run_checks_and_times_every_contender(tmp_path: Path) -> None:
     assert found.facts["simd_level"] == _dispatch.level
     (timing,) = found.timings
     assert (str(timing.case.shape), timing.case.task, timing.failed) == ("32x10", "forward", {})
-    assert timing.names == {"softxent", "copy", "read", "softxent-kernel", "numpy"}
+    assert timing.names == {"softxent", "copy", "read", "exponentials", "softxent-kernel", "numpy"}
     assert timing.figures["softxent"].to_softxent == 1
     assert all(figures.seconds > 0 for figures in timing.figures.values())
 
