@@ -3,8 +3,9 @@
 cdef Py_ssize_t LONGEST_ROW = <Py_ssize_t> 1 << 56
 
 cdef enum:
-    NARROW_BYTES = 768          # of a row: up to here the narrow kernel is faster (measured)
-    NARROW_ACROSS_BYTES = 1024  # the same, where the classes of a row are not side by side
+    NARROW_FLOATS = 320         # classes: up to here the narrow kernel is faster (measured)
+    NARROW_DOUBLES = 224
+    NARROW_ACROSS_BYTES = 1024  # of a row, where its classes are not side by side
     FEW_ROWS = 8                # with fewer rows it is not
     MAX_LANES = 32
     FEW_PANEL_ROWS = 4          # panels of fewer rows do not pay
@@ -73,7 +74,8 @@ cdef bint fits_lanes(const Job* job, bint direct, Py_ssize_t itemsize) noexcept:
         return False
     if has_panels(job):
         return job.n_classes * itemsize <= NARROW_ACROSS_BYTES or job.n_rows < FEW_PANEL_ROWS
-    return not direct or (job.n_classes * itemsize <= NARROW_BYTES and job.n_rows >= FEW_ROWS)
+    return not direct or (
+        job.n_classes <= (NARROW_DOUBLES if job.in_double else NARROW_FLOATS) and job.n_rows >= FEW_ROWS)
 
 
 cdef bint streams_rows(const Job* job, Py_ssize_t itemsize) noexcept:
