@@ -8,6 +8,7 @@ namespace softxent::isa {
 inline constexpr int HALVES = sizeof(f32) / sizeof(float);
 
 template <class H> inline f32 load_first(const H *p, int n, f32 fill) {
+    if (n == HALVES) return isa::load(p);
     H halves[HALVES] = {};
     float numbers[HALVES];
     std::copy_n(p, n, halves);
@@ -15,6 +16,7 @@ template <class H> inline f32 load_first(const H *p, int n, f32 fill) {
     return isa::load_first(numbers, n, fill);
 }
 template <class H> inline void store_first(H *p, int n, f32 v) {
+    if (n == HALVES) return isa::store(p, v);
     H halves[HALVES];
     isa::store(halves, v);
     std::copy_n(halves, n, p);
