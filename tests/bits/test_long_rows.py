@@ -68,3 +68,33 @@ def test_any_long_row(make: Any, dtype: str) -> None:
             loss, grad = sx.value_and_grad(logits, targets, reduction="none", **options)
             assert_same_results((loss, grad), expected)
             assert_same_results([sx.cross_entropy(logits, targets, reduction="none", **options)], [loss])
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_logits_near_the_bottom_of_the_range(dtype: str) -> None:
+    """In the unit of the row their exponentials are 0 or subnormal, in that of their stretch they are not."""
+    bottom, powers = (-(127 + 40), 40) if dtype == "float32" else (-(1023 + 128), 64)
+    for above in np.linspace(-2, powers, 15):
+        logits = np.full((1, N_CLASSES), (bottom + above) * np.log(2), dtype)
+        logits[0, -1] = 0
+        for options in ({"reduction": "sum"}, {"sample_weight": [1e30], "reduction": "sum"}):
+            in_place = logits.copy()
+            expected = sx.value_and_grad(in_place, [N_CLASSES - 1], out=in_place, **options)
+            assert_same_results(sx.value_and_grad(logits, [N_CLASSES - 1], **options), expected)
+
+
+def test_gradients_of_any_dtype_and_layout() -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(2, N_CLASSES)).astype(np.float32)
+    pairs = rng.integers(N_CLASSES, size=(2, 3)), rng.random((2, 3)).astype(np.float32)
+    for targets in (np.array([5, N_CLASSES - 1]), pairs):
+        loss, grad = sx.value_and_grad(logits, targets)
+        for out in (
+            np.full((2, 2 * N_CLASSES), 7, np.float32)[:, ::2],
+            np.full((N_CLASSES, 2), 7, np.float32).T,
+            np.full(logits.shape, 7, np.float64),
+            np.full(logits.shape, 7, ">f4"),
+        ):
+            assert_same_results((sx.value_and_grad(logits, targets, out=out)[0], out.astype(np.float32)), (loss, grad))
+        across = sx.value_and_grad(np.asfortranarray(logits), targets)
+        assert_same_results(across, (loss, grad))

@@ -90,6 +90,19 @@ def test_each_array_in_another_order(dtype: str, kind: str, order: str) -> None:
             assert_same_bits(into.astype(dtype), expected[1])
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("n_classes", [1, 2, 20])
+def test_a_temperature_divides_each_row_alone(dtype: str, n_classes: int) -> None:
+    """Also if the quotient is subnormal, and another row has no finite one."""
+    logits = np.random.default_rng(0).normal(size=(64, n_classes)).astype(dtype) * 3 * np.finfo(dtype).tiny
+    labels = np.zeros(64, int)
+    expected = sx.evaluate(logits, labels, temperature=1.7).lse
+    logits[7::16] = np.inf
+    lse = sx.evaluate(logits, labels, temperature=1.7).lse
+    for i in set(range(64)) - set(range(7, 64, 16)):
+        assert_same_bits(lse[i], expected[i])
+
+
 @pytest.mark.parametrize("axis", [-1, 0])
 @pytest.mark.parametrize("n_classes", [1, 2, 3, 4, 7, 70])
 @pytest.mark.parametrize("dtype", FLOATS + HALVES)

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("level")
 
 SHAPES = [(200_000, 10), (8, 200_000), (2000, 300), (20, 50, 400), (200_000,), (500_000, 1)]
 SMALL = 64 * 1024
-# What each thread takes for rows of more than 1 KiB that are closer together than their classes (docs/performance.md).
+# The most that each thread takes for rows that are closer together than their classes (docs/performance.md).
 PANELS = 512 * 1024
 # NumPy 1.26 looks for the smallest label by way of a buffer.
 BUFFER = 64 * 1024 if np.__version__.startswith("1.") else 0

@@ -5,7 +5,7 @@ cdef Py_ssize_t LONGEST_ROW = <Py_ssize_t> 1 << 56
 cdef enum:
     NARROW_FLOATS = 320         # classes: up to here the narrow kernel is faster (measured)
     NARROW_DOUBLES = 224
-    NARROW_ACROSS_BYTES = 1024  # of a row, where its classes are not side by side
+    NARROW_ACROSS_BYTES = 1024  # of a row, where the wide kernel would visit the rows in panels
     FEW_ROWS = 8                # with fewer rows it is not
     MAX_LANES = 32
     FEW_PANEL_ROWS = 4          # panels of fewer rows do not pay
@@ -63,7 +63,10 @@ cdef bint has_panels(const Job* job) noexcept:
 
 
 cdef bint fits_lanes(const Job* job, bint direct, Py_ssize_t itemsize) noexcept:
-    """Whether the narrow kernel takes this call: for few classes, and wherever rows cannot be loaded as they are."""
+    """Whether the narrow kernel takes this call.
+
+    It is for few classes, and for rows that cannot be loaded as they are, unless panels are better for them.
+    """
     # Rows of other types are converted in a tile of their own.
     cdef bint staged = is_converted(&job.logits) or (job.has_grad and is_converted(&job.grad)) or job.has_allowed
     if job.n_classes > TILE_BYTES // LANE_BYTES:        # else the product below might overflow
@@ -73,7 +76,7 @@ cdef bint fits_lanes(const Job* job, bint direct, Py_ssize_t itemsize) noexcept:
     if (job.staging_tile + staged) * job.n_classes * LANE_BYTES + job.n_classes * itemsize > TILE_BYTES:
         return False
     if has_panels(job):
-        return job.n_classes * itemsize <= NARROW_ACROSS_BYTES or job.n_rows < FEW_PANEL_ROWS
+        return job.n_classes * itemsize <= NARROW_ACROSS_BYTES
     return not direct or (
         job.n_classes <= (NARROW_DOUBLES if job.in_double else NARROW_FLOATS) and job.n_rows >= FEW_ROWS)
 
@@ -96,16 +99,17 @@ cdef void place_panels(Job* job, Py_ssize_t itemsize) noexcept:
     cdef bint of_targets = job.kind == DISTRIBUTIONS and is_across(&job.targets)
     cdef bint of_logits = is_across(&job.logits), of_grad = job.has_grad and is_across(&job.grad)
     cdef bint of_allowed = job.has_allowed and is_across(&job.allowed)
-    cdef Py_ssize_t n_panels = (of_logits or of_grad) + of_targets, bytes = n_panels * itemsize + of_allowed
-    cdef Py_ssize_t line = CACHE_LINE // itemsize, n_rows, size
-    if bytes == 0 or job.n_classes > PANEL_BYTES // FEW_PANEL_ROWS:
+    cdef Py_ssize_t n_panels = (of_logits or of_grad) + of_targets, class_bytes = n_panels * itemsize + of_allowed
+    cdef Py_ssize_t line = CACHE_LINE // itemsize, row_bytes, n_rows, size
+    if class_bytes == 0 or job.n_classes > PANEL_BYTES // FEW_PANEL_ROWS:
         return
     # An odd number of cache lines: rows that are a power of two apart would drive each other out of the cache.
     job.panel_pitch = ((job.n_classes + line - 1) // line | 1) * line
     # As many rows as stay near the core, but whole cache lines of them unless that takes too much memory.
-    n_rows = min(max(NEAR_PANEL // (bytes * job.panel_pitch), 2 * line), PANEL_BYTES // (bytes * job.panel_pitch))
+    row_bytes = class_bytes * job.panel_pitch
+    n_rows = min(max(NEAR_PANEL // row_bytes, 2 * line), PANEL_BYTES // row_bytes)
     n_rows = min(n_rows // line * line if n_rows >= line else n_rows, PANEL_WIDTH // itemsize)
-    if min(n_rows, job.n_rows) < FEW_PANEL_ROWS:
+    if n_rows < FEW_PANEL_ROWS:
         return
     job.panel_rows = n_rows
     size = n_rows * job.panel_pitch
@@ -114,7 +118,7 @@ cdef void place_panels(Job* job, Py_ssize_t itemsize) noexcept:
     job.grad.panel = 0 if of_grad else -1
     job.targets.panel = (n_panels - 1) * size * itemsize if of_targets else -1
     job.allowed.panel = n_panels * size * itemsize if of_allowed else -1
-    job.panels_size = size * bytes // itemsize
+    job.panels_size = size * class_bytes // itemsize
 
 
 cdef void make_plan(Job* job, bint in_place, int n_threads) noexcept:

@@ -6,19 +6,26 @@
 # rounded and the bits are those of the wide kernel. A stretch where that would not hold is visited again.
 
 
+cdef enum:
+    SIGNIFICAND = 40            # more than the logarithm of 2^53
+
+
 cdef inline bint is_long(const Job* job, const RowArrays[real]* row) noexcept nogil:
     """Whether visit_long_row takes this row. It must not overwrite the logits before the maximum is known."""
     return (
         row.n > PREFETCHED_ROW and row.copy == NULL and row.e != row.x and row.target.distribution == NULL
-        and row.diagnostics == NULL and row.converted_grad.data == NULL and job.formula.smoothing == 0
+        and row.diagnostics == NULL and (row.grad == NULL or job.grad.direct) and job.formula.smoothing == 0
         and not job.by_stretches)
 
 
 cdef inline bint changes_unit_exactly(const RowUnit[real]* unit, const RowUnit[real]* to, double least) noexcept nogil:
-    """Whether exponentials in `unit` differ from those in `to` by a power of two; `least` is the smallest logit."""
+    """Whether exponentials in `unit` differ from those in `to` by a power of two; `least` is the smallest logit.
+
+    From to.lowest on, they are not 0 in `to`, and a significand above it, nothing on the way to them is subnormal.
+    """
     if unit.n0 == to.n0 and unit.shift == to.shift:
         return True
-    return unit.shift == 0 and to.shift == 0 and least > to.lowest
+    return unit.shift == 0 and to.shift == 0 and least > to.lowest + SIGNIFICAND
 
 
 cdef void visit_long_row(

@@ -28,7 +28,7 @@ cdef inline void prefetch_classes(const Layout* rows, const char* start, Py_ssiz
 
 
 cdef inline void read_class(const Layout* rows, const char* start, Py_ssize_t count, real* to) noexcept nogil:
-    """Read `count` elements of a class, and some that are arbitrary."""
+    """Read `count` elements of a class. The rest of the last Vec in `to` is overwritten."""
     cdef double[PIECE] piece
     cdef Py_ssize_t k = 0, size, j
     if rows.stacked and rows.typed:

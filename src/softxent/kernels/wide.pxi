@@ -20,7 +20,7 @@ cdef enum:
     SCALE_STEP_EXPONENT = 30
     SCALE_STEP = 1 << SCALE_STEP_EXPONENT
     CACHED_PIECE = 2048         # classes that are converted, then transformed
-    PREFETCHED_ROW = 65536      # classes: a longer next row would drive this one out of the cache
+    PREFETCHED_ROW = 65536      # classes: a longer next row would drive this one out of the cache; see long_rows.pxi
 
 
 cdef inline void find_target(

@@ -58,7 +58,7 @@ template <class S> SOFTXENT_INLINE double row_max(const S *x, std::ptrdiff_t n) 
     return most.value();
 }
 
-// The same, and the smallest such number.
+// As row_max; `least` gets the smallest number that is not NaN.
 template <class S> double row_range(const S *x, std::ptrdiff_t n, double *least) {
     Largest<S> most, minus;
     sweep<S>(0, n, [&](auto p, std::ptrdiff_t i, auto count) {

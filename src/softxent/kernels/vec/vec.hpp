@@ -277,7 +277,7 @@ template <class S> void lanes_to_rows(const S *tile, std::ptrdiff_t n, S *const 
     lanes_to_rows_of(tile, n, at, [](auto, std::ptrdiff_t, auto column) { return column; });
 }
 
-// The same for short rows, one right after the other. `staging` is for groups with fewer rows than lanes; the other
+// As rows_to_lanes and lanes_to_rows, for short rows that follow each other directly. `staging` is for groups with fewer rows than lanes; the other
 // lanes hold zeros then.
 template <class S> constexpr bool is_short(const S *, std::ptrdiff_t n) { return sizeof(S) < sizeof(double) && (n == 2 || n == 3); }
 
@@ -477,19 +477,25 @@ SOFTXENT_INLINE double total(const Vec<double> &v) {
     return isa::total(fold<1>(v, [](auto a, auto b) { return isa::add(a, b); }).r[0]);
 }
 
-// Division of many numbers by one, rounded as a division is. (Quotients that are subnormal may be a rounding off.)
+// Division of many numbers by one, rounded as a division is. (Quotients that are subnormal may be a rounding off. So a lane
+// is divided by the same operations, whatever the others hold.)
 template <class S> struct Divisor {
     S divisor, inverse;
     SOFTXENT_INLINE explicit Divisor(double x) : divisor(static_cast<S>(x)), inverse(1 / divisor) {}
 
     // `all_finite` becomes false if a quotient is not finite.
     template <class P> SOFTXENT_INLINE P under(const P &v, bool *all_finite) const {
-        P quotient = v * P(inverse);
-        if constexpr (isa::FUSED) quotient = fma(fma(quotient, P(-divisor), v), P(inverse), quotient);
+        P quotient;
+        if (isa::FUSED && inverse >= std::numeric_limits<S>::min()) {
+            quotient = v * P(inverse);
+            quotient = fma(fma(quotient, P(-divisor), v), P(inverse), quotient);
+            Vec<S> sum = fold_sum(quotient);
+            if (all_equal(sum - sum, Vec<S>(0))) return quotient;
+            quotient = select_equal(quotient - quotient, P(0), quotient, v / P(divisor));
+        } else {
+            quotient = v / P(divisor);
+        }
         Vec<S> sum = fold_sum(quotient);
-        if (isa::FUSED && inverse >= std::numeric_limits<S>::min() && all_equal(sum - sum, Vec<S>(0))) return quotient;
-        quotient = v / P(divisor);
-        sum = fold_sum(quotient);
         *all_finite &= all_equal(sum - sum, Vec<S>(0));
         return quotient;
     }
