@@ -9,6 +9,10 @@ from exact import Array
 
 DTYPES = ("float32", "float64")
 LOSS_ULP, GRAD_ULP = 2.0, 4.0
+SOFTMAX_ULP = 2.2
+HESS_ULP = 4.0
+LOG_SOFTMAX_ULP = {"float32": 2.0, "float64": 2.1}
+LSE_ULP_OF_M, LSE_ULP = 1.0, 2.1  # of the largest logit or of itself, whichever is larger
 
 CLASSES = (2, 3, 10, 1000, 100_000)
 MARGINS = {

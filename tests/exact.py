@@ -141,3 +141,24 @@ def solve(logits: Array, label: int) -> tuple[Truth, Truth]:
     """The true loss and gradient of one row."""
     row = exact(logits, label)
     return Truth.of([row.loss]), Truth.of(row.grad)
+
+
+class Family(NamedTuple):
+    """The true results of a row of logits alone."""
+
+    softmax: Truth
+    log_softmax: Truth
+    lse: Truth
+    hess: Truth  # the diagonal of the Hessian of the loss of a label
+
+
+def solve_family(logits: Array) -> Family:
+    row = exact(logits, int(np.argmax(logits)))
+    logs: dict[int, mpmath.mpf] = {}
+    hess: dict[int, mpmath.mpf] = {}
+    with mpmath.workdps(MOST_DIGITS):
+        for p in row.p:
+            if id(p) not in logs:
+                logs[id(p)], hess[id(p)] = mpmath.log(p), p * (1 - p)
+    p, log_p, h = row.p, [logs[id(p)] for p in row.p], [hess[id(p)] for p in row.p]
+    return Family(Truth.of(p), Truth.of(log_p), Truth.of([row.lse]), Truth.of(h))

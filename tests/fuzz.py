@@ -690,8 +690,6 @@ def misplaced(case: Case) -> bool:
         case.arguments["ignore_index"] = case.rng.choice((0, -100))
     elif case.rng.random() < 0.5:
         case.arguments |= {"normalizer": 2.0, "reduction": "sum"}
-    elif case.function == "evaluate" and case.shape != case.leading:
-        case.arguments["targets"] = case.place(case.shape, "f4", repeats=False)
     else:
         case.arguments["no_such_option"] = 1
     return True
@@ -942,6 +940,38 @@ def compare_labels(case: Case, result: Any) -> None:
             raise Misbehaved(f"{name} {getattr(result, name)}, and {getattr(other, name)} with the labels {others}")
 
 
+def compare_family(case: Case) -> None:
+    """The functions of logits alone, and of the second derivative, agree with each other and with the loss."""
+    given = {name: value for name, value in case.arguments.items() if name not in ("out", "reduction")}
+    of_logits = {"axis", "n_threads", "temperature", "softcap", "where"} & set(given)
+    x, options = given["logits"], {name: given[name] for name in of_logits}
+    p, log_p = (function(x, **options).astype("f8") for function in (sx.softmax, sx.log_softmax))
+    lse, axis = sx.logsumexp(x, **options), options.get("axis", -1)
+    eps = 32 * ends(min(case.computed_in, sx.softmax(x, **options).dtype, key=lambda each: each.itemsize))[0]
+    if np.any((p < 0) | (p > 1)) or not np.allclose(p, np.exp(log_p), rtol=0, atol=100 * eps, equal_nan=True):
+        raise Misbehaved(f"softmax {p}, and log_softmax {log_p}")
+    if lse.shape != case.leading or not np.all(
+        np.isnan(p.sum(axis)) | (np.abs(p.sum(axis) - 1) <= eps * case.n_classes) | (p.sum(axis) == 0)
+    ):
+        raise Misbehaved(f"softmax {p}, and logsumexp {lse}")
+    ones = np.ones(p.shape)
+    for name, product in (("softmax_vjp", sx.softmax_vjp(x, ones, **options)), ("log_softmax_vjp", None)):
+        product = sx.log_softmax_vjp(x, ones, **options) if product is None else product
+        if product.shape != p.shape or (name == "softmax_vjp" and np.any(np.nan_to_num(product.astype("f8")))):
+            raise Misbehaved(f"{name} {product} of a constant")
+    if "softcap" in given:
+        return
+    loss, grad, hess = sx.value_grad_and_hess(**given)
+    same_loss, same_grad = sx.value_and_grad(**given)
+    if not all(np.array_equal(*pair, equal_nan=True) for pair in ((loss, same_loss), (grad, same_grad))):
+        raise Misbehaved(f"loss {loss} and gradient {grad} with a Hessian, and {same_loss} and {same_grad}")
+    product = sx.hvp(vectors=ones, **given)
+    if not given.get("z_loss") and np.any(np.nan_to_num(product.astype("f8"))):
+        raise Misbehaved(f"a product with a constant that is {product}")
+    if hess.shape != grad.shape or hess.dtype != grad.dtype:
+        raise Misbehaved(f"the Hessian has shape {hess.shape} and dtype {hess.dtype}")
+
+
 def run(case: Case, snapshot: list[bytes]) -> None:
     """Make the call and look at all that came of it."""
     with np.errstate(all="ignore"):
@@ -960,10 +990,14 @@ def run(case: Case, snapshot: list[bytes]) -> None:
             raise
         out = None
     else:
+        if case.function == "evaluate" and case.arguments.get("targets") is None:
+            return  # which needs none
         if not case.is_good:
             raise Misbehaved(f"this was to be refused, and returned {result!r}")
         with np.errstate(all="ignore"):
             compare(case, want, result)
+            if "out" not in case.arguments:
+                compare_family(case)
     for number, (memory, before) in enumerate(zip(case.memories, snapshot, strict=True)):
         after = before
         if out is not None and case.places[id(out)][0] == number:

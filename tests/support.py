@@ -118,8 +118,9 @@ class Call(NamedTuple):
         return {"logits": logits, "targets": targets, **options}
 
     def __call__(self, **arguments: Any) -> tuple[Any, ...]:
-        """Loss and gradient, or all that `evaluate` returns."""
-        return tuple(self.function(**arguments))
+        """Loss and gradient, or all arrays that `evaluate` returns."""
+        result = self.function(**arguments)
+        return tuple(result[:-2] if isinstance(result, sx.Evaluation) else result)
 
 
 # What holds of every call is tested over these: each kind of target, each option, all of them.

@@ -49,6 +49,29 @@ def test_an_evaluation(dtype: str, n_classes: int) -> None:
     np.testing.assert_array_equal(result.argmax, logits.argmax(axis=1))
 
 
+@pytest.mark.parametrize(("shape", "axis"), SHAPES, ids=str)
+def test_the_family(shape: tuple[int, ...], axis: int) -> None:
+    """Each function of logits alone, and of the second derivative, by what it is of the others."""
+    for dtype in FLOATS:
+        arguments = CALLS["labels, temperature"].arguments(shape, dtype, axis)
+        labels, options = arguments["targets"], {name: arguments[name] for name in ("axis", "temperature")}
+        x, v = arguments["logits"], np.cos(arguments["logits"])
+        p, lse = sx.softmax(x, **options), sx.logsumexp(x, keepdims=True, **options)
+        tolerance = {"rtol": 1e-4 if dtype == "float32" else 1e-12, "atol": 1e-5 if dtype == "float32" else 1e-13}
+        np.testing.assert_allclose(p, np.exp(x / options["temperature"] - lse), **tolerance)
+        np.testing.assert_allclose(sx.log_softmax(x, **options), x / options["temperature"] - lse, **tolerance)
+        product = p * (v - (p * v).sum(axis=axis, keepdims=True)) / options["temperature"]
+        np.testing.assert_allclose(sx.softmax_vjp(x, v, **options), product, **tolerance)
+        log_product = (v - p * v.sum(axis=axis, keepdims=True)) / options["temperature"]
+        np.testing.assert_allclose(sx.log_softmax_vjp(x, v, **options), log_product, **tolerance)
+        second = product / options["temperature"]
+        for kept in ({"logits": x}, {"logits": None, "probs": p}):
+            hvp = sx.hvp(targets=labels, vectors=v, reduction="sum", **kept, **options)
+            np.testing.assert_allclose(hvp, second, **tolerance)
+        hess = sx.value_grad_and_hess(x, labels, reduction="sum", **options)[2]
+        np.testing.assert_allclose(hess, p * (1 - p) / options["temperature"] ** 2, **tolerance)
+
+
 @pytest.mark.parametrize("n_classes", [10, 300])
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_digits_and_infinities(dtype: str, n_classes: int) -> None:

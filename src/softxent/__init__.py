@@ -2,21 +2,32 @@
 
 from softxent._evaluation import Evaluation, evaluate
 from softxent._loss import cross_entropy, value_and_grad
-from softxent._options import Options
+from softxent._options import LogitOptions, Options
+from softxent._second_order import hvp, value_grad_and_hess
+from softxent._softmax import log_softmax, log_softmax_vjp, logsumexp, softmax, softmax_vjp
 from softxent._threads import get_num_threads, set_num_threads
 from softxent._version import __version__
 
 __all__ = [
     "Evaluation",
+    "LogitOptions",
     "Options",
     "__version__",
     "cross_entropy",
     "evaluate",
     "get_num_threads",
+    "hvp",
+    "log_softmax",
+    "log_softmax_vjp",
+    "logsumexp",
     "set_num_threads",
+    "softmax",
+    "softmax_vjp",
     "value_and_grad",
+    "value_grad_and_hess",
 ]
 
-for _public in (Evaluation, Options, cross_entropy, evaluate, get_num_threads, set_num_threads, value_and_grad):
-    _public.__module__ = __name__  # what help, error messages and pickles call them by
-del _public
+for _name in __all__:
+    if _name != "__version__":
+        globals()[_name].__module__ = __name__  # what help, error messages and pickles call them by
+del _name

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, SupportsFloat, SupportsIndex, Unpack, overload
+import math
+import operator
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, SupportsFloat, SupportsIndex, Unpack, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from softxent import _loss
-from softxent._inputs import read_logits, result_dtypes, shape_without, taken_as
-from softxent._options import MeanCall, Options, RowsCall, SumCall, read_options, with_options
+from softxent._inputs import Pair, read_array, read_logits, result_dtypes, shape_without, taken_as
+from softxent._options import (
+    OF_LOGITS,
+    OPTIONS,
+    Call,
+    Given,
+    MeanCall,
+    Options,
+    RowsCall,
+    SumCall,
+    read_options,
+    with_options,
+)
+from softxent.call._call import NONE_NEEDED
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
 
-    Loss = TypeVar("Loss", bound=float | np.ndarray, covariant=True, default=float | np.ndarray)
+    Loss = TypeVar("Loss", bound=float | np.ndarray | None, covariant=True, default=float | np.ndarray | None)
 else:
     from typing import TypeVar
 
@@ -22,47 +37,104 @@ else:
 
 
 class Evaluation(NamedTuple, Generic[Loss]):
-    """The loss of a batch, and what is known of each row.
+    r"""The loss of a batch, and what is known of each row.
 
-    In rows that do not count, since they are ignored or have no weight, `log_prob`, `lse`, `entropy` and `row_weight`
-    are 0, `argmax` is -1 and `correct` False.
+    In rows that do not count, since they are ignored or have no weight, `log_prob`, `lse`, `entropy`, `confidence` and
+    `row_weight` are 0, `argmax` and `rank` are -1, and `correct` is False.
 
     Attributes
     ----------
-    loss : float or ndarray
-        As `cross_entropy` returns it.
-    log_prob : ndarray, shape (...)
-        The logarithm of the label's probability, in nats; weights, smoothing and z-loss do not change it.
+    loss : float or ndarray or None
+        As `cross_entropy` returns it; None without targets.
+    log_prob : ndarray, shape (...), or None
+        The logarithm of the label's probability, in nats; weights, smoothing and z-loss do not change it. For other
+        targets :math:`t`, the sum of :math:`t_k \log p_k`. None without targets.
     lse : ndarray, shape (...)
         The logarithm of the sum of the exponentials of the logits, after temperature, softcap and mask.
     argmax : ndarray of int64, shape (...)
         The most probable class, the first of several; -1 if the logit of an allowed class is NaN.
-    correct : ndarray of bool, shape (...)
-        Whether `argmax` is the label.
+    correct : ndarray of bool, shape (...), or None
+        Whether `argmax` is the label; None if the targets are not labels.
     entropy : ndarray, shape (...)
         Of the row's probabilities, in nats.
     row_weight : ndarray of float64, shape (...)
         How much each row counts: its sample weight, or 1.
+    confidence : ndarray, shape (...)
+        The largest probability: NaN if a logit of an allowed class is NaN, or the largest is infinite.
+    rank : ndarray of int64, shape (...), or None
+        How many classes are ahead of the label: those with a larger logit, and those before it with the same. -1 if the
+        logit of an allowed class is NaN; None if the targets are not labels.
+    normalizer : float
+        What the mean divides by: the total weight of the rows that count, or what was given.
+    reduction : str
+        What `loss` is.
     """
 
     loss: Loss
-    log_prob: np.ndarray
+    log_prob: Any  # an array, unless there are no targets
     lse: np.ndarray
     argmax: np.ndarray
-    correct: np.ndarray
+    correct: Any  # an array, if the targets are labels
     entropy: np.ndarray
     row_weight: np.ndarray
+    confidence: np.ndarray
+    rank: Any  # an array, if the targets are labels
+    normalizer: float
+    reduction: str
 
     @property
     def perplexity(self) -> float:
         """The exponential of the mean negative `log_prob` of the rows, weighted by `row_weight`; NaN if none counts."""
         with np.errstate(all="ignore"):
-            return float(np.exp(-self._mean(self.log_prob)))
+            return float(np.exp(-self._mean(self._known("log_prob", "targets"))))
 
     @property
     def accuracy(self) -> float:
         """The share of rows that are `correct`, weighted by `row_weight`; NaN if none counts."""
-        return self._mean(self.correct)
+        return self._mean(self._known("correct", "class labels"))
+
+    def top_k_accuracy(self, k: SupportsIndex) -> float:
+        """The share of rows whose label is among the `k` most probable classes, weighted as in `accuracy`."""
+        number = operator.index(k)
+        if number < 1:
+            raise ValueError(f"k must be positive, got {number}")
+        rank = self._known("rank", "class labels")
+        return self._mean((rank >= 0) & (rank < number))
+
+    @classmethod
+    def merge(cls, results: Iterable[Evaluation[Any]]) -> Evaluation[Any]:
+        """The result for the rows of several batches together, in one axis, in their order.
+
+        All must come from calls with the same `reduction` and the same kind of targets. The sum of the losses is that
+        of the parts; the mean is that sum divided by the sum of the normalizers.
+        """
+        parts = list(results)
+        if not parts:
+            raise ValueError("merge needs at least one result, got none")
+        merged: dict[str, Any] = {}
+        for name in cls._fields:
+            values = [getattr(part, name) for part in parts]
+            if any((value is None) != (values[0] is None) for value in values):
+                raise ValueError(f"results must come from the same kind of targets: some have no {name}")
+            if name == "reduction":
+                if len(set(values)) > 1:
+                    raise ValueError(f"results must have the same reduction, got {' and '.join(sorted(set(values)))}")
+                merged[name] = values[0]
+            elif values[0] is None:
+                merged[name] = None
+            elif name == "normalizer":
+                merged[name] = math.fsum(values)
+            elif isinstance(values[0], np.ndarray):
+                merged[name] = np.concatenate([np.ravel(value) for value in values])
+        if "loss" not in merged:
+            merged["loss"] = _merged_loss(parts, merged["normalizer"])
+        return cls(**merged)
+
+    def _known(self, name: str, needed: str) -> np.ndarray:
+        values: np.ndarray | None = getattr(self, name)
+        if values is None:
+            raise ValueError(f"there is no {name} without {needed}")
+        return values
 
     def _mean(self, values: np.ndarray) -> float:
         with np.errstate(all="ignore"):
@@ -72,16 +144,20 @@ class Evaluation(NamedTuple, Generic[Loss]):
             return float((weights * values).sum() / total) if total != 0 else float("nan")
 
     def __repr__(self) -> str:
-        loss = f"{self.loss:.6g}" if isinstance(self.loss, float) else "one a row"
-        return (
-            f"<Evaluation: loss={loss}, perplexity={self.perplexity:.6g}, accuracy={self.accuracy:.6g}, "
-            f"rows={self.argmax.size}>"
-        )
+        numbers: list[str] = []
+        if self.loss is not None:
+            loss = f"{self.loss:.6g}" if isinstance(self.loss, float) else "one a row"
+            numbers += [f"loss={loss}", f"perplexity={self.perplexity:.6g}"]
+        if self.correct is not None:
+            numbers.append(f"accuracy={self.accuracy:.6g}")
+        return f"<Evaluation: {', '.join([*numbers, f'rows={self.argmax.size}'])}>"
 
     def __eq__(self, other: object) -> bool:
         """Whether all fields are equal, NaN to NaN."""
         return isinstance(other, Evaluation) and all(
-            np.array_equal(np.asarray(mine), np.asarray(its), equal_nan=True)
+            np.array_equal(mine, its, equal_nan=True)
+            if isinstance(mine, float | np.ndarray) and isinstance(its, float | np.ndarray)
+            else type(mine) is type(its) and mine == its
             for mine, its in zip(self, other, strict=True)
         )
 
@@ -89,16 +165,26 @@ class Evaluation(NamedTuple, Generic[Loss]):
         return not self == other
 
 
+def _merged_loss(parts: list[Evaluation[Any]], normalizer: float) -> float:
+    if parts[0].reduction == "sum":
+        return math.fsum(part.loss for part in parts)
+    with np.errstate(all="ignore"):
+        total = np.sum([np.float64(part.loss) * part.normalizer for part in parts])
+        return float(total / normalizer) if normalizer else 0.0
+
+
 @overload
-def evaluate(logits: ArrayLike, targets: ArrayLike, **call: Unpack[MeanCall]) -> Evaluation[float]: ...
+def evaluate(logits: ArrayLike, targets: None = None, **call: Unpack[Call]) -> Evaluation[None]: ...
 @overload
-def evaluate(logits: ArrayLike, targets: ArrayLike, **call: Unpack[SumCall]) -> Evaluation[float]: ...
+def evaluate(logits: ArrayLike, targets: ArrayLike | Pair, **call: Unpack[MeanCall]) -> Evaluation[float]: ...
 @overload
-def evaluate(logits: ArrayLike, targets: ArrayLike, **call: Unpack[RowsCall]) -> Evaluation[np.ndarray]: ...
+def evaluate(logits: ArrayLike, targets: ArrayLike | Pair, **call: Unpack[SumCall]) -> Evaluation[float]: ...
+@overload
+def evaluate(logits: ArrayLike, targets: ArrayLike | Pair, **call: Unpack[RowsCall]) -> Evaluation[np.ndarray]: ...
 @with_options
 def evaluate(
     logits: ArrayLike,
-    targets: ArrayLike,
+    targets: ArrayLike | Pair | None = None,
     *,
     axis: SupportsIndex = -1,
     reduction: Literal["mean", "sum", "none"] = "mean",
@@ -112,22 +198,24 @@ def evaluate(
     ----------
     logits
         As in `cross_entropy`.
-    targets : array_like, shape (...)
-        Class labels, of any integer dtype, in ``[0, C)``.
+    targets : array_like, shape (...) or (..., C), or a pair of arrays, optional
+        As in `cross_entropy`. Distributions and pairs take a second and a third pass. Without targets, only options
+        that change the logits have a meaning, and `sample_weight`.
     axis, reduction, normalizer, n_threads, **options
         As in `cross_entropy`.
 
     Returns
     -------
     Evaluation
-        A named tuple: the loss, and for each row `log_prob`, `lse`, `argmax`, `correct`, `entropy` and `row_weight`,
-        arrays of shape (...), the numbers of the dtype that `cross_entropy` returns for ``reduction="none"``. Its
-        properties `perplexity` and `accuracy` sum them up.
+        A named tuple: the loss, and for each row `log_prob`, `lse`, `argmax`, `correct`, `entropy`, `row_weight`,
+        `confidence` and `rank`, arrays of shape (...), the numbers of the dtype that `cross_entropy` returns for
+        ``reduction="none"``; and `normalizer`. Its properties `perplexity` and `accuracy` and its method
+        `top_k_accuracy` sum them up, and `Evaluation.merge` joins the results of several batches.
 
     Raises
     ------
     TypeError, ValueError
-        As `cross_entropy`; and a ValueError if the targets are distributions, in which no class is the right one.
+        As `cross_entropy`.
 
     Notes
     -----
@@ -148,24 +236,90 @@ def evaluate(
     array([2, 0])
     >>> result.log_prob.round(4)
     array([-0.5108, -2.3026])
-    >>> round(result.perplexity, 4), result.accuracy
-    (4.0825, 0.5)
+    >>> round(result.perplexity, 4), result.accuracy, result.top_k_accuracy(2)
+    (4.0825, 0.5, 1.0)
+
+    Without targets:
+
+    >>> sx.evaluate(np.log([[0.1, 0.3, 0.6], [0.8, 0.1, 0.1]])).confidence.round(4)
+    array([0.6, 0.8])
     """
     x, class_axis = read_logits(logits, axis)
     leading, dtype = shape_without(x.shape, class_axis), result_dtypes(x)[1]
-    given = read_options(options) if options else None
-    numbers, argmax = np.empty((3, *leading), dtype), np.empty(leading, np.int64)
-    loss, _ = _loss.visit(
-        x, targets, class_axis, reduction, normalizer, n_threads, given, with_grad=False, diagnostics=(numbers, argmax)
+    given = read_options(options) if options else Given({})
+    if targets is None:
+        _refuse_loss(given, normalizer)
+    numbers, classes = np.empty((4, *leading), dtype), np.empty((2, *leading), np.int64)
+    has_labels = targets is not None and _are_labels(targets, leading)
+
+    def visit(t: Any, options: Given, reduction: str, divisor: Any, diagnostics: Any = None) -> Any:
+        return _loss.visit(
+            x, t, class_axis, reduction, divisor, n_threads, options, with_grad=False, diagnostics=diagnostics
+        )[0]
+
+    loss = log_prob = None
+    if has_labels:
+        loss = visit(targets, given, reduction, normalizer, (numbers, classes))
+    else:
+        of_logits = Given({name: value for name, value in given.__dict__.items() if name in OF_LOGITS})
+        if targets is not None:
+            loss = visit(targets, given, reduction, normalizer)
+            log_prob = np.negative(visit(targets, of_logits, "none", None))
+        visit(NONE_NEEDED, of_logits, "sum", None, (numbers, classes))
+    row_weight, normalizer = _weights(targets, given, x, class_axis, dtype, has_labels)
+    _, lse, entropy, confidence = numbers if leading else map(np.asarray, numbers)
+    argmax, rank = classes if leading else map(np.asarray, classes)
+    correct = None
+    if has_labels:
+        log_prob = np.asarray(numbers[0])
+        correct = np.asarray((argmax == np.asarray(targets)) & (row_weight != 0))
+    else:
+        rank = None
+        for values, nothing in ((log_prob, 0), (lse, 0), (entropy, 0), (confidence, 0), (argmax, -1)):
+            if values is not None:
+                np.copyto(values, nothing, where=row_weight == 0)
+    return Evaluation(
+        loss, log_prob, lse, argmax, correct, entropy, row_weight, confidence, rank, normalizer, reduction
     )
-    labels = np.asarray(targets)
-    correct = np.asarray(argmax == labels)
+
+
+def _are_labels(targets: Any, leading: tuple[int, ...]) -> bool:
+    """Whether targets are, or are meant to be, class labels: distributions and pairs have one axis more."""
+    return not isinstance(targets, tuple) and read_array(targets, "targets").ndim <= len(leading)
+
+
+def _refuse_loss(given: Given, normalizer: Any) -> None:
+    """Refuse what changes a loss, where there are no targets."""
+    for name, value in given.__dict__.items():
+        if name not in (*OF_LOGITS, "sample_weight") and (
+            isinstance(value, np.ndarray) or value != OPTIONS[name].default
+        ):
+            raise ValueError(f"{name} needs targets")
+    if normalizer is not None:
+        raise ValueError("normalizer needs targets")
+
+
+def _weights(
+    targets: Any, given: Given, x: np.ndarray, class_axis: int, dtype: np.dtype, has_labels: bool
+) -> tuple[np.ndarray, float]:
+    """How much each row counts, and what the mean divides by."""
+    leading = shape_without(x.shape, class_axis)
+    fitted = given.fitted(x, class_axis, dtype)
     row_weight = np.ones(leading)
-    if given is not None:
-        if given.sample_weight is not None:
-            row_weight[...] = taken_as(given.sample_weight, np.float64)
-        if given.ignore_index is not None:
-            row_weight[labels == given.ignore_index] = 0
-        correct = np.asarray(correct & (row_weight != 0))
-    log_prob, lse, entropy = numbers if leading else map(np.asarray, numbers)
-    return Evaluation(loss, log_prob, lse, argmax, correct, entropy, row_weight)
+    if fitted.sample_weight is not None:
+        row_weight[...] = taken_as(fitted.sample_weight, np.float64)
+    if has_labels and given.ignore_index is not None:
+        row_weight[np.asarray(targets) == given.ignore_index] = 0
+    if given.normalizer is not None:
+        return row_weight, given.normalizer
+    with np.errstate(all="ignore"):
+        mass: Any = 1.0
+        if targets is not None and fitted.weight is not None:
+            weight = fitted.weight * np.float64(fitted.weight_unit or 1)
+            if has_labels:
+                mass = np.where(row_weight != 0, weight[np.where(row_weight != 0, np.asarray(targets), 0)], 0)
+            elif isinstance(targets, tuple):
+                mass = (weight[targets[0]] * targets[1]).sum(axis=-1)
+            else:
+                mass = np.moveaxis(np.asarray(targets, np.float64), class_axis, -1) @ weight
+        return row_weight, float(np.sum(np.where(row_weight != 0, row_weight * mass, 0)))

@@ -96,26 +96,26 @@ def _axes_to_remove(shape: tuple[int, ...], rest: tuple[int, ...]) -> list[int]:
     return [axis for axis in range(len(shape)) if shape_without(shape, axis) == rest]
 
 
-def read_logits(logits: npt.ArrayLike, axis: SupportsIndex) -> tuple[np.ndarray, int]:
+def read_logits(logits: npt.ArrayLike, axis: SupportsIndex, name: str = "logits") -> tuple[np.ndarray, int]:
     """`logits` as an array with at least one class, and their axis, counted from the first."""
-    x = read_array(logits, "logits")
+    x = read_array(logits, name)
     if not (is_float(x.dtype) or x.dtype.kind in "iub"):
         advice = "; convert them by .astype(np.float64)" if x.dtype.kind in "OSTUf" else ""
-        raise TypeError(f"logits must be {FLOATS}, integers or bool, got dtype {x.dtype}{advice}")
+        raise TypeError(f"{name} must be {FLOATS}, integers or bool, got dtype {x.dtype}{advice}")
     if x.ndim == 0:
-        raise ValueError(f"logits must have a class axis: expected shape (..., C), got a scalar, {x}")
+        raise ValueError(f"{name} must have a class axis: expected shape (..., C), got a scalar, {x}")
     try:
         class_axis = operator.index(axis)
     except TypeError:
         raise TypeError(f"axis must be an integer, got {type(axis).__name__}") from None
     if not -x.ndim <= class_axis < x.ndim:
         raise np.exceptions.AxisError(
-            f"axis must be in [{-x.ndim}, {x.ndim}) for logits of shape {x.shape}, got {shown(class_axis)}"
+            f"axis must be in [{-x.ndim}, {x.ndim}) for {name} of shape {x.shape}, got {shown(class_axis)}"
         )
     class_axis %= x.ndim
     if x.shape[class_axis] == 0:
         raise ValueError(
-            f"logits must have at least one class: expected C >= 1 along axis {class_axis}, got shape {x.shape}"
+            f"{name} must have at least one class: expected C >= 1 along axis {class_axis}, got shape {x.shape}"
         )
     return x, class_axis
 
@@ -260,17 +260,27 @@ def _check_labels(labels: np.ndarray, name: str, n_classes: int, ignore_index: i
     )
 
 
-def read_out(out: object, shape: tuple[int, ...]) -> np.ndarray:
-    """`out` as a plain array that the gradient can be written to."""
+def read_vectors(value: npt.ArrayLike, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """`value` as an array with a number for each logit."""
+    vectors = read_array(value, name)
+    if not is_real(vectors.dtype):
+        raise TypeError(f"{name} must be real numbers, got dtype {vectors.dtype}")
+    if vectors.shape != shape:
+        raise ValueError(f"{name} must have the shape of the logits, {shape}, got {vectors.shape}")
+    return vectors
+
+
+def read_out(out: object, shape: tuple[int, ...], name: str = "out") -> np.ndarray:
+    """`out` as a plain array that a result can be written to."""
     if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
-        raise TypeError(f"out must be a plain NumPy array, got {type(out).__name__}")
+        raise TypeError(f"{name} must be a plain NumPy array, got {type(out).__name__}")
     plain = np.asarray(out)  # a subclass may say anything of itself
     if not is_float(plain.dtype):
-        raise TypeError(f"out must be {FLOATS}, got dtype {plain.dtype}")
+        raise TypeError(f"{name} must be {FLOATS}, got dtype {plain.dtype}")
     if plain.shape != shape:
-        raise ValueError(f"out must have the shape of the logits, {shape}, got {plain.shape}")
+        raise ValueError(f"{name} must have the shape of the logits, {shape}, got {plain.shape}")
     if not plain.flags.writeable:
-        raise ValueError("out must be writeable, got a read-only array")
+        raise ValueError(f"{name} must be writeable, got a read-only array")
     if plain.size and may_overlap_itself(plain):
-        raise ValueError(f"out must not overlap itself, got strides {plain.strides} for shape {shape}")
+        raise ValueError(f"{name} must not overlap itself, got strides {plain.strides} for shape {shape}")
     return plain

@@ -13,9 +13,18 @@ from numpy.typing import ArrayLike
 
 from softxent import _threads
 from softxent._dispatch import active as _kernels
-from softxent._inputs import Pair, read_labels, read_logits, read_out, read_targets, result_dtypes, shape_without
+from softxent._inputs import (
+    Pair,
+    read_labels,
+    read_logits,
+    read_out,
+    read_targets,
+    read_vectors,
+    result_dtypes,
+    shape_without,
+)
 from softxent._options import Given, MeanCall, Options, RowsCall, SumCall, read_number, read_options, with_options
-from softxent.call._call import OVERLAPS, team_size
+from softxent.call._call import NONE_NEEDED, OVERLAPS, RESULTS, team_size
 
 NATIVE_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))  # in the byte order of the machine
 NATIVE_HALF = np.dtype(np.float16)
@@ -223,8 +232,14 @@ def visit(
     with_grad: bool,
     out: Any = None,
     diagnostics: tuple[np.ndarray, np.ndarray] | None = None,
+    result: int = RESULTS["gradient"],
+    vectors: tuple[str, Any] | None = None,
+    hess: np.ndarray | None = None,
 ) -> tuple[Any, Any]:
-    """Loss and gradient (None if not wanted). Arrays that a kernel takes as they are go to it at once."""
+    """Loss and gradient (None if not wanted), or another result. What a kernel takes as it is goes to it at once.
+
+    `vectors` are what a product is taken with, after the name of the argument. `hess` is where a diagonal goes.
+    """
     try:
         mean, per_row = REDUCTIONS[reduction]
     except (KeyError, TypeError):
@@ -248,11 +263,14 @@ def visit(
             dtype = logits.dtype if logits.dtype != NATIVE_HALF else np.float32
             losses = np.empty(shape_without(logits.shape, axis % logits.ndim), dtype)
         grad = np.empty(logits.shape, logits.dtype) if with_grad and out is None else out
-        loss = _kernels.run(logits, targets, axis, losses, grad, mean, threads, given, diagnostics)
+        v = None if vectors is None else vectors[1]
+        loss = _kernels.run(logits, targets, axis, losses, grad, mean, threads, given, diagnostics, result, v, hess)
         if type(loss) is float:
             return (losses if per_row else loss), grad
         del losses, grad  # before their like is allocated again
-    return _visit_with_care(logits, targets, axis, given, mean, per_row, threads, with_grad, out, diagnostics)
+    return _visit_with_care(
+        logits, targets, axis, given, mean, per_row, threads, with_grad, out, diagnostics, result, vectors, hess
+    )
 
 
 def _visit_with_care(
@@ -266,12 +284,19 @@ def _visit_with_care(
     with_grad: bool,
     out: Any,
     diagnostics: tuple[np.ndarray, np.ndarray] | None,
+    result: int,
+    vectors: tuple[str, Any] | None,
+    hess: np.ndarray | None,
 ) -> tuple[Any, Any]:
     """`visit` for any arguments: they are refused with a reason, or brought to a form that a kernel takes."""
-    x, class_axis = read_logits(logits, axis)
+    x, class_axis = read_logits(logits, axis, "probs" if result == RESULTS["product of probs"] else "logits")
     grad_dtype, dtype = result_dtypes(x)
     read = read_targets if diagnostics is None else read_labels
-    t = read(targets, x, class_axis, None if given is None else given.ignore_index, dtype)
+    t, v = targets, None
+    if vectors is not None:
+        v = read_vectors(vectors[1], vectors[0], x.shape)
+    if targets is not NONE_NEEDED:
+        t = read(targets, x, class_axis, None if given is None else given.ignore_index, dtype)
     given = None if given is None else given.fitted(x, class_axis, dtype)
     losses = np.empty(shape_without(x.shape, class_axis), dtype) if per_row else None
     grad = None
@@ -284,16 +309,18 @@ def _visit_with_care(
     n_threads = team_size(n_rows, n_classes, threads)
     elsewhere = _threads.in_forked_child and n_threads > 1
 
-    def run(into: np.ndarray | None) -> float | int:
-        arguments = (x, t, class_axis, losses, into, mean, n_threads, given, diagnostics)
+    def run(into: np.ndarray | None, hess: np.ndarray | None) -> float | int:
+        arguments = (x, t, class_axis, losses, into, mean, n_threads, given, diagnostics, result, v, hess)
         return _threads.on_new_thread(_kernels.run, *arguments) if elsewhere else _kernels.run(*arguments)
 
-    loss = run(grad)
+    loss = run(grad, hess)
     if type(loss) is not float and loss == OVERLAPS and grad is not None:  # a loss may be 2.0
-        apart = np.empty_like(grad)
-        loss = run(apart)
+        apart, hess_apart = np.empty_like(grad), None if hess is None else np.empty_like(hess)
+        loss = run(apart, hess_apart)
         if type(loss) is float:
             np.copyto(grad, apart)
+            if hess is not None and hess_apart is not None:
+                np.copyto(hess, hess_apart)
     if type(loss) is not float:
         raise RuntimeError("the arguments were changed by another thread during the call")
     return (losses if per_row else loss), (grad if out is None else out)

@@ -23,11 +23,26 @@ F = TypeVar("F", bound=Callable[..., Any])
 INT64 = range(-(2**63), 2**63)
 
 
-class Options(TypedDict, total=False):
+class LogitOptions(TypedDict, total=False):
+    """The options that change the logits before the softmax is taken: those of `softmax` and its like."""
+
+    temperature: SupportsFloat
+    softcap: SupportsFloat | None
+    where: ArrayLike | None
+
+
+class Options(LogitOptions, total=False):
     """The options of `cross_entropy`, `value_and_grad` and `evaluate`, to annotate functions that pass them on.
 
     Attributes
     ----------
+    temperature : float, default 1.0
+        The logits are divided by this.
+    softcap : float, optional
+        Logits :math:`x`, divided by the temperature, become ``softcap * tanh(x / softcap)``.
+    where : array_like of bool, shape (C,) or (..., C), optional
+        Which classes are allowed. Others have no probability, whatever their logits hold, and a gradient of 0. One axis
+        always means classes, even if there are as many rows.
     weight : array_like, shape (C,), optional
         A weight for each class, that its part of the loss is multiplied by.
     sample_weight : array_like, shape (...), optional
@@ -38,25 +53,15 @@ class Options(TypedDict, total=False):
         exactly 0. It may be a class, negative or beyond all classes. Only with class labels.
     label_smoothing : float, default 0.0
         The share of each target, in ``[0, 1]``, that is taken from it and given to all allowed classes alike.
-    temperature : float, default 1.0
-        The logits are divided by this.
-    softcap : float, optional
-        Logits :math:`x`, divided by the temperature, become ``softcap * tanh(x / softcap)``.
     z_loss : float, default 0.0
         Adds ``z_loss`` times the square of the logarithm of the sum of the exponentials to the loss of each row.
-    where : array_like of bool, shape (C,) or (..., C), optional
-        Which classes are allowed. Others have no probability, whatever their logits hold, and a gradient of 0. One axis
-        always means classes, even if there are as many rows.
     """
 
     weight: ArrayLike | None
     sample_weight: ArrayLike | None
     ignore_index: SupportsIndex | None
     label_smoothing: SupportsFloat
-    temperature: SupportsFloat
-    softcap: SupportsFloat | None
     z_loss: SupportsFloat
-    where: ArrayLike | None
 
 
 class Call(Options, total=False):
@@ -197,16 +202,17 @@ class Option(NamedTuple):
 
 
 OPTIONS = {
+    "temperature": Option(1.0, _read_positive, _fit_scale),
+    "softcap": Option(None, _read_cap, _fit_scale),
+    "where": Option(None, _read_array, _fit_where),
     "weight": Option(None, _read_array, _fit_weight),
     "sample_weight": Option(None, _read_array, _fit_weight),
     "ignore_index": Option(None, _read_label),
     "label_smoothing": Option(0.0, _read_share),
-    "temperature": Option(1.0, _read_positive, _fit_scale),
-    "softcap": Option(None, _read_cap, _fit_scale),
     "z_loss": Option(0.0, read_number),
-    "where": Option(None, _read_array, _fit_where),
 }
 READERS = {name: option.read for name, option in OPTIONS.items()}
+OF_LOGITS = tuple(LogitOptions.__annotations__)
 FITTERS = {name: option.fit for name, option in OPTIONS.items() if option.fit is not None}
 
 
@@ -215,7 +221,10 @@ class Given:
 
     ignore_index: int | None
     sample_weight: np.ndarray | None
+    softcap: float | None
+    z_loss: float
     normalizer: float | None = None
+    weight: np.ndarray | None
     weight_unit: float | None = None  # the weights of classes were divided by it
 
     def __init__(self, values: dict[str, Any]) -> None:
@@ -247,6 +256,14 @@ def read_options(options: Any) -> Given:
     return Given(options)
 
 
+def read_logit_options(options: Any) -> Given:
+    """As read_options, for a function without targets: an option of the loss has no meaning there."""
+    for name in options:
+        if name in OPTIONS and name not in OF_LOGITS:
+            raise TypeError(f"{name} changes a loss, and there is none: the options here are {', '.join(OF_LOGITS)}")
+    return read_options(options)
+
+
 def _nearest(name: str) -> str:
     from difflib import get_close_matches  # rarely needed
 
@@ -256,22 +273,23 @@ def _nearest(name: str) -> str:
 
 # An entry of a docstring, with its name, and what stands in a docstring for such entries.
 ENTRY = re.compile(r"^    (\w+) : .*\n(?:        .*\n)+", re.MULTILINE)
-REFERENCE = re.compile(r"^    ([\w*, ]+)\n        (?:As in `cross_entropy`|See `Options`)\.\n", re.MULTILINE)
+REFERENCE = re.compile(r"^    ([\w*, ]+)\n        (?:As in `\w+`|See `Options`)\.\n", re.MULTILINE)
 entries = {entry[1]: entry[0] for entry in ENTRY.finditer(Options.__doc__ or "")}  # none with python -OO
 entries["**options"] = "".join(entries.values())
+LISTS = {"Unpack[Options]": tuple(OPTIONS), "Unpack[LogitOptions]": OF_LOGITS}  # by annotation
 
 
 def with_options(function: F) -> F:
     """Show every option in the signature and the docstring of a function, in place of `**options`.
 
-    Where the docstring says "As in `cross_entropy`", it gets what is said there, too.
+    Where the docstring says "As in" another function, it gets what is said there, too.
     """
     public: Any = function
     signature = inspect.signature(function)
-    *named, _ = signature.parameters.values()
-    for name, option in OPTIONS.items():
+    *named, options = signature.parameters.values()
+    for name in LISTS[options.annotation]:
         kind, type_name = inspect.Parameter.KEYWORD_ONLY, Options.__annotations__[name].__forward_arg__
-        named.append(inspect.Parameter(name, kind, default=option.default, annotation=type_name))
+        named.append(inspect.Parameter(name, kind, default=OPTIONS[name].default, annotation=type_name))
     public.__signature__ = signature.replace(parameters=named)
     if function.__doc__:
         for entry in ENTRY.finditer(function.__doc__):

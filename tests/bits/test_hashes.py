@@ -74,6 +74,20 @@ HASHES = {
     "all, axis": "2d1d003dc6a0455c 75be00d4af51e125 f14948aa3f9a72e5 b4aa81953d3796b3",
 }
 
+# The same for the functions besides the loss: "second" are those of the second derivative.
+FAMILY_HASHES = {
+    "plain, family": "9a78e2c22cb5bd26 674628f8e04bf81e cea8611e26690aa9 e5e278845b44372e",
+    "temperature, family": "3f92b0b337b2904f 8208969699029b9e 218ab761a21ca3df 95fcc33ded54347f",
+    "softcap, family": "356253c6cd5152c1 b9f59487864788d5 0b28bdc19702a2b9 4a9ccb9559e3798a",
+    "where, family": "6cbd20ee7f02f8ff 39a35896572b3286 c281d4be7230afa8 05d594060cd15aa0",
+    "plain, second": "b3fe5557b2f5c1a9 d7872696a3660095 1e1842bb44d31a92 15ac65e6785d3b55",
+    "label_smoothing, second": "0fcb92e8786ee1a7 51c2e4201a0531ec b4f6f99189012bca c58460ed9f5e311a",
+    "temperature, second": "b8550acfde9e8ee4 3f08eb0e10f60466 0e8af63ed5f9c843 99a278e19ffd44ed",
+    "z_loss, second": "c972ded032423891 3054a79b9c6aa02f 8121626ec53a6bea f165d869ce07b579",
+    "weight, second": "1792ca2038ac9cf4 37f643514659fc9b aa9f06efad7b023a 9bda409f26d37079",
+    "where, second": "461b23da245bb9dd c64d4893b88e6d87 636fc37cc9ea66fb db48617f1f8bc778",
+}
+
 
 def integers(shape: tuple[int, ...], seed: int, bits: int) -> np.ndarray:
     """Integers of so many bits, scattered by the finalizer of SplitMix64."""
@@ -126,6 +140,26 @@ def results(option: str, kind: str, dtype: str) -> Iterator[np.ndarray]:
         yield from map(np.asarray, sx.value_and_grad(logits, targets, **options))
 
 
+def results_of_family(option: str, kind: str, dtype: str) -> Iterator[np.ndarray]:
+    for targets_kind in ("labels", "distributions", "pairs") if kind == "second" else ("labels",):
+        for logits, targets, options in problems(option, targets_kind, dtype):
+            vectors = ((2 * numbers(logits.shape, 10, BITS[dtype]) - 1) * 4).astype(dtype)
+            if kind == "family":
+                yield sx.softmax(logits, **options)
+                yield sx.log_softmax(logits, **options)
+                yield sx.logsumexp(logits, **options)
+                yield sx.softmax_vjp(logits, vectors, **options)
+                yield sx.log_softmax_vjp(logits, vectors, **options)
+                continue
+            yield from map(np.asarray, sx.value_grad_and_hess(logits, targets, **options))
+            yield sx.hvp(logits, targets, vectors, **options)
+            if option != "z_loss":
+                probs = sx.softmax(
+                    logits, **{name: options[name] for name in ("temperature", "where") if name in options}
+                )
+                yield sx.hvp(None, targets, vectors, probs=probs, **options)
+
+
 def digest(arrays: Iterator[np.ndarray]) -> str:
     sha = hashlib.sha256()
     for array in arrays:
@@ -144,7 +178,19 @@ def test_the_bits_are_the_same_on_every_level_and_architecture(name: str, dtype:
     assert digest(results(option, kind, dtype)) == HASHES[name].split()[DTYPES.index(dtype)]
 
 
+@pytest.mark.usefixtures("level")
+@pytest.mark.parametrize("level", FUSED, indirect=True)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", FAMILY_HASHES)
+def test_the_bits_of_the_family(name: str, dtype: str) -> None:
+    option, kind = name.split(", ")
+    assert digest(results_of_family(option, kind, dtype)) == FAMILY_HASHES[name].split()[DTYPES.index(dtype)]
+
+
 if __name__ == "__main__":
+    for name in FAMILY_HASHES:
+        option, kind = name.split(", ")
+        print(f'    "{name}": "{" ".join(digest(results_of_family(option, kind, dtype)) for dtype in DTYPES)}",')
     for name in HASHES:
         option, kind = name.split(", ")
         print(f'    "{name}": "{" ".join(digest(results(option, kind, dtype)) for dtype in DTYPES)}",')

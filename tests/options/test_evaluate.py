@@ -18,7 +18,6 @@ from support import (
     one_hot,
     optioned,
     problem,
-    sparse,
     to_axis,
 )
 
@@ -29,8 +28,9 @@ pytestmark = pytest.mark.usefixtures("level")
 DTYPES = FLOATS + HALVES
 SHAPES = [((70, 10), -1), ((70, 10), 0), ((5, 40, 9), 1), ((9, 300), -1), ((3, 700), 0), ((7,), 0)]
 COMBINATIONS = [(), ("temperature",), ("softcap",), ("where",), OPTIONS[:-1], OPTIONS]
-FIELDS = ("loss", "log_prob", "lse", "argmax", "correct", "entropy", "row_weight")
-OF_ROWS = FIELDS[1:]
+OF_ROWS = ("log_prob", "lse", "argmax", "correct", "entropy", "row_weight", "confidence", "rank")
+FIELDS = ("loss", *OF_ROWS, "normalizer", "reduction")
+NOTHING = (0, 0, -1, False, 0, 0, 0, -1)  # what rows that do not count have
 
 
 def rows_of(logits: np.ndarray, options: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
@@ -92,7 +92,8 @@ def test_a_named_tuple(shape: tuple[int, ...]) -> None:
     result = sx.evaluate(*problem(shape))
     assert isinstance(result, sx.Evaluation)
     assert result._fields == FIELDS
-    assert all(type(value) is np.ndarray for value in result[1:])
+    assert all(type(value) is np.ndarray for value in result[1:-2])
+    assert (type(result.normalizer), result.reduction) == (float, "mean")
 
 
 def test_what_it_prints() -> None:
@@ -245,7 +246,7 @@ def test_ignored_rows_hold_anything(dtype: str, shape: tuple[int, ...], axis: in
     for other in results[1:]:
         assert_same_results(other, results[0])
     ignored = [np.asarray(getattr(results[0], name))[labels == -100] for name in OF_ROWS]
-    for values, expected in zip(ignored, (0, 0, -1, False, 0, 0), strict=True):
+    for values, expected in zip(ignored, NOTHING, strict=True):
         np.testing.assert_array_equal(values, expected)
 
 
@@ -259,7 +260,7 @@ def test_any_ignore_index(ignored: int, dtype: str) -> None:
     part = sx.evaluate(logits[keep], labels[keep])
     for name in OF_ROWS:
         assert_same_bits(getattr(result, name)[keep], getattr(part, name))
-        assert (getattr(result, name)[~keep] == (-1 if name == "argmax" else 0)).all()
+        assert (getattr(result, name)[~keep] == (-1 if name in ("argmax", "rank") else 0)).all()
     assert result.loss == pytest.approx(part.loss, rel=1e-14)
     assert (result.perplexity, result.accuracy) == pytest.approx((part.perplexity, part.accuracy), rel=1e-14)
 
@@ -294,7 +295,7 @@ def test_no_row_counts(reduction: str, n_classes: int, options: dict[str, Any]) 
     logits, labels = np.full((40, n_classes), np.nan), np.ones(40, int)
     result = sx.evaluate(logits, labels, reduction=reduction, **options)
     np.testing.assert_array_equal(result.loss, 0)
-    for name, value in zip(OF_ROWS, (0, 0, -1, False, 0, 0), strict=True):
+    for name, value in zip(OF_ROWS, NOTHING, strict=True):
         np.testing.assert_array_equal(getattr(result, name), value)
     assert np.isnan([result.perplexity, result.accuracy]).all()
 
@@ -323,7 +324,8 @@ def test_a_mean_of_nothing_leaves_the_rows_as_they_are(dtype: str, n_classes: in
     for nothing in options:
         result = sx.evaluate(logits, labels, **nothing)
         assert result.loss == 0.0
-        assert_same_results(result[1:], plain[1:])
+        assert_same_results(result[1:-2], plain[1:-2])
+        assert result.normalizer == 0
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "longdouble", "bool", "int8"])
@@ -346,12 +348,121 @@ def test_numbers_too_large_for_the_dtype_are_infinite() -> None:
     assert sx.evaluate(logits, [0, 1], sample_weight=weights).row_weight.tolist() == [float(weights[0]), 1]
 
 
+@pytest.mark.parametrize(("shape", "axis"), [*SHAPES, ((1, 20_000), -1)], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_confidence_and_rank(dtype: str, shape: tuple[int, ...], axis: int) -> None:
+    logits, labels, options = optioned(shape, "labels", ("temperature", "where"), dtype, axis)
+    x = np.moveaxis(logits, axis, -1)
+    x[...] = np.round(x)  # ties
+    result = sx.evaluate(logits, labels, **options)
+    z, p = rows_of(logits, options)
+    np.testing.assert_allclose(result.confidence, p.max(axis=-1), rtol=32 * float(np.finfo(computed_in(logits)).eps))
+    assert result.confidence.dtype == computed_in(logits)
+    own = np.take_along_axis(z, labels[..., np.newaxis], -1)
+    before = np.arange(shape[-1]) < labels[..., np.newaxis]
+    np.testing.assert_array_equal(result.rank, ((z > own) | ((z == own) & before)).sum(axis=-1))
+    np.testing.assert_array_equal(result.rank == 0, result.correct)
+    for k in (1, 2, shape[-1]):
+        assert result.top_k_accuracy(k) == pytest.approx(np.mean(np.asarray(result.rank) < k), rel=1e-14)
+    assert result.top_k_accuracy(1) == result.accuracy
+
+
+@pytest.mark.parametrize("n_classes", [3, 300])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_confidence_near_1_and_rank_with_nan(dtype: str, n_classes: int) -> None:
+    logits = np.zeros((10, n_classes), dtype)
+    logits[0, 1] = 9
+    logits[1, 0] = np.nan
+    logits[2, 0] = np.inf
+    result = sx.evaluate(logits, np.ones(10, int))
+    rest = np.exp(-9.0) * (n_classes - 1)
+    assert result.confidence[0] == pytest.approx(1 / (1 + rest), rel=2 * float(np.finfo(dtype).eps))
+    assert np.isnan(result.confidence[1:3]).all()
+    assert result.rank[:4].tolist() == [0, -1, 1, 1]
+    with pytest.raises(ValueError, match=r"^k must be positive, got 0$"):
+        result.top_k_accuracy(0)
+
+
+def test_a_rank_beyond_the_range_of_the_dtype() -> None:
+    logits = np.array([3e38, 2e38, 1e38, -3e38, 2.5e38], np.float32)
+    assert sx.evaluate(np.tile(logits, (9, 1)), np.arange(9) % 5, temperature=0.5).rank.tolist() == [
+        0, 2, 3, 4, 1, 0, 2, 3, 4,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("names", [(), ("temperature", "softcap", "where")], ids=str)
+@pytest.mark.parametrize(("shape", "axis"), SHAPES, ids=str)
+def test_without_targets(shape: tuple[int, ...], axis: int, names: tuple[str, ...]) -> None:
+    for dtype in DTYPES:
+        logits, labels, options = optioned(shape, "labels", names, dtype, axis)
+        result, full = sx.evaluate(logits, **options), sx.evaluate(logits, labels, **options)
+        for name in ("lse", "argmax", "entropy", "confidence", "row_weight", "normalizer"):
+            assert_same_bits(getattr(result, name), getattr(full, name))
+        assert (result.loss, result.log_prob, result.correct, result.rank) == (None, None, None, None)
+    weights = np.zeros(shape[:-1])
+    assert not sx.evaluate(logits, sample_weight=weights, **options).lse.any()
+    assert repr(result) == f"<Evaluation: rows={labels.size}>"
+    with pytest.raises(ValueError, match=r"^there is no log_prob without targets$"):
+        result.perplexity  # noqa: B018
+    with pytest.raises(ValueError, match=r"^there is no correct without class labels$"):
+        result.accuracy  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("weight", [1, 2, 3]), ("ignore_index", 1), ("label_smoothing", 0.1), ("z_loss", 0.1)]
+)
+def test_what_needs_targets(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"^{name} needs targets$"):
+        sx.evaluate(np.zeros((2, 3)), **{name: value})
+    with pytest.raises(ValueError, match=r"^normalizer needs targets$"):
+        sx.evaluate(np.zeros((2, 3)), normalizer=2.0)
+
+
 @pytest.mark.parametrize("kind", ["one-hot", "soft", "pair"])
-def test_distributions_are_refused(kind: str) -> None:
-    """No class of theirs is the right one."""
-    logits, targets = problem((4, 3), "soft" if kind == "pair" else kind)
-    with pytest.raises(ValueError, match=r"^targets .*labels"):
-        sx.evaluate(logits, sparse((4, 3)) if kind == "pair" else targets)
+def test_other_targets(kind: str) -> None:
+    for names in ((), ("weight", "sample_weight", "label_smoothing", "temperature")):
+        logits, targets, options = optioned((20, 7), kind, names)
+        result = sx.evaluate(logits, targets, **options)
+        assert result.loss == sx.cross_entropy(logits, targets, **options)
+        plain = {name: options[name] for name in ("temperature",) if name in options}
+        np.testing.assert_array_equal(result.log_prob, -sx.cross_entropy(logits, targets, reduction="none", **plain))
+        same = sx.evaluate(logits, np.zeros(20, int), **plain)
+        for name in ("lse", "argmax", "entropy", "confidence"):
+            assert_same_bits(getattr(result, name), getattr(same, name))
+        assert (result.correct, result.rank) == (None, None)
+        total = sx.cross_entropy(logits, targets, **{**options, "reduction": "sum"})
+        assert result.normalizer == pytest.approx(total / result.loss, rel=1e-12)
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("names", [(), ("weight", "sample_weight", "ignore_index")], ids=str)
+def test_merged(names: tuple[str, ...], reduction: str) -> None:
+    logits, labels, options = optioned((50, 7), "labels", names)
+    whole = sx.evaluate(logits, labels, reduction=reduction, **options)
+    parts = []
+    for part in (slice(0, 20), slice(20, 21), slice(21, 50)):
+        own = {**options, "sample_weight": options["sample_weight"][part]} if names else options
+        parts.append(sx.evaluate(logits[part], labels[part], reduction=reduction, **own))
+    merged = sx.Evaluation.merge(iter(parts))
+    assert type(merged) is sx.Evaluation
+    for name in OF_ROWS:
+        assert_same_bits(getattr(merged, name), getattr(whole, name))
+    np.testing.assert_allclose(merged.loss, whole.loss, rtol=1e-14)
+    assert type(merged.loss) is type(whole.loss)
+    assert merged.normalizer == pytest.approx(whole.normalizer, rel=1e-15)
+    assert (merged.perplexity, merged.accuracy) == (whole.perplexity, whole.accuracy)
+    assert merged.reduction == reduction
+
+
+def test_what_cannot_be_merged() -> None:
+    logits, labels = problem((4, 3))
+    result = sx.evaluate(logits, labels)
+    with pytest.raises(ValueError, match=r"^merge needs at least one result, got none$"):
+        sx.Evaluation.merge([])
+    with pytest.raises(ValueError, match=r"^results must have the same reduction, got mean and sum$"):
+        sx.Evaluation.merge([result, sx.evaluate(logits, labels, reduction="sum")])
+    with pytest.raises(ValueError, match=r"^results must come from the same kind of targets: some have no loss$"):
+        sx.Evaluation.merge([result, sx.evaluate(logits)])
 
 
 def test_there_is_no_gradient_to_write() -> None:

@@ -18,7 +18,8 @@ from support import ROOT, assert_same_results
 import softxent as sx
 from softxent import _options
 
-FUNCTIONS = [sx.cross_entropy, sx.value_and_grad, sx.evaluate]
+FUNCTIONS = [sx.cross_entropy, sx.value_and_grad, sx.evaluate, sx.value_grad_and_hess, sx.hvp]
+FAMILY = [sx.softmax, sx.log_softmax, sx.logsumexp, sx.softmax_vjp, sx.log_softmax_vjp]
 NAMED = ["logits", "targets", "axis", "reduction", "normalizer", "n_threads"]
 ALLOWED = np.array([True, True, False])
 VALUES: dict[str, Any] = {
@@ -33,6 +34,7 @@ VALUES: dict[str, Any] = {
 }
 
 of_functions = pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.__name__)
+of_all = pytest.mark.parametrize("function", [*FUNCTIONS, *FAMILY], ids=lambda function: function.__name__)
 
 
 def test_each_option_is_everywhere() -> None:
@@ -66,9 +68,9 @@ def test_each_option_is_read_and_counts(name: str) -> None:
 @of_functions
 def test_signatures_are_short_and_complete(function: Callable[..., Any]) -> None:
     signature = inspect.signature(function)
-    named = [name for name in signature.parameters if name not in _options.OPTIONS and name != "out"]
+    named = [name for name in signature.parameters if name not in (*_options.OPTIONS, "out", "vectors", "probs")]
     assert named == NAMED
-    assert ("out" in signature.parameters) == (function is sx.value_and_grad)
+    assert ("out" in signature.parameters) == (function not in (sx.cross_entropy, sx.evaluate))
     for name, option in _options.OPTIONS.items():
         parameter = signature.parameters[name]
         assert parameter.kind is inspect.Parameter.KEYWORD_ONLY
@@ -80,7 +82,18 @@ def test_signatures_are_short_and_complete(function: Callable[..., Any]) -> None
     assert "label_smoothing: 'SupportsFloat' = 0.0" in str(signature)
 
 
-@of_functions
+@pytest.mark.parametrize("function", FAMILY, ids=lambda function: function.__name__)
+def test_signatures_of_the_family(function: Callable[..., Any]) -> None:
+    names = list(inspect.signature(function).parameters)
+    assert names[0] == "logits"
+    assert names[-4:] == ["n_threads", "temperature", "softcap", "where"]
+    assert set(names[1:-4]) <= {"cotangent", "axis", "out", "keepdims"}
+    assert tuple(sx.LogitOptions.__annotations__) == ("temperature", "softcap", "where")
+    hints = typing.get_type_hints(function)
+    assert hints["options"] == typing.Unpack[sx.LogitOptions]
+
+
+@of_all
 def test_help_has_every_parameter(function: Callable[..., Any]) -> None:
     """Once, in the order of the signature."""
     page = pydoc.plain(pydoc.render_doc(function))
@@ -88,8 +101,9 @@ def test_help_has_every_parameter(function: Callable[..., Any]) -> None:
     parameters = page.partition("Parameters\n    ----------\n")[2].partition("\n    Returns\n")[0]
     assert re.findall(r"^    (\w+) : ", parameters, re.MULTILINE) == list(inspect.signature(function).parameters)
     assert "See `Options`" not in page
-    assert "As in `cross_entropy`.\n" not in page
-    assert "The share of each target, in ``[0, 1]``" in parameters
+    assert "As in `cross_entropy`.\n" not in parameters
+    assert "As in `softmax`.\n" not in parameters
+    assert ("The share of each target, in ``[0, 1]``" in parameters) == (function in FUNCTIONS)
     assert max(map(len, function.__doc__.splitlines())) <= 120
 
 

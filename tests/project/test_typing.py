@@ -44,7 +44,9 @@ def mean(normalizer: float | None, options: sx.Options) -> float:
     more: sx.Evaluation = result
     return result.loss + sx.value_and_grad(x, y, normalizer=normalizer, **options)[0]
 
-assert_type(any_reduction("sum", z_loss=1).loss, float | np.ndarray)
+assert_type(any_reduction("sum", z_loss=1).loss, float | np.ndarray | None)
+assert_type(sx.evaluate(x, temperature=2).loss, None)
+assert_type(sx.softmax(x, out=g, temperature=2), np.ndarray)
 """
 BAD = [
     '{}(x, y, reduction="avg")',
@@ -55,7 +57,6 @@ BAD = [
     '{}(x, y, temperature="2")',
     "{}(x, y, where=2j, axis=None)",
     "{}(x, y, -1)",
-    "{}(x)",
 ]
 
 
@@ -88,6 +89,7 @@ def test_good_calls(complaints: Complaints) -> None:
 def test_bad_calls(complaints: Complaints) -> None:
     functions = ("sx.cross_entropy", "sx.value_and_grad", "sx.evaluate")
     calls = [call.format(function) for call in BAD for function in functions]
-    calls += ["sx.cross_entropy(x, y, out=g)", "sx.evaluate(x, y, out=g)"]
+    calls += ["sx.cross_entropy(x, y, out=g)", "sx.evaluate(x, y, out=g)", "sx.cross_entropy(x)"]
+    calls += ["sx.value_and_grad(x)", "sx.softmax(x, weight=y)", "sx.softmax(x, reduction='mean')"]
     first = IMPORTS.count("\n") + 1
     assert complaints.about(IMPORTS + "\n".join(calls) + "\n") == set(range(first, first + len(calls)))

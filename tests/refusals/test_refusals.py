@@ -742,6 +742,8 @@ def test_what_to_do_instead(case: str) -> None:
     values = arguments(changes)
     out = np.full(np.shape(values["logits"]), 7.0)
     for function, more in ((sx.cross_entropy, {}), (sx.value_and_grad, {"out": out}), (sx.evaluate, {})):
+        if case == "no targets" and function is sx.evaluate:
+            continue  # which needs none
         with pytest.raises(error, match=f"^{re.escape(message)}$"):
             function(**values, **more)
     np.testing.assert_array_equal(out, 7)

@@ -61,3 +61,24 @@ def test_what_an_evaluation_sums_up(dtype: str) -> None:
 def test_a_refusal_is_its_own_error(labels: Any) -> None:
     with np.errstate(all="raise"), pytest.raises(TypeError, match=r"^targets of shape \(2,\) are class labels"):
         sx.cross_entropy(np.zeros((2, 3)), labels)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_family(dtype: str) -> None:
+    with np.errstate(all="ignore"):
+        logits = np.array([[100, 0, -3e4], [0, -6e-8, 3e4], [-1, np.inf, np.nan], [-np.inf] * 3]).astype(dtype)
+        vectors = np.array([[1e4, 0, -1], [np.inf, 0, 0], [0, 0, np.nan], [6e-8, 1, 2]]).astype(dtype)
+    labels = np.array([0, 1, 2, 0])
+    functions: list[Any] = [
+        lambda: [sx.softmax(logits), sx.log_softmax(logits), sx.logsumexp(logits)],
+        lambda: [sx.softmax_vjp(logits, vectors), sx.log_softmax_vjp(logits, vectors)],
+        lambda: [sx.hvp(logits, labels, vectors), sx.hvp(None, labels, vectors, probs=sx.softmax(logits))],
+        lambda: list(sx.value_grad_and_hess(logits, labels)),
+        lambda: list(sx.evaluate(logits)[2:4]),
+        lambda: [sx.Evaluation.merge([sx.evaluate(logits, labels)] * 2).loss],
+    ]
+    for function in functions:
+        with np.errstate(all="ignore"):
+            expected = function()
+        with np.errstate(all="raise"):
+            assert_same_results(function(), expected)

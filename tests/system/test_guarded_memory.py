@@ -130,6 +130,30 @@ def test_all_options_next_to_a_guard(guarded: tuple[Guarded, ...], dtype: str, k
                 assert_same_bits(one, other)
 
 
+@pytest.mark.parametrize("n_classes", [*CLASSES, 20_001])
+@pytest.mark.parametrize("dtype", FLOATS + HALVES)
+def test_the_family_next_to_a_guard(guarded: tuple[Guarded, ...], dtype: str, n_classes: int) -> None:
+    """Each array of the functions besides the loss at either end: the same bits as anywhere else."""
+    for n_rows, axis, at_end in product((1, 9, 33) if n_classes < 20_000 else (3,), (0, 1), (False, True)):
+        logits, labels = problem((n_rows, n_classes), dtype=dtype)
+        x = np.ascontiguousarray(logits.T if axis == 0 else logits)
+        elsewhere = (x, np.cos(x.astype(float)).astype(dtype), np.zeros_like(x), np.zeros_like(x), labels)
+        guards = tuple(region.place(a, at_end, False) for region, a in zip(guarded, elsewhere, strict=False))
+        results = []
+        for x, v, out, hess, y in (elsewhere, guards):
+            made = [np.asarray(sx.logsumexp(x, axis=axis)).copy()]
+            for function in (sx.softmax, sx.log_softmax):
+                made.append(function(x, axis=axis, out=out).copy())
+            for product_of in (sx.softmax_vjp, sx.log_softmax_vjp):
+                made.append(product_of(x, v, axis=axis, out=out).copy())
+            made.append(sx.hvp(x, y, v, axis=axis, out=out).copy())
+            made.append(sx.hvp(None, y, v, probs=x, axis=axis, out=out).copy())
+            made += [array.copy() for array in sx.value_grad_and_hess(x, y, axis=axis, out=(out, hess))[1:]]
+            results.append(made)
+        for one, other in zip(*results, strict=True):
+            assert_same_bits(one, other)
+
+
 @pytest.mark.parametrize("at_end", [False, True], ids=["start", "end"])
 def test_the_guard_is_there(guarded: tuple[Guarded, ...], at_end: bool) -> None:
     """The system, asked to read a byte on either side of the edge, says that it cannot beyond it."""

@@ -27,6 +27,17 @@ include "plan.pxi"
 # What `Kernels.run` returns in place of a loss.
 NOT_AS_IT_IS = 1     # kernels do not take this type, dtype, shape or size of weights, or a label is no class
 OVERLAPS = 2         # the gradient would overwrite an input that is still needed; all else is in order
+# In place of targets, for a result that needs none.
+cdef object none_needed = object()
+NONE_NEEDED = none_needed
+# What it is asked for: Result in job.hpp.
+RESULTS = {"gradient": GRADIENT, "softmax": SOFTMAX, "log_softmax": LOG_SOFTMAX, "logsumexp": LOGSUMEXP,
+           "product": PRODUCT, "hessian": HESSIAN, "product of probs": PRODUCT_OF_PROBS}
+
+
+def share_memory(cnp.ndarray a not None, cnp.ndarray b not None):
+    """Whether the memory ranges of two arrays overlap."""
+    return may_overlap(a, b)
 
 
 def openmp():
@@ -35,10 +46,10 @@ def openmp():
 
 
 cdef bint is_target(targets):
-    """Whether `targets` is an ndarray, or a tuple of two."""
+    """Whether `targets` is an ndarray, a tuple of two, or NONE_NEEDED."""
     if type(targets) is tuple:
         return len(targets) == 2 and cnp.PyArray_CheckExact(targets[0]) and cnp.PyArray_CheckExact(targets[1])
-    return cnp.PyArray_CheckExact(targets)
+    return targets is none_needed or cnp.PyArray_CheckExact(targets)
 
 
 cdef bint describe_sparse(Job* job, cnp.ndarray x, cnp.ndarray indices, cnp.ndarray probs, int axis, int computed_in):
@@ -58,6 +69,10 @@ cdef bint describe_sparse(Job* job, cnp.ndarray x, cnp.ndarray indices, cnp.ndar
 
 cdef bint describe_targets(Job* job, cnp.ndarray x, targets, int axis, int computed_in):
     """Fill in the targets; False if they do not belong to the logits. Labels are still to be checked."""
+    if targets is none_needed:
+        job.kind = NO_TARGET
+        job.n_entries = 1
+        return True
     if type(targets) is tuple:
         return not job.has_ignored and describe_sparse(job, x, targets[0], targets[1], axis, computed_in)
     if same_rows(x, axis, targets, -1):
@@ -100,13 +115,13 @@ cdef bint describe_options(Job* job, cnp.ndarray x, options, int axis, int compu
         if cnp.PyArray_TYPE(allowed) != cnp.NPY_BOOL or not same_shape(x, allowed):
             return False
         read_layout(&job.allowed, allowed, axis, computed_in)
-    job.transform.temperature = options.temperature
+    job.transform.temperature = job.temperature = options.temperature
     if options.softcap is not None:
         job.transform.cap = options.softcap
     if not (is_normal(job.transform.temperature, job.in_double) and is_normal(job.transform.cap, job.in_double)):
         return False
     job.transforms = job.transform.temperature != 1 or job.transform.cap > 0 or job.has_allowed
-    job.has_slope = job.transform.cap > 0 and job.has_grad
+    job.has_slope = job.transform.cap > 0 and (job.result == PRODUCT or (job.has_grad and job.result == GRADIENT))
     job.may_leave_range = job.transform.temperature < 1 and job.transform.cap == 0
     # Smoothing normally needs two sums of the row only. With a weight per class, or a mask, the smoothed target differs
     # from class to class, so it is built in full: see build_target.
@@ -128,7 +143,7 @@ cdef bint overlaps_input(cnp.ndarray g, targets, options):
     if type(targets) is tuple:
         if may_overlap(g, targets[0]) or may_overlap(g, targets[1]):
             return True
-    elif may_overlap(g, targets):
+    elif targets is not none_needed and may_overlap(g, targets):
         return True
     if options is not None:
         for other in (options.sample_weight, options.weight, options.where):
@@ -137,12 +152,29 @@ cdef bint overlaps_input(cnp.ndarray g, targets, options):
     return False
 
 
-cdef bint describe_grad(Job* job, grad, cnp.ndarray x, int axis, int computed_in):
-    """Fill in where the gradient goes; False if it cannot be written there."""
+cdef bint describe_result(Job* job, Layout* layout, grad, cnp.ndarray x, int axis, int computed_in):
+    """Fill in where the gradient, or another result, goes; False if it cannot be written there."""
     if not cnp.PyArray_CheckExact(grad) or not cnp.PyArray_ISWRITEABLE(grad) or not same_shape(x, grad):
         return False
-    read_layout(&job.grad, grad, axis, computed_in)
-    return is_floating(job.grad.element) and (job.n_rows == 0 or not may_overlap_itself(grad))
+    read_layout(layout, grad, axis, computed_in)
+    return is_floating(layout.element) and (job.n_rows == 0 or not may_overlap_itself(grad))
+
+
+cdef bint describe_vectors(Job* job, vectors, cnp.ndarray x, int axis, int computed_in):
+    """Fill in the vectors; False if they do not belong to the logits."""
+    if not cnp.PyArray_CheckExact(vectors) or not same_shape(x, vectors):
+        return False
+    if job.result == PRODUCT:
+        read_layout(&job.vectors, vectors, axis, computed_in)
+        return job.vectors.element != NO_ELEMENT
+    # -(T p - v), with the sum T of the vector v: the gradient of a target v, with its sign changed.
+    job.mean = job.has_normalizer = True
+    job.normalizer = -1
+    job.kind = DISTRIBUTIONS
+    job.n_entries = 0
+    job.masks_target = job.builds_target = job.has_allowed
+    read_layout(&job.targets, vectors, axis, computed_in)
+    return job.targets.element != NO_ELEMENT
 
 
 cdef bint describe_losses(Job* job, cnp.ndarray losses):
@@ -159,27 +191,29 @@ cdef bint describe_losses(Job* job, cnp.ndarray losses):
 
 
 cdef bint describe_diagnostics(Job* job, diagnostics, int computed_in):
-    """Fill in where the diagnostics go: (3, rows) of the type computed in, and (rows,) int64. Not with a gradient."""
-    cdef cnp.ndarray numbers, argmax
+    """Fill in where the diagnostics go: (4, rows) of the type computed in, and (2, rows) int64. Not with a gradient."""
+    cdef cnp.ndarray numbers, classes
     cdef Py_ssize_t size
     if diagnostics is None:
         return True
     if job.has_grad:
         return False
-    numbers, argmax = diagnostics
-    if cnp.PyArray_TYPE(argmax) != cnp.NPY_INT64 or not cnp.PyArray_ISCARRAY(argmax):
+    numbers, classes = diagnostics
+    if cnp.PyArray_TYPE(classes) != cnp.NPY_INT64 or not cnp.PyArray_ISCARRAY(classes):
         return False
     if cnp.PyArray_TYPE(numbers) != computed_in or not cnp.PyArray_ISCARRAY(numbers):
         return False
-    if cnp.PyArray_SIZE(numbers) != 3 * job.n_rows:
+    if cnp.PyArray_SIZE(numbers) != 4 * job.n_rows or cnp.PyArray_SIZE(classes) != 2 * job.n_rows:
         return False
-    if cnp.PyArray_SIZE(argmax) != job.n_rows or job.kind != LABELS:
+    if job.kind != LABELS and job.kind != NO_TARGET:
         return False
     size = job.n_rows * cnp.PyArray_ITEMSIZE(numbers)
     job.diagnostics.log_prob = cnp.PyArray_DATA(numbers)
     job.diagnostics.lse = <char*> cnp.PyArray_DATA(numbers) + size
     job.diagnostics.entropy = <char*> cnp.PyArray_DATA(numbers) + 2 * size
-    job.diagnostics.argmax = <int64_t*> cnp.PyArray_DATA(argmax)
+    job.diagnostics.confidence = <char*> cnp.PyArray_DATA(numbers) + 3 * size
+    job.diagnostics.argmax = <int64_t*> cnp.PyArray_DATA(classes)
+    job.diagnostics.rank = job.diagnostics.argmax + job.n_rows
     return True
 
 
@@ -196,7 +230,8 @@ cdef class Kernels:
                 "install softxent again")
 
     def run(
-        self, logits, targets, int axis, losses, grad, bint mean, int n_threads, options=None, diagnostics=None
+        self, logits, targets, int axis, losses, grad, bint mean, int n_threads, options=None, diagnostics=None,
+        int result=GRADIENT, vectors=None, hess=None
     ):
         """Returns the sum or mean of the losses as a float, or a status. Fills `losses` and `grad`, each if not None.
 
@@ -204,19 +239,23 @@ cdef class Kernels:
 
         - logits: any shape, with the classes along `axis`.
         - targets: class labels, without that axis; distributions, with it; or a tuple of indices (int64) and probs (of
-          the type computed in), whose last axis is contiguous.
+          the type computed in), whose last axis is contiguous. Or NONE_NEEDED, for a result that needs none.
         - losses: without the class axis, C-contiguous, float32 or float64.
         - grad: of the shape of the logits, any floating dtype.
         - options: scalars in their ranges; sample_weight of any real dtype; weight C-contiguous, of the type computed
           in, divided by weight_unit unless that is None; where of the shape of the logits.
         - diagnostics: see describe_diagnostics.
+        - result: one of RESULTS: what `grad` gets, but logsumexp goes to `losses`.
+        - vectors: as distributions. Without targets, those of a gradient are the negative product of the log-softmax's
+          Jacobian with them.
+        - hess: as grad, for the diagonal of a Hessian.
         """
         cdef Job job
         cdef void* memory = NULL
         cdef size_t size
         cdef double loss
         cdef int computed_in, element, itemsize
-        cdef bint in_place
+        cdef bint in_place, needs_vectors
         if not cnp.PyArray_CheckExact(logits) or not is_target(targets):
             return NOT_AS_IT_IS
         if axis < 0:
@@ -231,6 +270,11 @@ cdef class Kernels:
         itemsize = sizeof(double) if job.in_double else sizeof(float)
         read_layout(&job.logits, logits, axis, computed_in)
         job.has_grad = grad is not None
+        job.result = <Result> result
+        if result == PRODUCT_OF_PROBS:
+            job.result = PRODUCT
+            job.has_probs = True
+        job.keeps_logits = diagnostics is not None or result == LOG_SOFTMAX
         job.mean = mean
         if options is not None and options.ignore_index is not None:
             job.has_ignored = True
@@ -239,15 +283,36 @@ cdef class Kernels:
             return NOT_AS_IT_IS
         if options is not None and not describe_options(&job, logits, options, axis, computed_in):
             return NOT_AS_IT_IS
-        if job.has_grad and not describe_grad(&job, grad, logits, axis, computed_in):
+        if job.has_grad and not describe_result(&job, &job.grad, grad, logits, axis, computed_in):
+            return NOT_AS_IT_IS
+        if hess is not None and not describe_result(&job, &job.hess, hess, logits, axis, computed_in):
+            return NOT_AS_IT_IS
+        if job.has_probs:
+            job.transforms = job.may_leave_range = False
+            job.transform.temperature = 1
+        # Then the caller has passed None for an array that is needed.
+        needs_vectors = job.result == PRODUCT or (
+            job.result == GRADIENT and job.kind == NO_TARGET and diagnostics is None)
+        if needs_vectors != (vectors is not None) or (job.result == HESSIAN) != (hess is not None):
+            return NOT_AS_IT_IS
+        if vectors is not None and not describe_vectors(&job, vectors, logits, axis, computed_in):
             return NOT_AS_IT_IS
         if not describe_losses(&job, losses) or not describe_diagnostics(&job, diagnostics, computed_in):
             return NOT_AS_IT_IS
-        if job.kind != DISTRIBUTIONS and not self.table.labels_are_good(&job):
+        if job.kind != DISTRIBUTIONS and job.kind != NO_TARGET and not self.table.labels_are_good(&job):
             return NOT_AS_IT_IS
         if job.n_rows == 0:
             return 0.0
         in_place = job.has_grad and same_elements(grad, logits)
+        if vectors is not None:
+            job.grad_is_input = same_elements(grad, vectors)
+            if not job.grad_is_input and may_overlap(grad, vectors):
+                return OVERLAPS
+        if hess is not None and (
+            may_overlap(grad, hess) or overlaps_input(hess, targets, options)
+            or (may_overlap(hess, logits) and not same_elements(hess, logits))
+        ):
+            return OVERLAPS
         if job.has_grad and ((not in_place and may_overlap(grad, logits)) or overlaps_input(grad, targets, options)):
             return OVERLAPS
         make_plan(&job, in_place, n_threads)

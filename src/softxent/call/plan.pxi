@@ -44,8 +44,11 @@ cdef void place_tiles(Job* job) noexcept:
     if job.has_slope or job.has_allowed:
         job.slope_tile = n_tiles
         n_tiles += 1
-    if job.diagnostics.argmax != NULL:
+    if job.keeps_logits:
         job.kept_tile = n_tiles
+        n_tiles += 1
+    if job.result == PRODUCT or job.result == HESSIAN:
+        job.second_tile = n_tiles
         n_tiles += 1
     job.staging_tile = n_tiles
 
@@ -56,8 +59,8 @@ cdef bint is_across(const Layout* rows) noexcept:
 
 
 cdef bint has_panels(const Job* job) noexcept:
-    """Whether the wide kernel would visit rows of some array in panels."""
-    return (
+    """Whether the wide kernel would visit rows of some array in panels; it does not where there is a second one."""
+    return job.result != PRODUCT and job.result != HESSIAN and (
         is_across(&job.logits) or (job.has_grad and is_across(&job.grad))
         or (job.kind == DISTRIBUTIONS and is_across(&job.targets)) or (job.has_allowed and is_across(&job.allowed)))
 
@@ -72,6 +75,8 @@ cdef bint fits_lanes(const Job* job, bint direct, Py_ssize_t itemsize) noexcept:
     if job.n_classes > TILE_BYTES // LANE_BYTES:        # else the product below might overflow
         return False
     staged |= job.kind == DISTRIBUTIONS and is_converted(&job.targets)
+    staged |= job.result == PRODUCT and is_converted(&job.vectors)
+    staged |= job.result == HESSIAN and is_converted(&job.hess)
     # Beyond the tiles there is one more row: lanes without a row of their own are written to it.
     if (job.staging_tile + staged) * job.n_classes * LANE_BYTES + job.n_classes * itemsize > TILE_BYTES:
         return False
@@ -101,7 +106,7 @@ cdef void place_panels(Job* job, Py_ssize_t itemsize) noexcept:
     cdef bint of_allowed = job.has_allowed and is_across(&job.allowed)
     cdef Py_ssize_t n_panels = (of_logits or of_grad) + of_targets, class_bytes = n_panels * itemsize + of_allowed
     cdef Py_ssize_t line = CACHE_LINE // itemsize, row_bytes, n_rows, size
-    if class_bytes == 0 or job.n_classes > PANEL_BYTES // FEW_PANEL_ROWS:
+    if not has_panels(job) or job.n_classes > PANEL_BYTES // FEW_PANEL_ROWS:
         return
     # An odd number of cache lines: rows that are a power of two apart would drive each other out of the cache.
     job.panel_pitch = ((job.n_classes + line - 1) // line | 1) * line
@@ -126,17 +131,21 @@ cdef void make_plan(Job* job, bint in_place, int n_threads) noexcept:
     cdef Py_ssize_t itemsize = sizeof(double) if job.in_double else sizeof(float)
     cdef bint makes_target = job.builds_target or (job.kind == DISTRIBUTIONS and not job.targets.direct)
     cdef bint direct = job.logits.direct and (not job.has_grad or job.grad.direct) and not makes_target
+    cdef bint copies = (job.result == PRODUCT and not job.vectors.direct) or (
+        job.result == HESSIAN and not job.hess.direct)
     n_threads = team_size(job.n_rows, job.n_classes, n_threads)
     job.by_stretches = job.n_classes > STRETCH and job.n_rows < 2 * n_threads and job.n_rows % n_threads != 0
     job.n_threads = n_threads if job.by_stretches else min(n_threads, job.n_rows)
     place_tiles(job)
+    direct = direct and not copies
     job.by_lanes = fits_lanes(job, direct, itemsize)
     if not job.by_lanes and not job.by_stretches:
         place_panels(job, itemsize)
         makes_target = job.builds_target or (job.kind == DISTRIBUTIONS and not is_direct(&job.targets))
         direct = is_direct(&job.logits) and (not job.has_grad or is_direct(&job.grad)) and not makes_target
     # A gradient that no cache can hold is better stored past the caches, at once and in whole cache lines.
-    job.streaming = job.has_grad and not in_place and <double> job.n_rows * job.n_classes >= STREAM_FROM
+    job.streaming = not in_place and <double> job.n_rows * job.n_classes >= STREAM_FROM
+    job.streaming = job.streaming and job.has_grad and job.result != HESSIAN
     if job.streaming:
         if job.by_lanes:
             job.streaming = direct and streams_rows(job, itemsize) or (
@@ -146,13 +155,15 @@ cdef void make_plan(Job* job, bint in_place, int n_threads) noexcept:
         else:
             job.streaming = direct and not job.has_slope and job.n_classes >= STRETCH
     # With labels and distributions, at most two gradients of a row are changed after they were stored.
-    job.converts_stores = job.has_grad and not (
+    job.converts_stores = job.has_grad and job.result == GRADIENT and not (
         job.grad.direct or job.by_lanes or job.kind == SPARSE or job.has_slope) and (
         job.grad.loadable or (job.grad.packed and job.grad.element in (FLOAT32, FLOAT64)))
-    direct = direct and not job.has_slope and (job.has_grad or not job.transforms) and (
-        not job.streaming or job.grad.panel >= 0)
+    direct = direct and not job.has_slope and not job.grad_is_input and not copies and (
+        (job.has_grad and not job.keeps_logits) or not job.transforms) and (not job.streaming or job.grad.panel >= 0)
     if job.by_lanes:
         job.scratch_rows = 0
+    elif copies:
+        job.scratch_rows = VECTOR_ROW + 1
     elif job.has_allowed and not job.allowed.packed and job.allowed.panel < 0:
         job.scratch_rows = ALLOWED_ROW + 1
     elif job.has_slope:

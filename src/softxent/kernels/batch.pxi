@@ -112,7 +112,8 @@ cdef void visit_block(
                 k += 1
         if job.diagnostics.argmax != NULL:
             write_diagnostics(job, i, count, scratch, &numbers)
-        add_losses(job, i, count, i - block * job.rows_per_block, scratch, &numbers, &sum, &total.far_sum)
+        if job.result == GRADIENT or job.result == HESSIAN or job.result == LOGSUMEXP:
+            add_losses(job, i, count, i - block * job.rows_per_block, scratch, &numbers, &sum, &total.far_sum)
         i += count
     total.sum = sum.value()
     if job.streaming:
@@ -208,6 +209,19 @@ cdef Scale inverse(const Scale* divisor, double temperature) noexcept nogil:
     return scale
 
 
+cdef Scale scale_of_hessian(const Job* job) noexcept nogil:
+    """job.scale divided by the temperature, whose square the second derivative has."""
+    cdef Scale scale = job.scale
+    cdef double temperature = job.temperature, quotient = scale.mantissa / temperature
+    cdef int exponent = 0
+    if scale.exponent == 0 and LEAST_DIVISOR < fabs(quotient) < 1 / LEAST_DIVISOR:
+        scale.mantissa = quotient
+    else:
+        scale.mantissa /= frexp(temperature, &exponent)
+        scale.exponent -= exponent
+    return scale
+
+
 cdef double run_in(Job* job, real* scratch) noexcept nogil:
     """Do a job in the type `real`; returns the loss."""
     cdef real one = 1
@@ -227,6 +241,8 @@ cdef double run_in(Job* job, real* scratch) noexcept nogil:
     if divisor.mantissa == 0 and job.diagnostics.argmax == NULL:
         for i in range(job.n_rows if job.has_grad else 0):
             zero_row(&job.grad, i, job.n_classes)
+        for i in range(job.n_rows if job.result == HESSIAN else 0):
+            zero_row(&job.hess, i, job.n_classes)
         return 0
     if job.class_unit != 0:
         job.formula.z_loss /= job.class_unit
@@ -236,7 +252,10 @@ cdef double run_in(Job* job, real* scratch) noexcept nogil:
     if divisor.exponent != 0 or not LEAST_DIVISOR < size < 1 / LEAST_DIVISOR:
         divisor.mantissa = frexp(divisor.mantissa, &exponent)
         divisor.exponent += exponent
-    job.scale = inverse(&divisor, job.transform.temperature)
+    job.scale = inverse(&divisor, job.temperature)
+    job.hess_scale = scale_of_hessian(job)
+    if job.result == PRODUCT and job.kind != NO_TARGET:
+        job.scale = job.hess_scale
     return visit_all(job, &divisor, scratch)
 
 

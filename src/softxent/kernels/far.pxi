@@ -82,6 +82,7 @@ cdef struct FarRow:
     double m                 # the maximum, infinite if no double holds it
     double far_m             # the maximum times FAR_STEP^2
     double label_gap         # from the maximum to the label
+    Py_ssize_t rank          # of the label: see count_ahead
 
 
 cdef void bring_back(
@@ -103,6 +104,7 @@ cdef void bring_back(
     far.m = m / job.transform.temperature
     far.far_m = m * FAR_STEP / step
     far.label_gap = (<double> m - <double> x[label]) / job.transform.temperature
+    far.rank = count_ahead(<const real*> x, n, label)
     for c in range(n):
         z = x[c] / temperature
         if not is_finite(m / temperature) and is_finite(x[c]):

@@ -37,8 +37,15 @@ struct Layout {
     std::ptrdiff_t shape[MAX_AXES], strides[MAX_AXES];         // only the first n_axes are set
 };
 
-// The form of the targets: a class for each row, an amount for every class, or amounts for some classes.
-enum TargetKind : int { LABELS, DISTRIBUTIONS, SPARSE };
+// What a call is asked for, besides the loss: what the last sweep makes of a row. row/results.hpp has a struct for each.
+// LOGSUMEXP takes the place of the loss, and there is no last sweep.
+// PRODUCT is that of the softmax's Jacobian, or of the Hessian, with a vector. HESSIAN is its diagonal, beside a gradient.
+// For a PRODUCT_OF_PROBS the caller has the probabilities; the kernels see a PRODUCT then.
+enum Result : int { GRADIENT, SOFTMAX, LOG_SOFTMAX, LOGSUMEXP, PRODUCT, HESSIAN, PRODUCT_OF_PROBS };
+
+// The form of the targets: a class for each row, an amount for every class, or amounts for some classes. Where there is
+// none, the class with the largest logit stands for the label.
+enum TargetKind : int { LABELS, DISTRIBUTIONS, SPARSE, NO_TARGET };
 
 // What becomes of the logits before the softmax is taken.
 struct Transform {
@@ -54,8 +61,8 @@ struct Formula {
 // Where the results of `evaluate` for each row go, besides the loss: numbers of the type computed in. A null argmax means
 // that there are none.
 struct Diagnostics {
-    void *log_prob = nullptr, *lse = nullptr, *entropy = nullptr;
-    std::int64_t *argmax = nullptr;
+    void *log_prob = nullptr, *lse = nullptr, *entropy = nullptr, *confidence = nullptr;
+    std::int64_t *argmax = nullptr, *rank = nullptr;
 };
 
 // The narrow kernel: the bytes of one class of a group of rows, and of all tiles of a group together, on the stack.
@@ -67,8 +74,9 @@ inline constexpr std::ptrdiff_t CACHE_LINE = 64;               // bytes
 inline constexpr std::ptrdiff_t PANEL_WIDTH = 512;             // bytes of one class of the rows in a panel, at most
 
 // The rows of scratch that a thread gets, as many from the first on as a call needs: logits or exponentials; a
-// distribution, or a target that is built; slopes; the allowed classes as bytes, if they are not side by side.
-enum ScratchRow : int { LOGITS_ROW, TARGET_ROW, SLOPE_ROW, ALLOWED_ROW };
+// distribution, or a target that is built; slopes; the allowed classes as bytes, if they are not side by side; a vector,
+// or the diagonal of a Hessian.
+enum ScratchRow : int { LOGITS_ROW, TARGET_ROW, SLOPE_ROW, ALLOWED_ROW, VECTOR_ROW, HESSIAN_ROW = VECTOR_ROW };
 
 // mantissa * 2^exponent, a number that may be too large or too small for a double.
 struct Scale {
@@ -78,14 +86,19 @@ struct Scale {
 
 struct Job {
     std::ptrdiff_t n_rows = 0, n_classes = 0;
+    Result result = GRADIENT;
     bool in_double = false;                                    // computed in double, else in float
     Layout logits;
     TargetKind kind = LABELS;
     Layout targets;                                            // labels, distributions, or indices of sparse targets
     Layout probs;                                              // the amounts of sparse targets
     std::ptrdiff_t n_entries = 1;                              // of each row's target; 0 for a distribution
-    Layout grad;
+    Layout grad;                                               // or another result with a number for each class
     bool has_grad = false;
+    bool has_probs = false;                                    // `logits` are probabilities
+    Layout vectors;                                            // of a PRODUCT, one for each row
+    Layout hess;                                               // where the diagonal of a HESSIAN goes
+    bool grad_is_input = false;                                // in its memory is an input that the last sweep needs
     Layout sample_weight;
     bool has_sample_weight = false;
     const void *class_weight = nullptr;                        // one for each class, of the type computed in
@@ -95,9 +108,12 @@ struct Job {
     std::int64_t ignored = 0;
     Formula formula;
     Transform transform;
+    double temperature = 1;                                    // that of `transform`, unless `logits` are probabilities
     bool transforms = false;                                   // logits are transformed before the softmax
     bool has_slope = false;                                    // the derivatives of the logits are kept
+    bool keeps_logits = false;                                 // they are needed after the exponentials
     bool may_leave_range = false;                              // the temperature may make a finite logit infinite
+    bool masks_target = false;                                 // it is built, and 0 where a class is not allowed
     bool builds_target = false;                                // each row's target is built in full: build_target
     double built_smoothing = 0;                                // its smoothing; that of `formula` is 0 then
     bool mean = false, has_normalizer = false;
@@ -110,6 +126,7 @@ struct Job {
     // How the call is done; call/plan.pxi fills this in.
     bool by_lanes = false;                                     // by the narrow kernel, one row to a lane
     int target_tile = 0, slope_tile = 0, kept_tile = 0;        // its tiles after that of the logits; 0 for none
+    int second_tile = 0;                                       // of vectors, or of the diagonal of a Hessian
     int staging_tile = 1;                                      // the tile after these, or the rest of their space
     bool by_stretches = false;                                 // all threads work on one row after the other
     bool converts_stores = false;                              // gradients are converted as they are stored
@@ -126,6 +143,7 @@ struct Job {
     // Found by the kernels from the weights of the rows.
     double unit = 1;                                           // a power of two; the weights are multiplied by it
     Scale scale;                                               // of all gradients, without the weights of rows
+    Scale hess_scale;                                          // the same, divided by the temperature
     bool needs_class_unit = false;                             // nothing was done: class weights need a class_unit
 };
 

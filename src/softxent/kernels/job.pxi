@@ -17,8 +17,11 @@ cdef extern from "job.hpp" namespace "softxent" nogil:
         Py_ssize_t* shape
         Py_ssize_t* strides
 
+    cdef enum Result:
+        GRADIENT, SOFTMAX, LOG_SOFTMAX, LOGSUMEXP, PRODUCT, HESSIAN, PRODUCT_OF_PROBS
+
     cdef enum TargetKind:
-        LABELS, DISTRIBUTIONS, SPARSE
+        LABELS, DISTRIBUTIONS, SPARSE, NO_TARGET
 
     cdef cppclass Transform:
         double temperature, cap
@@ -30,7 +33,9 @@ cdef extern from "job.hpp" namespace "softxent" nogil:
         void* log_prob
         void* lse
         void* entropy
+        void* confidence
         int64_t* argmax
+        int64_t* rank
 
     const Py_ssize_t LANE_BYTES, TILE_BYTES, STRETCH, LOGITS_PER_THREAD, CACHE_LINE
     cdef enum:
@@ -38,7 +43,7 @@ cdef extern from "job.hpp" namespace "softxent" nogil:
     cdef enum:
         MAX_BLOCKS "static_cast<int>(softxent::MAX_BLOCKS)"
 
-    int LOGITS_ROW, TARGET_ROW, SLOPE_ROW, ALLOWED_ROW
+    int LOGITS_ROW, TARGET_ROW, SLOPE_ROW, ALLOWED_ROW, VECTOR_ROW, HESSIAN_ROW
 
     cdef cppclass Scale:
         Scale()
@@ -48,13 +53,16 @@ cdef extern from "job.hpp" namespace "softxent" nogil:
     cdef cppclass Job:
         Job()
         Py_ssize_t n_rows, n_classes
+        Result result
         bint in_double
         Layout logits
         TargetKind kind
         Layout targets, probs
         Py_ssize_t n_entries
         Layout grad
-        bint has_grad
+        bint has_grad, has_probs
+        Layout vectors, hess
+        bint grad_is_input
         Layout sample_weight
         bint has_sample_weight
         const void* class_weight
@@ -63,7 +71,8 @@ cdef extern from "job.hpp" namespace "softxent" nogil:
         int64_t ignored
         Formula formula
         Transform transform
-        bint transforms, has_slope, may_leave_range, builds_target
+        double temperature
+        bint transforms, has_slope, keeps_logits, may_leave_range, builds_target, masks_target
         double built_smoothing
         bint mean, has_normalizer
         double normalizer, class_unit
@@ -71,10 +80,10 @@ cdef extern from "job.hpp" namespace "softxent" nogil:
         double* losses64
         Diagnostics diagnostics
         bint by_lanes, by_stretches, converts_stores, streaming, prefetching
-        int target_tile, slope_tile, kept_tile, staging_tile, n_threads
+        int target_tile, slope_tile, kept_tile, second_tile, staging_tile, n_threads
         Py_ssize_t rows_per_block, scratch_rows, panel_rows, panel_pitch, panels_size, scratch_size
         double unit
-        Scale scale
+        Scale scale, hess_scale
         bint needs_class_unit
 
     cdef cppclass KernelTable:

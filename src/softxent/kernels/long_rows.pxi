@@ -13,9 +13,9 @@ cdef enum:
 cdef inline bint is_long(const Job* job, const RowArrays[real]* row) noexcept nogil:
     """Whether visit_long_row takes this row. It must not overwrite the logits before the maximum is known."""
     return (
-        row.n > PREFETCHED_ROW and row.copy == NULL and row.e != row.x and row.target.distribution == NULL
-        and row.diagnostics == NULL and (row.grad == NULL or job.grad.direct) and job.formula.smoothing == 0
-        and not job.by_stretches)
+        row.n > PREFETCHED_ROW and row.result == GRADIENT and row.copy == NULL and row.e != row.x
+        and row.target.distribution == NULL and row.diagnostics == NULL and (row.grad == NULL or job.grad.direct)
+        and job.formula.smoothing == 0 and not job.by_stretches)
 
 
 cdef inline bint changes_unit_exactly(const RowUnit[real]* unit, const RowUnit[real]* to, double least) noexcept nogil:

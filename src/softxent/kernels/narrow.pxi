@@ -98,6 +98,27 @@ cdef void smooth_lanes(
         i += ROWS_AT_ONCE
 
 
+cdef void count_ahead_of_lanes(
+    LaneGroup[real]* group, const real* x, Py_ssize_t n, real* ahead
+) noexcept nogil:
+    """As count_ahead, for the label of each lane."""
+    cdef Lanes[real] zero = Lanes[real](0), one = Lanes[real](1), total = zero
+    cdef Lanes[real] label, logit, c_of_all, v, before
+    cdef real[MAX_LANES] labels, logits
+    cdef Py_ssize_t c, lane
+    for lane in range(lanes_of(x)):
+        labels[lane] = <real> group.label[lane]
+        logits[lane] = x[group.label[lane] * lanes_of(x) + lane]
+    label, logit = load_lanes(&labels[0]), load_lanes(&logits[0])
+    for c in range(n):
+        c_of_all = class_in_lanes(x, c)
+        v = load_lanes(x + c * lanes_of(x))
+        before = select_equal(maximum(label, c_of_all), c_of_all, zero, one)
+        total = total - select_equal(
+            v, logit, zero - before, select_equal(maximum(v, logit), logit, zero, zero - one))
+    store(ahead, total)
+
+
 cdef void find_diagnostics_of_lanes(
     LaneGroup[real]* group, const real* x, const real* e, Py_ssize_t n, LaneNumbers* numbers
 ) noexcept nogil:
@@ -105,7 +126,7 @@ cdef void find_diagnostics_of_lanes(
     cdef Lanes[real] m = load_lanes(group.m), argmax = Lanes[real](-1)
     cdef RowDiagnostics* found = numbers.diagnostics
     cdef Py_ssize_t k = numbers.k
-    cdef real[MAX_LANES] first_at_m, nothing
+    cdef real[MAX_LANES] first_at_m, nothing, ahead
     cdef double[MAX_LANES] gaps
     cdef Py_ssize_t c, lane
     for c in range(n - 1, -1, -1):
@@ -114,12 +135,14 @@ cdef void find_diagnostics_of_lanes(
     store(nothing, Lanes[real](0))
     lane_sums(e, n, &first_at_m[0], &nothing[0], found.R + k, found.R_low + k)
     lane_entropy_sums(e, x, n, group.m, gaps)
+    count_ahead_of_lanes(group, x, n, ahead)
     for lane in range(lanes_of(x)):
         found.label_gap[k + lane] = numbers.m[lane] - x[group.label[lane] * lanes_of(x) + lane]
         found.mean_gap[k + lane] = gaps[lane] / (found.R[k + lane] + group.e_m[lane])
         found.argmax[k + lane] = <int64_t> first_at_m[lane]
+        found.rank[k + lane] = <int64_t> ahead[lane]
         if not is_finite(found.R[k + lane]) and has_nan(x + lane, lanes_of(x), n):
-            found.argmax[k + lane] = -1
+            found.argmax[k + lane] = found.rank[k + lane] = -1
 
 
 cdef inline bint find_scales(const Job* job, const double* weight, double* scales, const real* tag) noexcept nogil:
@@ -145,12 +168,15 @@ cdef inline void read_tiles(
     tiles.t = space + job.target_tile * size if job.target_tile > 0 else NULL
     tiles.slope = space + job.slope_tile * size if job.slope_tile > 0 else NULL
     tiles.kept_logits = space + job.kept_tile * size if job.kept_tile > 0 else NULL
+    tiles.vectors = tiles.hess = space + job.second_tile * size if job.second_tile > 0 else NULL
     tiles.staging = staging
     if job.kind == DISTRIBUTIONS:
         read_tile(&job.targets, i, count, n, tiles.t, staging)
     read_tile(&job.logits, i, count, n, tiles.x, staging)
     if job.has_allowed:
         read_tile(&job.allowed, i, count, n, tiles.slope, staging)
+    if job.result == PRODUCT:
+        read_tile(&job.vectors, i, count, n, tiles.vectors, staging)
 
 
 cdef inline bint transform_tiles(
@@ -164,8 +190,10 @@ cdef inline bint transform_tiles(
         return False
     if job.builds_target:
         build_targets_of_lanes(job, i, count, group, allowed, tiles.t)
+    if job.masks_target:
+        multiply_by_slope(tiles.t, allowed, size)
     if job.transforms:
-        make_logits(job.transform, logits, allowed, tiles.x, tiles.slope if job.has_grad else NULL, 0, size)
+        make_logits(job.transform, logits, allowed, tiles.x, tiles.slope if job.has_slope else NULL, 0, size)
     return True
 
 
@@ -177,10 +205,15 @@ cdef inline bint find_targets(
     cdef real* x = tiles.x
     cdef Py_ssize_t n = job.n_classes
     find_m(group, x, n, numbers[0])
+    if job.result == PRODUCT and job.kind != NO_TARGET:
+        place_tops(group, x, n, group.top)
     if tiles.t != NULL:
         find_distributions(group, x, tiles.t, n, numbers)
     elif job.kind == LABELS:
         find_labels(group, x, n, <real*> job.class_weight, numbers[0])
+    elif job.kind == NO_TARGET:
+        find_no_targets(job, group, x, numbers)
+        return True
     else:
         find_sparse_targets(job, i, count, group, sparse, x, numbers)
     if job.formula.smoothing != 0:
@@ -217,8 +250,9 @@ cdef bint visit_lanes(
     cdef NextRows next_logits = NextRows(<char*> x, 0), next_grad = NextRows(<char*> x, 0)     # prefetches nothing new
     group.label = label
     read_tiles(job, i, count, x, &tiles)
-    if job.has_grad and not find_scales(job, numbers.weight, scales, tag):
-        return False
+    if job.has_grad and (job.result == GRADIENT or job.result == HESSIAN):
+        if not find_scales(job, numbers.weight, scales, tag):
+            return False
     if not transform_tiles(job, i, count, &group, &tiles):
         return False
     if not find_targets(job, i, count, &group, &tiles, share, &sparse, numbers):
@@ -229,9 +263,12 @@ cdef bint visit_lanes(
             next_grad = find_next_rows(&job.grad, i + count, count, n)
     if tiles.kept_logits != NULL:
         memcpy(tiles.kept_logits, x, size * sizeof(real))
-    take_exponentials_of_lanes(&group, x, n, next_logits, next_grad, numbers[0])
-    if tiles.kept_logits != NULL:
+    if not job.has_probs:
+        take_exponentials_of_lanes(&group, x, n, next_logits, next_grad, numbers[0])
+    if job.diagnostics.argmax != NULL:
         find_diagnostics_of_lanes(&group, tiles.kept_logits, x, n, numbers)
+    if job.result != GRADIENT and job.result != HESSIAN:
+        return take_lane_results(job, i, count, &group, &tiles, x, numbers)
     if not job.has_grad:
         return True
     if job.formula.z_loss != 0:
@@ -239,6 +276,8 @@ cdef bint visit_lanes(
     if not finish_lanes(
         &group, job.formula, share, pull, scales, mass_is_1 and fabs(scales[0]) >= smallest_scale(tag), numbers[0]
     ):
+        return False
+    if job.result == HESSIAN and not take_lane_hessians(job, i, count, &group, &tiles, x, scales, numbers):
         return False
     if tiles.t == NULL and job.kind == LABELS:
         find_grad_at_label(&group)

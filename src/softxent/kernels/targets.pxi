@@ -54,6 +54,9 @@ cdef inline void begin_rows(
         read_labels(&job.targets, i, count, &labels, label)
         for k in range(count, stop if job.by_lanes else count):
             label[k] = 0
+    elif job.kind == NO_TARGET:
+        for k in range(stop):
+            label[k] = 0
     if job.has_ignored:
         for k in range(count):
             if label[k] < 0:

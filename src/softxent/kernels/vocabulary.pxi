@@ -21,9 +21,11 @@ cdef extern from "vec/vec.hpp" namespace "softxent" nogil:
     Py_ssize_t to_line[T](const T*)
     Vec[T] load[T](const T*)
     Lanes[T] load_lanes[T](const T*)
+    Vec[double] load_as_double[T](const T*)
     Vec[T] load_first[T](const T*, Py_ssize_t n, double fill)
     Lanes[T] load_lanes_first[T](const T*, Py_ssize_t n, double fill)
     void store[T](T*, Vec[T])
+    void store_rounded "softxent::store"[T](T*, Vec[double])
     void store[T](T*, Lanes[T])
     void stream[T](T*, Vec[T])
     void stream[T](T*, Lanes[T])
@@ -113,6 +115,7 @@ cdef extern from "row/numbers.hpp" namespace "softxent" nogil:
         double* label_gap
         double* mean_gap
         int64_t* argmax
+        int64_t* rank
 
     cdef cppclass RowNumbers:
         RowDiagnostics diagnostics
@@ -181,6 +184,12 @@ cdef extern from "row/target.hpp" namespace "softxent" nogil:
         Py_ssize_t n
         const unsigned char* allowed
         DiagnosticSums* diagnostics
+        Result result
+        const T* vector
+        bint has_probs
+        T* hess
+        const Scale* hess_scale
+        Py_ssize_t top
         Target[T] target
 
     cdef cppclass RowSums:
@@ -247,9 +256,87 @@ cdef extern from "row/sweeps.hpp" namespace "softxent" nogil:
         const Gradient[double]&, double unscale, T* e, const T* t, const unsigned char* allowed, const Converted& g,
         Py_ssize_t start, Py_ssize_t stop)
 
+cdef extern from "row/results.hpp" namespace "softxent" nogil:
+    const double PLAIN_LSE_FROM
+    Py_ssize_t find_top[T](const T* x, Py_ssize_t n, double m)
+    Py_ssize_t count_ahead[T](const T* x, Py_ssize_t n, Py_ssize_t label)
+    Vec[double] largest_probability[T](
+        const T*, const Vec[double]& R, const Vec[double]& R_low, const Vec[double]& m_shifted, const Vec[double]& n0)
+
+    cdef cppclass Probabilities[N]:
+        Probabilities()
+        N high, low, at_top
+        Lanes[T] of[T](Lanes[T] e)
+
+    cdef cppclass LogProbabilities[N]:
+        LogProbabilities()
+        N m, high, low
+        Lanes[T] of[T](Lanes[T] x)
+
+    void exact_e_m[T](const T*, double m_shifted, double n0, double* high, double* low)
+    cdef cppclass Product[N]:
+        Product()
+        N at_top, shift, factor, pull
+        bint pulled
+        Lanes[T] of[T](Lanes[T] e, Lanes[T] v)
+
+    cdef cppclass Hessian[N]:
+        Hessian()
+        N factor, minus_inverse, pull, at_top
+        bint pulled
+        Lanes[T] of[T](Lanes[T] e)
+
+    Hessian[double] find_hessian[T](
+        const T*, const Denominator[T, double]&, double R, double e_m, double mass, double pull)
+    Hessian[Vec[double]] find_hessian[T](
+        const T*, const Denominator[T, Vec[double]]&, Vec[double] R, Vec[double] e_m, Vec[double] mass,
+        Vec[double] pull)
+    void take_gradient_and_hessian[T](
+        const Gradient[double]&, const Hessian[double]&, double unscale, T* e, const T* t, const unsigned char* allowed,
+        T* g, T* h, Py_ssize_t start, Py_ssize_t stop)
+    Carried[double] rest_of[T](const T* e, Py_ssize_t n, Py_ssize_t top)
+
+    cdef cppclass RowResult:
+        RowResult()
+        double e_m, e_m_low
+        Probabilities[double] probabilities
+        LogProbabilities[double] logs
+        Product[double] product
+        Hessian[double] hessian
+        double unscale, after
+        Py_ssize_t top
+        int steps
+
+    Product[double] find_product[T](
+        const T*, const Denominator[T, double]&, double products, double at_top, double mass, double pull)
+    Product[Vec[double]] find_product[T](
+        const T*, const Denominator[T, Vec[double]]&, Vec[double] products, Vec[double] at_top, Vec[double] mass,
+        Vec[double] pull)
+    Carried[double] exp_and_product_sums[T](
+        const T* x, T* e, const T* v, Py_ssize_t n, Py_ssize_t left_out, RowUnit[T], double at_top,
+        Py_ssize_t prefetch_distance, Carried[double]*)
+    Carried[double] careful_product_sum[T](const T* e, const T* v, Py_ssize_t n, double at_top)
+    bint has_lost_digits[T](const T*, double R, double e_m, Py_ssize_t n)
+    Carried[double] product_sum[T](const T* e, const T* v, Py_ssize_t n, double at_top)
+    void take_product[T](
+        const Product[double]&, const T* e, const T* v, const unsigned char* allowed, T* g, Py_ssize_t start,
+        Py_ssize_t stop, bint streaming)
+    Probabilities[double] find_probabilities[T](const T*, double R, double R_low, double e_m, double e_m_low)
+    Probabilities[Vec[double]] lane_probabilities[T](
+        const T*, const Vec[double]& R, const Vec[double]& R_low, const Vec[double]& m_shifted, const Vec[double]& n0)
+    LogProbabilities[double] find_log_probabilities[T](
+        const T*, double m, double R, double R_low, double m_shifted, double n0)
+    LogProbabilities[Vec[double]] find_log_probabilities[T](
+        const T*, const Vec[double]& m, const Vec[double]& R, const Vec[double]& R_low, const Vec[double]& m_shifted,
+        const Vec[double]& n0)
+    void take_result[T, R](
+        const R& result, const T* numbers, const unsigned char* allowed, double not_allowed, T* g, Py_ssize_t start,
+        Py_ssize_t stop, bint streaming)
+
 cdef extern from "row/lanes.hpp" namespace "softxent" nogil:
     cdef cppclass LaneGroup[T]:
         int64_t* label
+        int64_t* top
         T* m
         T* e_m
         T* argmax
@@ -269,6 +356,8 @@ cdef extern from "row/lanes.hpp" namespace "softxent" nogil:
         T* t
         T* slope
         T* kept_logits
+        T* vectors
+        T* hess
         T* staging
 
     cdef cppclass SparseRows[T]:
@@ -283,6 +372,12 @@ cdef extern from "row/lanes.hpp" namespace "softxent" nogil:
     void find_pulls[T](const T*, const Formula&, const LaneNumbers&, double* pull)
     void build_label_targets[T](T* t, Py_ssize_t n, double smoothing, const T* label_class, const T* class_weight)
     void find_label_classes[T](LaneGroup[T]*)
+    void find_tops[T](LaneGroup[T]*, const T* x, Py_ssize_t n, bint of_lse, const LaneNumbers&)
+    void write_probabilities[T](
+        const Probabilities[Lanes[T]]&, const Lanes[T]& top, const T* e, Py_ssize_t n, T** at)
+    void write_log_probabilities[T](const LogProbabilities[Lanes[T]]&, const T* x, Py_ssize_t n, T** at)
+    void write_products[T](const Product[Lanes[T]]&, const T* e, const T* v, Py_ssize_t n, T** at)
+    void write_hessians[T](const Hessian[Lanes[T]]&, const Lanes[T]& own, const T* e, Py_ssize_t n, T** at)
     Lanes[T] class_in_lanes[T](const T*, Py_ssize_t c)
     void lane_logs[T](const T*, const double* R, const double* R_low, const LaneNumbers&, double* logs)
     double smallest_scale[T](const T*)
@@ -299,6 +394,7 @@ cdef extern from "row/lanes.hpp" namespace "softxent" nogil:
     void lane_sums[T](const T* v, Py_ssize_t n, const T* left_out, const T* taken_off, double* values, double* rounded)
     void lane_gap_sums[T](const T* x, Py_ssize_t n, const T* m, double* values)
     void lane_entropy_sums[T](const T* e, const T* x, Py_ssize_t n, const T* m, double* values)
+    void lane_product_sums[T](const T* e, const T* v, Py_ssize_t n, const T* at_top, double* values)
     void lane_gaps[T](
         const T* x, const T* t, Py_ssize_t n, const T* m, const T* left_out, double* gaps, double* weights,
         double* weights_low)

@@ -49,7 +49,9 @@ cdef inline void visit_stretch(
     cdef const real* x = row.x + start
     find_target(sums, row, formula, start, n, m, prefetch_distance)
     # exp_sum may overwrite x, so it comes last.
-    if row.diagnostics != NULL:
+    if row.vector != NULL:
+        visit_vector(sums, diagnostics, row, start, n, unit, prefetch_distance)
+    elif row.diagnostics != NULL:
         sums.R = exp_and_diagnostic_sums(x, n, sums.argmax, unit, m, diagnostics, prefetch_distance)
     else:
         sums.R = exp_sum(x, row.e + start if row.e != NULL else NULL, n, sums.argmax, unit, prefetch_distance)
@@ -131,14 +133,11 @@ cdef inline RowScaling finish_row(
     numbers.cross[k] = cross
     if gaps.far:
         leave_far(numbers, k, cross)
-    if row.e == NULL:
+    if row.e == NULL or (row.result != GRADIENT and row.result != HESSIAN):
         return scaling
     scale = in_steps(job_scale, weight, mass, x, &scaling.steps)
     if formula.z_loss != 0:
-        pull = 2 * formula.z_loss * (
-            numbers.m[k] + log1p_rest(x, R, numbers.R_low[k], numbers.m_shifted[k], numbers.n0[k]))
-        if far != NULL and not is_finite(pull):
-            pull = 2 * formula.z_loss * far.far_m / FAR_STEP / FAR_STEP
+        pull = find_pull(x, formula, far, numbers, k)
     whole = Denominator[real, double](R, numbers.R_low[k], e_m)
     mass += pull
     factors = find_factors(x, formula[0], whole, R, mass, rest + pull, share, scale)
@@ -232,6 +231,19 @@ cdef inline void set_own_classes(
         store_own_classes(scaling, row, label)
 
 
+cdef void take_hessian_of(
+    const Gradient[double]* gradient, const RowScaling* scaling, const RowResult* result, const RowArrays[real]* row,
+    Py_ssize_t start, Py_ssize_t stop
+) noexcept nogil:
+    """As take_gradient_of, and the diagonal of the Hessian."""
+    cdef real* e = row.e
+    cdef real* g = row.grad
+    cdef real* h = row.hess
+    cdef const real* t = row.target.distribution
+    take_gradient_and_hessian(
+        gradient[0], result.hessian, scaling.unscale, e, t, row.allowed, g, h, start, stop)
+
+
 cdef inline Py_ssize_t stretch_length(Py_ssize_t n) noexcept nogil:
     """How many classes make a stretch. It depends on n alone; stretches come in fours, to share them out evenly."""
     cdef Py_ssize_t fours = min((n + 4 * STRETCH - 1) // (4 * STRETCH), <Py_ssize_t> (MAX_STRETCHES // 4))
@@ -255,7 +267,10 @@ cdef inline void visit_row(
     cdef DiagnosticSums diagnostics
     cdef Py_ssize_t start = 0, length = stretch_length(row.n)
     cdef Gradient[double] gradient
+    cdef RowResult result
     cdef RowScaling scaling
+    if row.result != GRADIENT:
+        begin_result(row, m, unit, &result)
     while start < row.n:
         visit_stretch(
             sums + (start > 0), &diagnostics if start > 0 else row.diagnostics, row, formula, start,
@@ -266,10 +281,19 @@ cdef inline void visit_row(
                 add_diagnostic_sums(row.diagnostics, &diagnostics, start, e_m)
         start += length
     scaling = finish_row(sums, row, formula, m, unit, e_m, scale, far, &gradient, numbers, k)
+    if row.result != GRADIENT:
+        finish_result(row, formula, scale, far, e_m, numbers, k, &result)
     if next_row != NULL:
         # The gradient must wait for its factor. This need not.
         numbers.m[k + 1] = row_max(next_row, row.n)
-    if row.grad != NULL:
+    if row.hess != NULL:
+        finish_hessian(row, formula, far, e_m, scaling.unscale, numbers, k, sums[0].argmax, &result)
+        take_hessian_of(&gradient, &scaling, &result, row, 0, row.n)
+        set_own_classes(&gradient, &scaling, row)
+        end_hessian(row, &result)
+    elif row.grad != NULL and row.result != GRADIENT:
+        take_row_result(row, &result, 0, row.n, streaming)
+    elif row.grad != NULL:
         take_gradient_of(&gradient, &scaling, row, 0, row.n, streaming)
         set_own_classes(&gradient, &scaling, row)
 
@@ -284,6 +308,7 @@ cdef void share_row(
     cdef DiagnosticSums of_stretches[MAX_STRETCHES]
     cdef RowSums sums
     cdef Gradient[double] gradient
+    cdef RowResult result
     cdef RowScaling scaling
     cdef double m = numbers.m[k]
     cdef RowUnit[real] unit = RowUnit[real](<real> m)
@@ -299,7 +324,20 @@ cdef void share_row(
         for i in range(1, n_stretches):
             add_diagnostic_sums(row.diagnostics, of_stretches + i, i * length, e_m)
     scaling = finish_row(&sums, row, formula, m, unit, e_m, scale, far, &gradient, numbers, k)
-    if row.grad != NULL:
+    if row.hess != NULL:
+        finish_hessian(row, formula, far, e_m, scaling.unscale, numbers, k, sums.argmax, &result)
+        for i in prange(n_stretches, num_threads=n_threads, schedule="static"):
+            take_hessian_of(&gradient, &scaling, &result, row, i * length, min((i + 1) * length, n))
+        set_own_classes(&gradient, &scaling, row)
+        end_hessian(row, &result)
+    elif row.grad != NULL and row.result != GRADIENT:
+        begin_result(row, m, unit, &result)
+        finish_result(row, formula, scale, far, e_m, numbers, k, &result)
+        for i in prange(n_stretches, num_threads=n_threads, schedule="static"):
+            take_row_result(row, &result, i * length, min((i + 1) * length, n), streaming)
+            if streaming:
+                fence_streams()
+    elif row.grad != NULL:
         for i in prange(n_stretches, num_threads=n_threads, schedule="static"):
             take_gradient_of(&gradient, &scaling, row, i * length, min((i + 1) * length, n), streaming)
             if streaming:
@@ -318,7 +356,10 @@ cdef void find_diagnostics(
     numbers.diagnostics.R[k] = R
     numbers.diagnostics.label_gap[k] = m - x[label] if far == NULL else far.label_gap
     numbers.diagnostics.mean_gap[k] = row.diagnostics.gaps.minus(0, &low) / (R + lane0(exp(Vec[real](m), unit)))
-    numbers.diagnostics.argmax[k] = -1 if not is_finite(R) and has_nan(x, 1, row.n) else row.diagnostics.argmax
+    numbers.diagnostics.argmax[k] = row.diagnostics.argmax
+    numbers.diagnostics.rank[k] = count_ahead(x, row.n, label) if far == NULL else far.rank
+    if not is_finite(R) and has_nan(x, 1, row.n):
+        numbers.diagnostics.argmax[k] = numbers.diagnostics.rank[k] = -1
 
 
 cdef void skip_row(const Job* job, Py_ssize_t i, RowNumbers* numbers, int k) noexcept nogil:
@@ -327,6 +368,8 @@ cdef void skip_row(const Job* job, Py_ssize_t i, RowNumbers* numbers, int k) noe
     numbers.mass[k] = numbers.cross[k] = 0
     if job.has_grad:
         zero_row(&job.grad, i, job.n_classes)
+    if job.result == HESSIAN:
+        zero_row(&job.hess, i, job.n_classes)
 
 
 cdef Taken take_stretch(
@@ -339,6 +382,8 @@ cdef Taken take_stretch(
     cdef Taken taken, piece
     cdef Converted given
     cdef Py_ssize_t end
+    if job.has_probs:
+        allowed = NULL
     if x != NULL and job.logits.loadable:
         given.layout, given.data = &job.logits, <char*> source
         return take_logits(job.transform, given, allowed, x, slope, start, stop)
@@ -399,15 +444,26 @@ cdef inline void place_row(
     row.grad = row.e = row.copy = NULL
     row.allowed = NULL
     row.diagnostics = NULL
+    row.vector = NULL
+    row.has_probs = False
+    row.hess = NULL
+    row.result = job.result
     if job.has_grad:
         row.grad = <real*> row_address(&job.grad, i) if job.grad.direct else scratch
-        row.e = scratch if job.streaming else row.grad
+        if not job.keeps_logits:
+            row.e = scratch if job.streaming or job.grad_is_input else row.grad
     if job.converts_stores:
         row.converted_grad.layout, row.converted_grad.data = &job.grad, row_address(&job.grad, i)
     if not job.logits.direct or job.transforms:
         row.copy = scratch if row.e == NULL else row.e
         row.x = row.copy
     read_target(job, i, label, one, &row.target)
+    if job.result == HESSIAN:
+        row.hess = <real*> row_address(&job.hess, i) if job.hess.direct else scratch + HESSIAN_ROW * n
+        row.hess_scale = &job.hess_scale
+    if job.result == PRODUCT:
+        row.has_probs = job.has_probs
+        row.vector = place_vector(job, i, scratch + VECTOR_ROW * n)
     if job.has_allowed:
         place_allowed(job, i, scratch + ALLOWED_ROW * n, row)
     if job.kind == DISTRIBUTIONS:
@@ -421,6 +477,8 @@ cdef inline void place_row(
             build_label_row(t, n, label[0], job.built_smoothing, row.allowed, row.target.class_weight)
         else:
             build_target(&row.target, row.allowed, job.built_smoothing, t, n)
+        if job.masks_target:
+            mask_target(t, row.allowed, n)
         row.target.distribution = t
         row.target.count = 0
 
@@ -467,7 +525,7 @@ cdef const FarRow* take_transformed(
 
 
 cdef inline bint visit_row_of(
-    const Job* job, Py_ssize_t i, const int64_t* label, real* scratch, int n_threads, RowNumbers* numbers, int k,
+    const Job* job, Py_ssize_t i, int64_t* label, real* scratch, int n_threads, RowNumbers* numbers, int k,
     bint next_counts, bint m_is_known
 ) noexcept nogil:
     """Visit row i, which is row k of `numbers`. Its weight is there already, and its label, if any, in `label`.
@@ -490,7 +548,7 @@ cdef inline bint visit_row_of(
         return False
     place_row(job, i, label, &one, scratch, &row)
     x = row.x
-    if job.diagnostics.argmax != NULL:
+    if job.diagnostics.argmax != NULL or job.result == PRODUCT:
         row.diagnostics = &diagnostics
     if job.prefetching and job.logits.loadable and n <= PREFETCHED_ROW and i + 1 < job.n_rows:
         prefetch_distance = <real*> row_address(&job.logits, i + 1) - x
@@ -505,14 +563,29 @@ cdef inline bint visit_row_of(
             numbers.m[k] = row_max(x, n)
     if not m_is_known:
         far = take_transformed(job, &row, source, label, slope, n_threads, &far_row, &numbers.m[k])
+    if job.result == LOGSUMEXP and fabs(numbers.m[k]) >= PLAIN_LSE_FROM:
+        label[0] = -1
+    elif job.kind == NO_TARGET or job.result == PRODUCT:
+        row.top = find_top(row.x, n, numbers.m[k])
+        if job.kind == NO_TARGET:
+            label[0] = row.top
+    if far != NULL and job.result == LOG_SOFTMAX:
+        row.grad = NULL
     if job.by_stretches:
         share_row(&row, &job.formula, &job.scale, job.streaming, n_threads, far, numbers, k)
     else:
         visit_row(&row, &job.formula, &job.scale, job.streaming, prefetch_distance, next_row, far, numbers, k)
     if job.diagnostics.argmax != NULL:
         find_diagnostics(&row, label[0], far, numbers, k)
+    if job.result == LOGSUMEXP:
+        set_lse(&row, numbers, k)
+    if far != NULL and job.result == LOG_SOFTMAX:
+        row.grad = <real*> row_address(&job.grad, i) if job.grad.direct else scratch
+        take_far_log_probabilities(job, &row, source, numbers, k, row.grad)
     if job.has_grad and job.has_slope:
         multiply_by_slope(row.grad, slope, n)
     if job.has_grad and not (job.grad.direct or job.converts_stores):
         write_row(row_address(&job.grad, i), row.grad, &job.grad, n)
+    if job.result == HESSIAN and not job.hess.direct:
+        write_row(row_address(&job.hess, i), <const real*> row.hess, &job.hess, n)
     return next_row != NULL

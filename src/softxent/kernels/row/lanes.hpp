@@ -5,7 +5,7 @@
 #include <limits>
 
 #include "../math/exp.hpp"
-#include "finish.hpp"
+#include "results.hpp"
 #include "target.hpp"
 
 namespace softxent {
@@ -100,6 +100,18 @@ template <class S> void lane_entropy_sums(const S *e, const S *x, std::ptrdiff_t
         const std::ptrdiff_t at = lane + c * lanes;
         Vec<S> most = load(m + lane);
         return entropy_terms(load_classes<count>(e + at), load_classes<count>(x + at), most);
+    }, n, nothing, values, rounded);
+}
+// The sums of e (at_top - v), as product_sum.
+template <class S> void lane_product_sums(const S *e, const S *v, std::ptrdiff_t n, const S *at_top, double *values) {
+    constexpr int lanes = Lanes<S>::lanes;
+    const S nothing[lanes] = {};
+    double rounded[lanes];
+    lane_sums_of([=](auto part, std::ptrdiff_t c, auto count) {
+        constexpr int lane = part * Vec<S>::lanes;
+        const std::ptrdiff_t at = lane + c * lanes;
+        Vec<S> top = load(at_top + lane);
+        return load_classes<count>(e + at) * (for_lanes<Pack<S, count * registers_of_vec<S>>>(top) - load_classes<count>(v + at));
     }, n, nothing, values, rounded);
 }
 // For distributions t: the sums of t (m - x), and those of t without the class that each lane leaves out, with what these
@@ -197,6 +209,7 @@ template <class S> struct alignas(64) LaneGroup {
     LanesUnit<S> unit;
     Gradient<Lanes<S>> gradient;
     Lanes<S> own_class, own_grad;                              // the class whose gradient is set by itself, -1 for none
+    std::int64_t top[lanes];                                   // of a PRODUCT: the class with the largest logit
     std::int64_t *label;                                       // last, so that the arrays start at cache lines
 };
 
@@ -252,6 +265,23 @@ SOFTXENT_INLINE void find_labels(
     store(numbers.mass, mass);
     store(numbers.cross, share_of(mass, gap));
     store(group->argmax, select_equal(amount, L(0), none, argmax));
+}
+
+// As find_top, for each lane, whose class is then its label. A log-sum-exp needs no class from PLAIN_LSE_FROM on.
+template <class S>
+SOFTXENT_INLINE void find_tops(LaneGroup<S> *group, const S *x, std::ptrdiff_t n, bool of_lse, const LaneNumbers &numbers) {
+    using L = Lanes<S>;
+    using D = AsDouble<Lanes<S>>;
+    L m = load_lanes(group->m), zero(0), top(0), large(0), limit(PLAIN_LSE_FROM), size = maximum(m, zero - m);
+    if (of_lse) large = select_equal(maximum(size, limit), size, L(1), zero);
+    if (!all_equal(large, L(1)))
+        for (std::ptrdiff_t c = n - 1; c >= 0; --c) top = select_equal(load_lanes(x + c * L::lanes), m, class_number<L>(x, c), top);
+    store(group->argmax, select_equal(large, zero, top, L(-1)));
+    store(group->label_class, top);
+    store(group->label_logit, m);
+    store(numbers.mass, D(1));
+    store(numbers.cross, D(0));
+    store(group->rest, D(0));
 }
 
 // The entries of sparse targets, one row to a lane. `read` finds MOST entries of every row, from `start` on, and returns how
@@ -458,12 +488,53 @@ template <class S> void write_gradients(const LaneGroup<S> &group, const S *e, s
     });
 }
 
+// Results of the numbers v of a tile, going to the rows at `at`. result(i, c, column) is that of class c for the lanes of
+// register i.
+template <class S> void write_probabilities(const Probabilities<Lanes<S>> &all, const Lanes<S> &top, const S *e, std::ptrdiff_t n, S *const *at) {
+    using R = Pack<S, 1>;
+    lanes_to_rows_of(e, n, at, [&](auto i, std::ptrdiff_t c, R column) {
+        Probabilities<R> some{registers_from<1, i>(all.high), registers_from<1, i>(all.low), registers_from<1, i>(all.at_top)};
+        R own = registers_from<1, i>(top);
+        return select_equal(class_number<R>(e, c), own, some.at_top, some.of(column));
+    });
+}
+template <class S> void write_log_probabilities(const LogProbabilities<Lanes<S>> &all, const S *x, std::ptrdiff_t n, S *const *at) {
+    using R = Pack<S, 1>;
+    lanes_to_rows_of(x, n, at, [&](auto i, std::ptrdiff_t, R column) {
+        LogProbabilities<R> some{registers_from<1, i>(all.m), registers_from<1, i>(all.high), registers_from<1, i>(all.low)};
+        return some.of(column);
+    });
+}
+template <class S> void write_products(const Product<Lanes<S>> &all, const S *e, const S *v, std::ptrdiff_t n, S *const *at) {
+    using R = Pack<S, 1>;
+    lanes_to_rows_of(e, n, at, [&](auto i, std::ptrdiff_t c, R column) {
+        Product<R> some{
+            registers_from<1, i>(all.at_top), registers_from<1, i>(all.shift), registers_from<1, i>(all.factor),
+            registers_from<1, i>(all.pull), all.pulled};
+        R vector;
+        vector.r[0] = isa::load(v + c * Lanes<S>::lanes + i * R::lanes);
+        return some.of(column, vector);
+    });
+}
+template <class S> void write_hessians(const Hessian<Lanes<S>> &all, const Lanes<S> &own, const S *e, std::ptrdiff_t n, S *const *at) {
+    using R = Pack<S, 1>;
+    lanes_to_rows_of(e, n, at, [&](auto i, std::ptrdiff_t, R column) {
+        Hessian<R> some{
+            registers_from<1, i>(all.factor), registers_from<1, i>(all.minus_inverse), registers_from<1, i>(all.pull),
+            registers_from<1, i>(all.at_top), all.pulled};
+        R top = registers_from<1, i>(own);
+        return select_equal(column, top, some.at_top, some.of(column));
+    });
+}
+
 // Where the tiles of a group of rows stand: one after the other, as far as a call needs them, null where it does not.
 template <class S> struct Tiles {
     S *x;                                                      // logits, then exponentials, then the gradient
     S *t;                                                      // distributions, or targets that are built
     S *slope;                                                  // allowed classes, then the derivative of the logits
-    S *kept_logits;                                            // for the diagnostics
+    S *kept_logits;                                            // if they are needed after the exponentials
+    S *vectors;                                                // of a PRODUCT
+    S *hess;                                                   // of a HESSIAN
     S *staging;                                                // rows on their way, and a row for lanes without one
 };
 static_assert(TILE_BYTES / LANE_BYTES < 1 << 24, "class numbers are exact in the lanes of a float");

@@ -19,7 +19,7 @@ struct alignas(64) RowDiagnostics {
     static constexpr int rows = 64;
     double R[rows], R_low[rows];                               // of the exponentials but that at `argmax`
     double label_gap[rows], mean_gap[rows];                    // m - x at the label, and on average over the probabilities
-    std::int64_t argmax[rows];                                 // -1 if a logit is NaN
+    std::int64_t argmax[rows], rank[rows];                     // -1 if a logit is NaN
 };
 // What the loss of a row is made of: weight * (mass * log1p((R + R_low) / e_m) + cross + unit * z_loss * lse^2), with
 // e_m = unit_size * exp(m_shifted - n0 ln 2) and lse = m + log1p((R + R_low) / e_m). The unit is 1 in all but one case:

@@ -24,10 +24,10 @@ template <class S> struct Target {
     }
 };
 
-// Sums over a stretch for lse, entropy and argmax. The target does not enter.
+// Sums over a stretch for lse, entropy and argmax. The target does not enter. Or the sum for a PRODUCT with a vector v.
 struct DiagnosticSums {
     Carried<double> R;                                         // the exponentials but that at `argmax`
-    Carried<double> gaps;                                      // e_j (m - x_j)
+    Carried<double> gaps;                                      // e_j (m - x_j), or e_j (v_a - v_j)
     std::ptrdiff_t argmax;                                     // the first class with x_j = m, -1 for none
 };
 
@@ -93,6 +93,12 @@ template <class S> struct RowArrays {
     std::ptrdiff_t n;
     const unsigned char *allowed;                              // 0 where a class is not allowed; null if all are
     DiagnosticSums *diagnostics;                               // null if nobody asks for them
+    Result result;                                             // what the last sweep makes
+    const S *vector;                                           // of a PRODUCT; else null
+    bool has_probs;                                            // x are probabilities, and take the place of e
+    S *hess;                                                   // of a HESSIAN; else null
+    const Scale *hess_scale;
+    std::ptrdiff_t top;                                        // then: the first class with the largest logit
     Target<S> target;
 };
 
