@@ -447,8 +447,8 @@ def test_lists_and_integers() -> None:
 REFUSED: list[tuple[Function, dict[str, Any], type[Exception], str]] = [
     (sx.softmax, {"weight": [1, 2]}, TypeError,
      "weight changes a loss, and there is none: the options here are temperature, softcap, where"),
-    (sx.logsumexp, {"tempreature": 2}, TypeError,
-     "got an unexpected keyword argument 'tempreature'; did you mean 'temperature'?"),
+    (sx.logsumexp, {"temperatur_": 2}, TypeError,
+     "got an unexpected keyword argument 'temperatur_'; did you mean 'temperature'?"),
     (sx.log_softmax, {"out": np.zeros((3, 2))}, ValueError,
      "out must have the shape of the logits, (2, 3), got (3, 2)"),
     (sx.softmax, {"logits": None}, TypeError, "logits must be an array of numbers, got NoneType"),
