@@ -168,9 +168,13 @@ class Evaluation(NamedTuple, Generic[Loss]):
 def _merged_loss(parts: list[Evaluation[Any]], normalizer: float) -> float:
     if parts[0].reduction == "sum":
         return math.fsum(part.loss for part in parts)
+    if len(parts) == 1:
+        return float(parts[0].loss)
     with np.errstate(all="ignore"):
-        total = np.sum([np.float64(part.loss) * part.normalizer for part in parts])
-        return float(total / normalizer) if normalizer else 0.0
+        # A power of two brings the normalizers near 1, so that no product leaves the range.
+        unit = -math.frexp(max(abs(part.normalizer) for part in parts))[1]
+        total = np.sum([part.loss * np.ldexp(part.normalizer, unit) for part in parts])
+        return float(total / np.ldexp(normalizer, unit)) if normalizer else 0.0
 
 
 @overload
@@ -264,7 +268,7 @@ def evaluate(
         of_logits = Given({name: value for name, value in given.__dict__.items() if name in OF_LOGITS})
         if targets is not None:
             loss = visit(targets, given, reduction, normalizer)
-            log_prob = np.negative(visit(targets, of_logits, "none", None))
+            log_prob = np.asarray(np.negative(visit(targets, of_logits, "none", None)))
         visit(NONE_NEEDED, of_logits, "sum", None, (numbers, classes))
     row_weight, normalizer = _weights(targets, given, x, class_axis, dtype, has_labels)
     _, lse, entropy, confidence = numbers if leading else map(np.asarray, numbers)

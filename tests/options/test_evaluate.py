@@ -469,3 +469,24 @@ def test_there_is_no_gradient_to_write() -> None:
     logits, labels = problem((4, 3))
     with pytest.raises(TypeError, match="out"):
         sx.evaluate(logits, labels, out=logits)  # type: ignore[call-arg]
+
+
+def test_one_row_with_a_distribution_or_a_pair() -> None:
+    logits = np.array([0.0, 1.0, 2.0])
+    for targets in (np.array([0.5, 0.5, 0.0]), (np.array([0, 1]), np.array([0.5, 0.5]))):
+        one, several = sx.evaluate(logits, targets), sx.evaluate(logits[np.newaxis], _with_a_row_axis(targets))
+        assert (one.loss, one.log_prob, one.lse) == (several.loss, several.log_prob[0], several.lse[0])
+
+
+def _with_a_row_axis(targets: Any) -> Any:
+    return tuple(map(_with_a_row_axis, targets)) if isinstance(targets, tuple) else targets[np.newaxis]
+
+
+@pytest.mark.parametrize("size", [1e-320, 1e308])
+def test_merging_normalizers_of_any_size(size: float) -> None:
+    logits = np.array([[0.0, 1, 2], [2.0, 0, 1]])
+    one = sx.evaluate(logits, [0, 1], sample_weight=[size / 2, size / 4])
+    assert sx.Evaluation.merge([one]).loss == one.loss
+    other = sx.evaluate(logits[:1], [0], sample_weight=[size / 8])
+    whole = sx.evaluate(logits[[0, 1, 0]], [0, 1, 0], sample_weight=[size / 2, size / 4, size / 8])
+    assert sx.Evaluation.merge([one, other]).loss == pytest.approx(whole.loss, rel=1e-3 if size < 1 else 1e-15)

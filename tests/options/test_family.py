@@ -499,3 +499,19 @@ def test_refusals(function: Function, wrong: dict[str, Any], error: type[Excepti
         function(**given)
     assert str(caught.value) == message
     np.testing.assert_array_equal(out, np.full_like(out, 7.0))
+
+
+def test_a_class_far_below_the_others_changes_nothing() -> None:
+    """Not even class 0, with which rows without a target begin; its gap is too large for a double."""
+    lowest = np.finfo(np.float64).min
+    for n in (2, 50, 2000):
+        logits = np.r_[lowest, np.zeros(n)]
+        assert sx.logsumexp(logits, temperature=0.5) == sx.logsumexp(logits[1:], temperature=0.5) == np.log(n)
+    options = {"z_loss": 0.1, "temperature": 0.5}
+    for targets in (1, (np.array([1, 2]), np.array([0.5, 1.0]))):
+        logits = np.array([0.0, lowest, lowest, 1.0])
+        near = np.maximum(logits, -1e9)
+        hess = sx.value_grad_and_hess(logits, targets, **options)[2]
+        np.testing.assert_array_equal(hess, sx.value_grad_and_hess(near, targets, **options)[2])
+        product = sx.hvp(logits, targets, [1.0, 0, 0, 0], **options)
+        np.testing.assert_array_equal(product, sx.hvp(near, targets, [1.0, 0, 0, 0], **options))

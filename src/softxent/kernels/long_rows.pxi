@@ -68,6 +68,7 @@ cdef void visit_long_row(
             stretch.R = exp_sum(x + start, e + start if e != NULL else NULL, count, stretch.argmax, unit, 0)
         add_stretch(&sums, &stretch, start, e_m)
     scaling = finish_row(&sums, row, formula, m, unit, e_m, scale, NULL, &gradient, numbers, k)
+    end_row(row, &sums, NULL, numbers, k)
     if row.grad == NULL:
         return
     for i in range(n_stretches):

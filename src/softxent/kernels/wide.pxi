@@ -131,8 +131,6 @@ cdef inline RowScaling finish_row(
     numbers.n0[k] = unit.n0
     numbers.mass[k] = mass
     numbers.cross[k] = cross
-    if gaps.far:
-        leave_far(numbers, k, cross)
     if row.e == NULL or (row.result != GRADIENT and row.result != HESSIAN):
         return scaling
     scale = in_steps(job_scale, weight, mass, x, &scaling.steps)
@@ -244,6 +242,14 @@ cdef void take_hessian_of(
         gradient[0], result.hessian, scaling.unscale, e, t, row.allowed, g, h, start, stop)
 
 
+cdef inline void end_row(
+    const RowArrays[real]* row, const RowSums* sums, const FarRow* far, RowNumbers* numbers, int k
+) noexcept nogil:
+    """Bring the numbers of the loss of row k into range, after everything else was made of them."""
+    if (sums.far if far == NULL else far.gaps.far) and row.result != LOGSUMEXP:
+        leave_far(numbers, k, numbers.cross[k])
+
+
 cdef inline Py_ssize_t stretch_length(Py_ssize_t n) noexcept nogil:
     """How many classes make a stretch. It depends on n alone; stretches come in fours, to share them out evenly."""
     cdef Py_ssize_t fours = min((n + 4 * STRETCH - 1) // (4 * STRETCH), <Py_ssize_t> (MAX_STRETCHES // 4))
@@ -296,6 +302,7 @@ cdef inline void visit_row(
     elif row.grad != NULL:
         take_gradient_of(&gradient, &scaling, row, 0, row.n, streaming)
         set_own_classes(&gradient, &scaling, row)
+    end_row(row, sums, far, numbers, k)
 
 
 cdef void share_row(
@@ -343,6 +350,7 @@ cdef void share_row(
             if streaming:
                 fence_streams()
         set_own_classes(&gradient, &scaling, row)
+    end_row(row, &sums, far, numbers, k)
 
 
 cdef void find_diagnostics(
