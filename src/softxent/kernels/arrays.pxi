@@ -42,9 +42,21 @@ cdef inline void read_numbers(const Layout* numbers, Py_ssize_t i, Py_ssize_t co
         done += run
 
 
-cdef void read_row(real* to, const char* source, const Layout* rows, Py_ssize_t n) noexcept nogil:
+cdef void read_apart(
+    real* to, const char* source, const Layout* layout, Py_ssize_t stride, Py_ssize_t n
+) noexcept nogil:
+    """Read n elements that are `stride` bytes apart, of any type."""
     cdef double[PIECE] piece
-    cdef Py_ssize_t start = 0, count, c
+    cdef Py_ssize_t start = 0, count, k
+    while start < n:
+        count = min(PIECE, n - start)
+        element_of(layout[0]).read(source + start * stride, stride, count, piece)
+        for k in range(count):
+            to[start + k] = <real> piece[k]
+        start += count
+
+
+cdef void read_row(real* to, const char* source, const Layout* rows, Py_ssize_t n) noexcept nogil:
     if rows.direct:
         if to != <real*> source:
             memcpy(to, source, n * sizeof(real))
@@ -52,12 +64,7 @@ cdef void read_row(real* to, const char* source, const Layout* rows, Py_ssize_t 
     if rows.packed:
         read_side_by_side(rows[0], source, to, n)
         return
-    while start < n:
-        count = min(PIECE, n - start)
-        element_of(rows[0]).read(source + start * rows.class_stride, rows.class_stride, count, piece)
-        for c in range(count):
-            to[start + c] = <real> piece[c]
-        start += count
+    read_apart(to, source, rows, rows.class_stride, n)
 
 
 cdef void write_row(char* to, const real* source, const Layout* rows, Py_ssize_t n) noexcept nogil:

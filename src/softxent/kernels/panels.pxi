@@ -28,46 +28,24 @@ cdef inline void prefetch_classes(const Layout* rows, const char* start, Py_ssiz
 
 
 cdef inline void read_class(const Layout* rows, const char* start, Py_ssize_t count, real* to) noexcept nogil:
-    """Read `count` elements of a class. The rest of the last Vec in `to` is overwritten."""
-    cdef double[PIECE] piece
-    cdef Py_ssize_t k = 0, size, j
+    """Read `count` elements of a class."""
     if rows.stacked and rows.typed:
-        while k + vec_lanes(to) <= count:
-            store(to + k, load(<const real*> start + k))
-            k += vec_lanes(to)
-        if k < count:
-            store(to + k, load_first(<const real*> start + k, count - k, 0))
-        return
-    if rows.stacked:
+        memcpy(to, start, count * sizeof(real))
+    elif rows.stacked:
         read_side_by_side(rows[0], start, to, count)
-        return
-    while k < count:
-        size = min(PIECE, count - k)
-        element_of(rows[0]).read(start + k * rows.step, rows.step, size, piece)
-        for j in range(size):
-            to[k + j] = <real> piece[j]
-        k += size
+    else:
+        read_apart(to, start, rows, rows.step, count)
 
 
 cdef inline void write_class(
     const Layout* rows, char* start, Py_ssize_t count, const real* source, bint streaming
 ) noexcept nogil:
     """Write `count` elements of a class."""
-    cdef Py_ssize_t k = 0
-    cdef real* to = <real*> start
-    if rows.stacked and rows.typed:
-        if streaming:
-            k = min(to_line(to), count)
-            if k > 0:
-                store_first(to, k, load_first(source, k, 0))
-        while k + vec_lanes(source) <= count:
-            if streaming:
-                stream(to + k, load(source + k))
-            else:
-                store(to + k, load(source + k))
-            k += vec_lanes(source)
-        if k < count:
-            store_first(to + k, count - k, load_first(source + k, count - k, 0))
+    cdef Py_ssize_t k
+    if streaming:                   # then they are stacked and typed
+        stream_row(source, <real*> start, count)
+    elif rows.stacked and rows.typed:
+        memcpy(start, source, count * sizeof(real))
     elif rows.stacked:
         write_side_by_side(rows[0], start, source, count)
     else:

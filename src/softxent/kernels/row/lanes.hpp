@@ -79,40 +79,38 @@ void lane_sums(const S *v, std::ptrdiff_t n, const S *left_out, const S *taken_o
         return all_but<count>(left_out + lane, load_classes<count>(v + lane + c * Lanes<S>::lanes), c);
     }, n, taken_off, values, rounded);
 }
-// The sums of m - x.
-template <class S> void lane_gap_sums(const S *x, std::ptrdiff_t n, const S *m, double *values) {
+// The sums of term(at, count, m), for some lanes whose numbers are m: what `count` classes add, which are at `at` in a tile.
+template <class S, class F> SOFTXENT_INLINE void lane_sums_from(const S *numbers, std::ptrdiff_t n, double *values, F term) {
     constexpr int lanes = Lanes<S>::lanes;
     const S nothing[lanes] = {};
     double rounded[lanes];
     lane_sums_of([=](auto part, std::ptrdiff_t c, auto count) {
         constexpr int lane = part * Vec<S>::lanes;
-        Vec<S> most = load(m + lane);
-        return for_lanes<Pack<S, count * registers_of_vec<S>>>(most) - load_classes<count>(x + lane + c * lanes);
+        Vec<S> m = load(numbers + lane);
+        return term(lane + c * lanes, count, m);
     }, n, nothing, values, rounded);
+}
+// m - x, for some classes of the lanes whose numbers are m.
+template <class S, int N> SOFTXENT_INLINE Pack<S, N> classes_below(const Vec<S> &m, const Pack<S, N> &x) {
+    return for_lanes<Pack<S, N>>(m) - x;
+}
+// The sums of m - x.
+template <class S> void lane_gap_sums(const S *x, std::ptrdiff_t n, const S *m, double *values) {
+    lane_sums_from(m, n, values, [=](std::ptrdiff_t at, auto count, const Vec<S> &most) {
+        return classes_below(most, load_classes<count>(x + at));
+    });
 }
 // The sums of e (m - x), for the exponentials e of the logits x.
 template <class S> void lane_entropy_sums(const S *e, const S *x, std::ptrdiff_t n, const S *m, double *values) {
-    constexpr int lanes = Lanes<S>::lanes;
-    const S nothing[lanes] = {};
-    double rounded[lanes];
-    lane_sums_of([=](auto part, std::ptrdiff_t c, auto count) {
-        constexpr int lane = part * Vec<S>::lanes;
-        const std::ptrdiff_t at = lane + c * lanes;
-        Vec<S> most = load(m + lane);
+    lane_sums_from(m, n, values, [=](std::ptrdiff_t at, auto count, const Vec<S> &most) {
         return entropy_terms(load_classes<count>(e + at), load_classes<count>(x + at), most);
-    }, n, nothing, values, rounded);
+    });
 }
 // The sums of e (at_top - v), as product_sum.
 template <class S> void lane_product_sums(const S *e, const S *v, std::ptrdiff_t n, const S *at_top, double *values) {
-    constexpr int lanes = Lanes<S>::lanes;
-    const S nothing[lanes] = {};
-    double rounded[lanes];
-    lane_sums_of([=](auto part, std::ptrdiff_t c, auto count) {
-        constexpr int lane = part * Vec<S>::lanes;
-        const std::ptrdiff_t at = lane + c * lanes;
-        Vec<S> top = load(at_top + lane);
-        return load_classes<count>(e + at) * (for_lanes<Pack<S, count * registers_of_vec<S>>>(top) - load_classes<count>(v + at));
-    }, n, nothing, values, rounded);
+    lane_sums_from(at_top, n, values, [=](std::ptrdiff_t at, auto count, const Vec<S> &top) {
+        return load_classes<count>(e + at) * classes_below(top, load_classes<count>(v + at));
+    });
 }
 // For distributions t: the sums of t (m - x), and those of t without the class that each lane leaves out, with what these
 // round off in weights_low.
@@ -168,10 +166,8 @@ void blend_lanes(S *t, std::ptrdiff_t n, double smoothing, const double *masses,
 template <class S>
 void build_label_targets(S *t, std::ptrdiff_t n, double smoothing, const S *label_class, const S *class_weight) {
     using L = Lanes<S>;
-    const double share = smoothing == 0 ? 0 : share_of_each(smoothing, static_cast<double>(n), 1.0);
-    const double at_label = smoothing == 0 ? 1 : smoothed(smoothing, 1.0, share);
-    const double elsewhere = smoothing == 0 ? 0 : smoothed(smoothing, 0.0, share);
-    L label = load_lanes(label_class), own(at_label), other(elsewhere);
+    const double share = share_of_each(smoothing, static_cast<double>(n), 1.0);
+    L label = load_lanes(label_class), own(smoothed(smoothing, 1.0, share)), other(share);
     for (std::ptrdiff_t c = 0; c < n; ++c) {
         L amount = select_equal(class_number<L>(t, c), label, own, other);
         if (class_weight != nullptr) amount = amount * L(static_cast<double>(class_weight[c]));
