@@ -395,11 +395,11 @@ cdef Taken take_stretch(
     if x != NULL and job.logits.loadable:
         given.layout, given.data = &job.logits, <char*> source
         return take_logits(job.transform, given, allowed, x, slope, start, stop)
+    taken.all_finite = True
     if x == NULL:
         taken.m = row_max(logits + start, stop - start)
         return taken
     taken.m = -INFINITY
-    taken.all_finite = True
     while start < stop:             # a piece at a time, which stays in the cache after it was converted
         end = min(start + CACHED_PIECE, stop)
         read_row(x + start, source + start * job.logits.class_stride, &job.logits, end - start)
