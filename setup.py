@@ -142,7 +142,7 @@ class BuildWithFlags(build_ext):
                     ]  # fmt: skip
             if SANITIZE and not msvc:
                 flags = [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"]
-                # A bool that was never set is found only if its byte is neither 0 nor 1: so every byte is 0xFE at first.
+                # A bool that was never set shows only if its byte is neither 0 nor 1: every byte is 0xFE at first.
                 extension.extra_compile_args += [*flags, "-O1", "-g", "-ftrivial-auto-var-init=pattern"]
                 extension.extra_link_args += flags
             extension.extra_compile_args += openmp_compile
@@ -201,7 +201,7 @@ def extension(name: str, macros: Sequence[str] = ()) -> Extension:
         name,
         [f"src/{name.replace('.', '/')}.pyx"],
         language="c++",
-        include_dirs=[str(KERNELS), np.get_include()],
+        include_dirs=[str(KERNELS), str(PACKAGE / "include"), np.get_include()],
         depends=sorted(map(str, headers)),
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION"), *((macro, "1") for macro in macros)],
     )
