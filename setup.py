@@ -201,7 +201,7 @@ def extension(name: str, macros: Sequence[str] = ()) -> Extension:
         name,
         [f"src/{name.replace('.', '/')}.pyx"],
         language="c++",
-        include_dirs=[str(KERNELS), np.get_include()],
+        include_dirs=[str(KERNELS), str(PACKAGE / "include"), np.get_include()],
         depends=sorted(map(str, headers)),
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION"), *((macro, "1") for macro in macros)],
     )

@@ -1,5 +1,7 @@
 """Softmax cross-entropy loss and its gradient for NumPy arrays, in one fused pass on the CPU."""
 
+from softxent import _c_api
+from softxent._c_api import get_include
 from softxent._evaluation import Evaluation, evaluate
 from softxent._loss import cross_entropy, value_and_grad
 from softxent._options import LogitOptions, Options
@@ -15,6 +17,7 @@ __all__ = [
     "__version__",
     "cross_entropy",
     "evaluate",
+    "get_include",
     "get_num_threads",
     "hvp",
     "log_softmax",
@@ -26,6 +29,8 @@ __all__ = [
     "value_and_grad",
     "value_grad_and_hess",
 ]
+
+_C_API = _c_api.capsule  # by this name softxent.h finds it
 
 for _name in __all__:
     if _name != "__version__":

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -118,7 +119,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "in float64, and time them. It takes two seconds. The exit status is 0 if all results agree.",
     )
     parser.add_argument("--version", action="version", version=f"softxent {sx.__version__}")
-    parser.parse_args(arguments)
+    parser.add_argument(
+        "--cflags", action="store_true", help="print what a C or C++ compiler needs to find softxent.h, and exit"
+    )
+    if parser.parse_args(arguments).cflags:
+        print(f"-I{shlex.quote(sx.get_include())}")
+        return 0
     try:
         passed = report()
         sys.stdout.flush()

@@ -66,7 +66,7 @@ def test_kernels_know_no_numpy_and_no_python_face() -> None:
 def test_call_knows_no_lanes() -> None:
     """Of the kernels it sees what a job is, and how many threads there are."""
     included = set().union(*map(included_by, sources_of("call")))
-    assert included == {"job.pxi", "threads.hpp", "operands.pxi", "plan.pxi"}
+    assert included == {"job.pxi", "threads.hpp", "operands.pxi", "plan.pxi", "interface.pxi"}
     assert included_by(PACKAGE / "kernels" / "job.pxi") == {"job.hpp"}
     assert included_by(PACKAGE / "kernels" / "job.hpp") == {"cstddef", "cstdint"}
 

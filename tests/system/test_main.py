@@ -29,9 +29,13 @@ def test_the_report_checks_every_shape_and_dtype() -> None:
 
 def test_help_and_version() -> None:
     output, errors, status = answer("--help")
-    assert output.startswith("usage: python -m softxent [-h] [--version]\n")
+    assert output.startswith("usage: python -m softxent [-h] [--version] [--cflags]\n")
     assert (errors, status) == ("", 0)
     assert answer("--version") == (f"softxent {sx.__version__}\n", "", 0)
+
+
+def test_flags_for_a_compiler() -> None:
+    assert answer("--cflags") == (f"-I{sx.get_include()}\n", "", 0)
 
 
 def test_nonsense_is_refused() -> None:

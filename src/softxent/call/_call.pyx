@@ -5,10 +5,11 @@
 # written. Python decides which arrays to pass, and what to tell the user.
 
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
-from cpython.pycapsule cimport PyCapsule_GetPointer
+from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_New
 from libc.float cimport DBL_MAX, DBL_MIN, FLT_MAX, FLT_MIN
 from libc.stddef cimport size_t
 from libc.stdint cimport SIZE_MAX
+from libc.stdlib cimport llabs
 cimport cython
 cimport numpy as cnp
 
@@ -23,6 +24,7 @@ cdef extern from "threads.hpp" namespace "softxent" nogil:
 
 include "operands.pxi"
 include "plan.pxi"
+include "interface.pxi"
 
 # What `Kernels.run` returns in place of a loss.
 NOT_AS_IT_IS = 1     # kernels do not take this type, dtype, shape or size of weights, or a label is no class
@@ -86,9 +88,27 @@ cdef bint describe_targets(Job* job, cnp.ndarray x, targets, int axis, int compu
     return job.targets.element != NO_ELEMENT
 
 
-cdef bint is_normal(double x, bint in_double) noexcept:
+cdef inline bint is_normal(double x, bint in_double) noexcept nogil:
     """Whether x is in the range of the normal numbers that are computed in, or 0."""
     return x == 0 or (DBL_MIN if in_double else FLT_MIN) <= x <= (DBL_MAX if in_double else FLT_MAX)
+
+
+cdef inline bint settle_options(Job* job, double smoothing) noexcept nogil:
+    """Fill in what follows from the options that were described; False if temperature or cap are out of range."""
+    if not (is_normal(job.transform.temperature, job.in_double) and is_normal(job.transform.cap, job.in_double)):
+        return False
+    job.transforms = job.transform.temperature != 1 or job.transform.cap > 0 or job.has_allowed
+    job.has_slope = job.transform.cap > 0 and (job.result == PRODUCT or (job.has_grad and job.result == GRADIENT))
+    job.may_leave_range = job.transform.temperature < 1 and job.transform.cap == 0
+    # Smoothing normally needs two sums of the row only. With a weight per class, or a mask, the smoothed target differs
+    # from class to class, so it is built in full: see build_target.
+    job.builds_target = (job.class_weight != NULL and (smoothing != 0 or job.kind == DISTRIBUTIONS)) or (
+        job.has_allowed and smoothing != 0)
+    if job.builds_target:
+        job.built_smoothing = smoothing
+    else:
+        job.formula.smoothing = smoothing
+    return True
 
 
 cdef bint describe_options(Job* job, cnp.ndarray x, options, int axis, int computed_in):
@@ -118,19 +138,8 @@ cdef bint describe_options(Job* job, cnp.ndarray x, options, int axis, int compu
     job.transform.temperature = job.temperature = options.temperature
     if options.softcap is not None:
         job.transform.cap = options.softcap
-    if not (is_normal(job.transform.temperature, job.in_double) and is_normal(job.transform.cap, job.in_double)):
+    if not settle_options(job, smoothing):
         return False
-    job.transforms = job.transform.temperature != 1 or job.transform.cap > 0 or job.has_allowed
-    job.has_slope = job.transform.cap > 0 and (job.result == PRODUCT or (job.has_grad and job.result == GRADIENT))
-    job.may_leave_range = job.transform.temperature < 1 and job.transform.cap == 0
-    # Smoothing normally needs two sums of the row only. With a weight per class, or a mask, the smoothed target differs
-    # from class to class, so it is built in full: see build_target.
-    job.builds_target = (class_weight is not None and (smoothing != 0 or job.kind == DISTRIBUTIONS)) or (
-        job.has_allowed and smoothing != 0)
-    if job.builds_target:
-        job.built_smoothing = smoothing
-    else:
-        job.formula.smoothing = smoothing
     job.formula.z_loss = options.z_loss
     if options.normalizer is not None:
         job.has_normalizer = True
@@ -254,7 +263,7 @@ cdef class Kernels:
         cdef void* memory = NULL
         cdef size_t size
         cdef double loss
-        cdef int computed_in, element, itemsize
+        cdef int computed_in, element
         cdef bint in_place, needs_vectors
         if not cnp.PyArray_CheckExact(logits) or not is_target(targets):
             return NOT_AS_IT_IS
@@ -267,7 +276,6 @@ cdef class Kernels:
         element = element_type(logits)
         job.in_double = element not in (FLOAT16, BFLOAT16, FLOAT32)
         computed_in = cnp.NPY_DOUBLE if job.in_double else cnp.NPY_FLOAT
-        itemsize = sizeof(double) if job.in_double else sizeof(float)
         read_layout(&job.logits, logits, axis, computed_in)
         job.has_grad = grad is not None
         job.result = <Result> result
@@ -316,16 +324,22 @@ cdef class Kernels:
         if job.has_grad and ((not in_place and may_overlap(grad, logits)) or overlaps_input(grad, targets, options)):
             return OVERLAPS
         make_plan(&job, in_place, n_threads)
-        if job.scratch_size > 0:
-            size = (1 if job.by_stretches else job.n_threads) * itemsize
-            if <size_t> job.scratch_size < SIZE_MAX // 2 // size:     # else the product would not fit
-                memory = PyMem_RawMalloc(size * job.scratch_size + CACHE_LINE)
+        size = scratch_bytes(&job)
+        if size > 0:
+            memory = PyMem_RawMalloc(size) if size < SIZE_MAX else NULL
             if memory == NULL:
                 raise MemoryError(f"no memory for rows of {job.n_classes} classes")
         with nogil:
-            loss = self.table.run(&job, <void*> ((<size_t> memory + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE))
+            loss = self.table.run(&job, aligned(memory))
         PyMem_RawFree(memory)
         return NOT_AS_IT_IS if job.needs_class_unit else loss
+
+    def offer(self, str level not None):
+        """The capsule of the C interface, whose functions use these kernels from now on."""
+        global c_kernels, c_level
+        c_kernels, c_level = self.table, level.encode()
+        c_api.level = c_level
+        return PyCapsule_New(&c_api, "softxent._C_API", NULL)
 
     def exp_of(self, cnp.ndarray x, double m, cnp.ndarray out):
         """Writes the exponentials of x <= m, in the unit of a row with the maximum m; returns that of m itself.

@@ -18,6 +18,19 @@ cdef int element_type(cnp.ndarray array):
     return BOOLEAN if kind == b"b" else NO_ELEMENT
 
 
+cdef inline void classify(
+    Layout* layout, Py_ssize_t n_classes, Py_ssize_t itemsize, bint plain, bint has_type_computed_in, bint in_float
+) noexcept nogil:
+    """Fill in what follows from shape, strides and element of a layout. `plain`: aligned, and in native byte order."""
+    layout.length = layout.shape[layout.n_axes - 1]
+    layout.step = layout.strides[layout.n_axes - 1]
+    layout.packed = plain and (n_classes <= 1 or layout.class_stride == itemsize)
+    layout.stacked = plain and layout.step == itemsize
+    layout.typed = plain and has_type_computed_in
+    layout.direct = layout.packed and layout.typed
+    layout.loadable = layout.direct or (layout.packed and in_float and layout.element in (FLOAT16, BFLOAT16))
+
+
 cdef int read_layout(Layout* layout, cnp.ndarray array, int class_axis, int computed_in) except -1:
     """Fill in the layout of an array whose classes are along `class_axis`; -1 if it has no class axis."""
     cdef int axis, last = -1
@@ -47,14 +60,9 @@ cdef int read_layout(Layout* layout, cnp.ndarray array, int class_axis, int comp
         layout.shape[0] = 1
         layout.strides[0] = 0
     layout.n_axes = last + 1
-    layout.length = layout.shape[last]
-    layout.step = layout.strides[last]
-    layout.packed = plain and (n_classes <= 1 or layout.class_stride == cnp.PyArray_ITEMSIZE(array))
-    layout.stacked = plain and layout.step == cnp.PyArray_ITEMSIZE(array)
-    layout.typed = plain and cnp.PyArray_TYPE(array) == computed_in
-    layout.direct = layout.packed and layout.typed
-    layout.loadable = layout.direct or (
-        layout.packed and computed_in == cnp.NPY_FLOAT and layout.element in (FLOAT16, BFLOAT16))
+    classify(
+        layout, n_classes, cnp.PyArray_ITEMSIZE(array), plain, cnp.PyArray_TYPE(array) == computed_in,
+        computed_in == cnp.NPY_FLOAT)
     return 0
 
 
@@ -76,26 +84,40 @@ cdef bint same_shape(cnp.ndarray a, cnp.ndarray b) noexcept:
     return same_rows(a, -1, b, -1)
 
 
-cdef void memory_bounds(cnp.ndarray array, size_t* low, size_t* high) noexcept:
-    cdef Py_ssize_t extent
+cdef struct Range:
+    # A range of memory: from the first byte to that after the last.
+    size_t start, stop
+
+
+cdef inline void spread(Range* extent, Py_ssize_t n, Py_ssize_t stride) noexcept nogil:
+    """Extend the range of an object to n > 0 of them that are `stride` bytes apart."""
+    if stride < 0:
+        extent.start += (n - 1) * stride
+    else:
+        extent.stop += (n - 1) * stride
+
+
+cdef inline bint meet(const Range* a, const Range* b) noexcept nogil:
+    return a.start < b.stop and b.start < a.stop
+
+
+cdef Range range_of(cnp.ndarray array) noexcept:
+    """The memory in which the elements of an array lie. There is at least one."""
+    cdef Range extent
     cdef int axis
-    low[0] = high[0] = <size_t> cnp.PyArray_DATA(array)
+    extent.start = <size_t> cnp.PyArray_DATA(array)
+    extent.stop = extent.start + cnp.PyArray_ITEMSIZE(array)
     for axis in range(cnp.PyArray_NDIM(array)):
-        extent = (cnp.PyArray_DIM(array, axis) - 1) * cnp.PyArray_STRIDE(array, axis)
-        if extent < 0:
-            low[0] += extent
-        else:
-            high[0] += extent
-    high[0] += cnp.PyArray_ITEMSIZE(array)
+        spread(&extent, cnp.PyArray_DIM(array, axis), cnp.PyArray_STRIDE(array, axis))
+    return extent
 
 
 cdef bint may_overlap(cnp.ndarray a, cnp.ndarray b) noexcept:
-    cdef size_t a_low, a_high, b_low, b_high
+    cdef Range of_a, of_b
     if cnp.PyArray_SIZE(a) == 0 or cnp.PyArray_SIZE(b) == 0:
         return False
-    memory_bounds(a, &a_low, &a_high)
-    memory_bounds(b, &b_low, &b_high)
-    return a_low < b_high and b_low < a_high
+    of_a, of_b = range_of(a), range_of(b)
+    return meet(&of_a, &of_b)
 
 
 cpdef bint may_overlap_itself(cnp.ndarray array):
@@ -105,10 +127,10 @@ cpdef bint may_overlap_itself(cnp.ndarray array):
     for axis in range(cnp.PyArray_NDIM(array)):
         if cnp.PyArray_DIM(array, axis) == 1:
             continue
-        step = abs(cnp.PyArray_STRIDE(array, axis))
+        step = llabs(cnp.PyArray_STRIDE(array, axis))
         span = cnp.PyArray_ITEMSIZE(array)
         for other in range(cnp.PyArray_NDIM(array)):
-            other_step = abs(cnp.PyArray_STRIDE(array, other))
+            other_step = llabs(cnp.PyArray_STRIDE(array, other))
             if other_step < step or (other_step == step and other < axis):
                 span += (cnp.PyArray_DIM(array, other) - 1) * other_step
         if span > step:

@@ -15,7 +15,7 @@ cdef enum:
     STREAM_FROM = 4194304       # logits: from here on, the gradient is too large for the caches
 
 
-cpdef int thread_limit(int n_threads) noexcept:
+cpdef int thread_limit(int n_threads) noexcept nogil:
     """How many threads a large call runs on, if it may use n_threads; 0 leaves that to OpenMP.
 
     Never more than there are CPUs, unless OpenMP is set to more.
@@ -23,7 +23,7 @@ cpdef int thread_limit(int n_threads) noexcept:
     return openmp_threads() if n_threads <= 0 else min(n_threads, max(processors(), openmp_threads()))
 
 
-cpdef int team_size(Py_ssize_t n_rows, Py_ssize_t n_classes, int n_threads) noexcept:
+cpdef int team_size(Py_ssize_t n_rows, Py_ssize_t n_classes, int n_threads) noexcept nogil:
     """How many threads a call of this size runs on."""
     cdef double work = <double> n_rows * n_classes      # the product of two sizes may not fit an integer
     cdef double parts = max(<double> n_rows, work / STRETCH)
@@ -31,11 +31,11 @@ cpdef int team_size(Py_ssize_t n_rows, Py_ssize_t n_classes, int n_threads) noex
     return min(most, thread_limit(n_threads)) if most > 1 else 1
 
 
-cdef bint is_converted(const Layout* layout) noexcept:
+cdef inline bint is_converted(const Layout* layout) noexcept nogil:
     return layout.packed and not layout.typed
 
 
-cdef void place_tiles(Job* job) noexcept:
+cdef void place_tiles(Job* job) noexcept nogil:
     """Fill in which tiles the narrow kernel needs, one after the other."""
     cdef int n_tiles = 1
     if job.kind == DISTRIBUTIONS or job.builds_target:
@@ -53,19 +53,19 @@ cdef void place_tiles(Job* job) noexcept:
     job.staging_tile = n_tiles
 
 
-cdef bint is_across(const Layout* rows) noexcept:
+cdef inline bint is_across(const Layout* rows) noexcept nogil:
     """Whether the rows are closer together than the classes."""
-    return not rows.packed and abs(rows.step) < abs(rows.class_stride) and rows.length >= FEW_PANEL_ROWS
+    return not rows.packed and llabs(rows.step) < llabs(rows.class_stride) and rows.length >= FEW_PANEL_ROWS
 
 
-cdef bint has_panels(const Job* job) noexcept:
+cdef inline bint has_panels(const Job* job) noexcept nogil:
     """Whether the wide kernel would visit rows of some array in panels; it does not where there is a second one."""
     return job.result != PRODUCT and job.result != HESSIAN and (
         is_across(&job.logits) or (job.has_grad and is_across(&job.grad))
         or (job.kind == DISTRIBUTIONS and is_across(&job.targets)) or (job.has_allowed and is_across(&job.allowed)))
 
 
-cdef bint fits_lanes(const Job* job, bint direct, Py_ssize_t itemsize) noexcept:
+cdef inline bint fits_lanes(const Job* job, bint direct, Py_ssize_t itemsize) noexcept nogil:
     """Whether the narrow kernel takes this call.
 
     It is for few classes, and for rows that cannot be loaded as they are, unless panels are better for them.
@@ -86,7 +86,7 @@ cdef bint fits_lanes(const Job* job, bint direct, Py_ssize_t itemsize) noexcept:
         job.n_classes <= (NARROW_DOUBLES if job.in_double else NARROW_FLOATS) and job.n_rows >= FEW_ROWS)
 
 
-cdef bint streams_rows(const Job* job, Py_ssize_t itemsize) noexcept:
+cdef inline bint streams_rows(const Job* job, Py_ssize_t itemsize) noexcept nogil:
     """Whether the narrow kernel stores a gradient whose rows lie one after the other past the caches."""
     return (
         job.kind == LABELS and job.n_classes >= 4 and job.grad.n_axes == 1
@@ -94,12 +94,12 @@ cdef bint streams_rows(const Job* job, Py_ssize_t itemsize) noexcept:
         and not (job.has_sample_weight or job.has_ignored or job.has_slope or job.has_allowed))
 
 
-cdef bint is_direct(const Layout* rows) noexcept:
+cdef inline bint is_direct(const Layout* rows) noexcept nogil:
     """Whether the wide kernel loads or stores the rows as they are, where they lie or in a panel."""
     return rows.direct or rows.panel >= 0
 
 
-cdef void place_panels(Job* job, Py_ssize_t itemsize) noexcept:
+cdef void place_panels(Job* job, Py_ssize_t itemsize) noexcept nogil:
     """Fill in which rows are visited in panels, and how many rows a panel has."""
     cdef bint of_targets = job.kind == DISTRIBUTIONS and is_across(&job.targets)
     cdef bint of_logits = is_across(&job.logits), of_grad = job.has_grad and is_across(&job.grad)
@@ -126,7 +126,7 @@ cdef void place_panels(Job* job, Py_ssize_t itemsize) noexcept:
     job.panels_size = size * class_bytes // itemsize
 
 
-cdef void make_plan(Job* job, bint in_place, int n_threads) noexcept:
+cdef void make_plan(Job* job, bint in_place, int n_threads) noexcept nogil:
     """Fill in how the rows are visited, by at most n_threads threads."""
     cdef Py_ssize_t itemsize = sizeof(double) if job.in_double else sizeof(float)
     cdef bint makes_target = job.builds_target or (job.kind == DISTRIBUTIONS and not job.targets.direct)
@@ -182,3 +182,18 @@ cdef void make_plan(Job* job, bint in_place, int n_threads) noexcept:
         (job.n_rows + MAX_BLOCKS - 1) // MAX_BLOCKS)
     if job.n_classes <= TILE_BYTES // LANE_BYTES:
         job.rows_per_block = (job.rows_per_block + MAX_LANES - 1) // MAX_LANES * MAX_LANES
+
+
+cdef inline size_t scratch_bytes(const Job* job) noexcept nogil:
+    """The memory that the kernels need, with room to align it; SIZE_MAX if that is more than there can be."""
+    cdef size_t size = (1 if job.by_stretches else job.n_threads) * (sizeof(double) if job.in_double else sizeof(float))
+    if job.scratch_size == 0:
+        return 0
+    if <size_t> job.scratch_size >= SIZE_MAX // 2 // size:
+        return SIZE_MAX
+    return size * job.scratch_size + CACHE_LINE
+
+
+cdef inline void* aligned(void* memory) noexcept nogil:
+    """Where scratch begins in `memory`."""
+    return <void*> ((<size_t> memory + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE)
