@@ -1,0 +1,183 @@
+"""How Sphinx builds the site from the pages in this folder: `python -m sphinx -W docs docs/_build`.
+
+The pages are Markdown that also reads well in the repository. What is written here is what only the site has: pages
+made of files at the root of the repository, pictures drawn at build time, formulas as MathML, the reference and the
+gallery. Everything generated goes to `docs/generated`. Nothing is fetched from the network, here or by a reader.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from math_core import LatexToMathML
+from sphinx.application import Sphinx
+
+import softxent as sx
+
+DOCS = Path(__file__).parent
+ROOT = DOCS.parent
+GENERATED = DOCS / "generated"
+sys.path.insert(0, str(DOCS / "tools"))
+os.environ["TQDM_DISABLE"] = "1"
+
+import pictures  # noqa: E402
+
+project = "softxent"
+author = "The softxent developers"
+version = release = sx.__version__
+html_title = f"softxent {version}"
+
+extensions = [
+    "myst_parser",
+    "numpydoc",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx_copybutton",
+    "sphinx_gallery.gen_gallery",
+]
+exclude_patterns = ["_build", "tools", "generated/gallery/**.ipynb", "generated/gallery/*.py.md5"]
+templates_path = ["_templates"]
+myst_enable_extensions = ["dollarmath", "colon_fence"]
+myst_heading_anchors = 4
+copybutton_exclude = ".linenos, .gp, .go"  # prompts and output are not copied
+
+# --- the reference
+
+autosummary_generate = True
+default_role = "py:obj"  # `cross_entropy` in a docstring is a link
+autodoc_typehints = "none"  # numpydoc shows what the docstring says
+numpydoc_class_members_toctree = False
+numpydoc_show_inherited_class_members = False
+
+# --- the theme
+
+html_theme = "pydata_sphinx_theme"
+html_static_path = ["_static"]
+html_css_files = ["softxent.css"]
+html_show_sourcelink = False
+html_copy_source = False
+html_theme_options: dict[str, Any] = {
+    "logo": {"text": "softxent"},
+    "header_links_before_dropdown": 6,
+    "navigation_with_keys": False,
+    "show_toc_level": 2,
+    "show_nav_level": 2,
+    "secondary_sidebar_items": ["page-toc"],
+    "footer_start": ["copyright"],
+    "footer_end": ["sphinx-version"],
+    "pygments_light_style": "a11y-high-contrast-light",
+    "pygments_dark_style": "a11y-high-contrast-dark",
+}
+copyright = author
+html_context = {"default_mode": "auto"}  # light or dark, as the reader's system is
+WITHOUT_SIDEBAR = ("index", "tutorial", "recipes", "derivations", "migrating", "performance")
+html_sidebars: dict[str, list[str]] = {name: [] for name in WITHOUT_SIDEBAR}
+
+# --- the gallery
+
+sphinx_gallery_conf = {
+    "examples_dirs": str(ROOT / "examples"),
+    "gallery_dirs": "generated/gallery",
+    "backreferences_dir": "generated/gallery/uses",
+    "doc_module": ("softxent",),
+    "filename_pattern": "",  # each is run
+    "ignore_pattern": r"command_line\.py|[\\/]compiled[\\/]",
+    "image_scrapers": ("gallery.take_picture",),
+    "reset_argv": "gallery.arguments",
+    "abort_on_example_error": True,
+    "remove_config_comments": True,
+    "thumbnail_size": (640, 240),
+    "download_all_examples": False,
+    "show_signature": False,
+    "min_reported_time": 1e9,
+    "write_computation_times": False,
+}
+
+# --- pages
+
+# The pages that are files at the root of the repository.
+OF_THE_ROOT = ("CHANGELOG", "CONTRIBUTING", "SECURITY")
+# Pages end their examples with an empty line, for doctest.
+END_OF_EXAMPLE = re.compile(r"\n\n```$", re.MULTILINE)
+# A comment in a page, where the site shows a picture: <!-- picture: name: what it shows -->
+PICTURE = re.compile(r"<!-- picture: (?P<name>\w+): (?P<caption>.+?) -->", re.DOTALL)
+
+
+def write_pages_of_the_root(app: Sphinx) -> None:
+    for name in OF_THE_ROOT:
+        text = (ROOT / f"{name}.md").read_text("utf-8")
+        text = re.sub(r"\]\(docs/", "](../", text)
+        for other in OF_THE_ROOT:
+            text = text.replace(f"]({other}.md", f"]({other.lower()}.md")
+        write(GENERATED / f"{name.lower()}.md", text)
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file unless it says that already, so that Sphinx sees no change."""
+    if not path.exists() or path.read_text("utf-8") != text:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, "utf-8")
+
+
+def draw_pictures(app: Sphinx) -> None:
+    for name, draw in pictures.PICTURES.items():
+        for theme in pictures.THEMES:
+            path = GENERATED / f"{name}-{theme}.svg"
+            if not path.exists() or path.stat().st_mtime < Path(pictures.__file__).stat().st_mtime:
+                pictures.save(draw, theme, path)
+
+
+def read_source(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Put pictures in their places, and lead links out of this folder to the pages made from what is there."""
+
+    def shown(found: re.Match[str]) -> str:
+        caption = " ".join(found["caption"].split())
+        alt = re.sub(r"[$*`]", "", caption)
+        return "\n".join(
+            f"```{{figure}} /generated/{found['name']}-{theme}.svg\n:alt: {alt}\n:class: dark-light\n"
+            f":figclass: only-{theme}\n\n{caption}\n```\n"
+            for theme in pictures.THEMES
+        )
+
+    text = END_OF_EXAMPLE.sub("\n```", PICTURE.sub(shown, source[0]))
+    for name in OF_THE_ROOT:
+        text = text.replace(f"](../{name}.md", f"](generated/{name.lower()}.md")
+    source[0] = text.replace("](../examples/)", "](generated/gallery/index.rst)")
+
+
+# --- formulas
+
+
+def formula(displayed: bool) -> tuple[Callable[[Any, Any], None], None]:
+    """A visitor that writes LaTeX as MathML, which browsers draw by themselves."""
+    latex = LatexToMathML()
+
+    def visit(writer: Any, node: nodes.math | nodes.math_block) -> None:
+        mathml = latex.convert_with_local_state(node.astext(), displaystyle=displayed)
+        if displayed:
+            mathml = f'<div class="formula" tabindex="0" role="group" aria-label="formula">{mathml}</div>'
+        writer.body.append(mathml)
+        raise nodes.SkipNode
+
+    return visit, None
+
+
+def simplify(app: Sphinx, page: str, template: str, context: dict[str, Any], tree: object) -> None:
+    """Leave out the roles of references, which screen readers no longer know."""
+    context["body"] = re.sub(r' role="(?:doc-biblioentry|list)"', "", context.get("body", ""))
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    app.add_html_math_renderer("mathml", formula(displayed=False), formula(displayed=True))
+    app.connect("builder-inited", write_pages_of_the_root, priority=1)
+    app.connect("builder-inited", draw_pictures, priority=1)
+    app.connect("source-read", read_source)
+    app.connect("html-page-context", simplify)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+html_math_renderer = "mathml"

@@ -1,0 +1,137 @@
+"""The built site as a reader meets it: in a browser, offline, on a desktop and on a phone, in a light and a dark theme.
+
+`python -m sphinx -W docs docs/_build` builds it. Each page is opened from its file, as anyone can who has the folder.
+"""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urldefrag
+
+import pytest
+from support import ROOT
+
+import softxent as sx
+
+SITE = ROOT / "docs" / "_build"
+PAGES = sorted(page for page in SITE.rglob("*.html") if "_static" not in page.parts)
+BROWSER = os.environ.get("SOFTXENT_BROWSER") or shutil.which("chromium") or shutil.which("google-chrome")
+SWITCHES = ["no-sandbox", "disable-gpu", "no-first-run", "disable-background-networking", "disable-component-update"]
+DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 800}
+
+pytestmark = pytest.mark.site
+
+# Of axe: style sheets are not loaded again, and only faults are described in full.
+QUICK = {"preload": False, "resultTypes": ["violations"]}
+
+# What keeps a page from being seen as it should, in words.
+FAULTS = """() => {
+  const faults = [];
+  const root = document.documentElement;
+  if (root.scrollWidth > root.clientWidth) faults.push(`${root.scrollWidth} wide on ${root.clientWidth}`);
+  for (const image of document.images)
+    if (image.checkVisibility() && !image.naturalWidth) faults.push(`not drawn: ${image.src}`);
+  for (const formula of document.querySelectorAll("math"))
+    if (formula.checkVisibility() && !formula.getBoundingClientRect().width) faults.push("a formula is not drawn");
+  if (document.querySelector("merror, .problematic")) faults.push("an error in the text");
+  if (!document.querySelector("h1")) faults.push("no heading");
+  return faults;
+}"""
+
+
+class Reader(HTMLParser):
+    """The links of a page, and what can be linked to in it."""
+
+    def __init__(self, page: Path) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.places: set[str] = set()
+        self.feed(page.read_text("utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.places.update(filter(None, (given.get("id"), given.get("name"))))
+        self.links += filter(None, (given.get("href"), given.get("src")))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    api = pytest.importorskip("playwright.sync_api")
+    if BROWSER is None:
+        pytest.skip("there is no Chromium")
+    with api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=BROWSER, args=[f"--{switch}" for switch in SWITCHES])
+        yield chromium
+        chromium.close()
+
+
+def test_every_link_leads_somewhere() -> None:
+    assert PAGES, "the site is not built"
+    read = {page: Reader(page) for page in PAGES}
+    broken = []
+    for page, reader in read.items():
+        for link in reader.links:
+            if re.match(r"\w+:|//", link):
+                continue
+            path, place = urldefrag(unquote(link.split("?")[0] if "#" not in link else link))
+            target = (page.parent / path).resolve() if path else page
+            if not target.is_file() or (place and target in read and place not in read[target].places):
+                broken.append((str(page.relative_to(SITE)), link))
+    assert not broken
+
+
+@pytest.mark.parametrize(("screen", "theme"), [(DESKTOP, "light"), (PHONE, "dark")], ids=["desktop", "phone"])
+def test_every_page_is_drawn_without_a_fault(browser: Any, screen: dict[str, int], theme: str) -> None:
+    """Nothing hangs over the edge, nothing is asked of a network, and axe finds no barrier."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    context = browser.new_context(viewport=screen, color_scheme=theme)
+    page = context.new_page()
+    faults: list[str] = []
+    page.on("console", lambda message: message.type in ("error", "warning") and faults.append(message.text))
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("request", lambda request: request.url.startswith("http") and faults.append(f"asks for {request.url}"))
+    found = []
+    for path in PAGES:
+        page.goto(path.as_uri())
+        faults += page.evaluate(FAULTS)
+        assert page.evaluate("document.documentElement.dataset.theme") == theme
+        # On the phone, one page of each kind: what it says is the same, in other colours.
+        judged = screen is DESKTOP or path.stem in ("index", "options", "performance", "digits", "softxent.evaluate")
+        for violation in axe.run(page, options=QUICK).response["violations"] if judged else ():
+            places = ", ".join(str(node["target"]) for node in violation["nodes"][:3])
+            faults.append(f"{violation['id']}: {places}")
+        found += [f"{path.relative_to(SITE)}: {fault}" for fault in faults]
+        faults.clear()
+    context.close()
+    assert not found, "\n".join(found)
+
+
+def test_the_search_finds_options_and_functions(browser: Any) -> None:
+    page = browser.new_page()
+    for words, expected in (
+        ("ignore_index", {"options.html", "generated/api/softxent.cross_entropy.html"}),
+        ("perplexity", {"generated/api/softxent.evaluate.html"}),
+    ):
+        page.goto(f"{(SITE / 'search.html').as_uri()}?q={words}")
+        page.wait_for_selector("#search-results li a")
+        page.wait_for_function("document.querySelector('#search-results p.search-summary')?.textContent.match(/\\d/)")
+        links = page.eval_on_selector_all("#search-results li a", "links => links.map(link => link.href)")
+        found = {urldefrag(link.split("?")[0])[0].removeprefix(f"{SITE.as_uri()}/") for link in links}
+        assert expected <= found, words
+
+
+def test_the_theme_can_be_chosen(browser: Any) -> None:
+    page = browser.new_page(viewport=DESKTOP, color_scheme="light")
+    page.goto((SITE / "index.html").as_uri())
+    page.click("button[aria-label='Color mode']")
+    page.click("button[data-mode='dark']")
+    assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    names = set(sx.__all__) - {"__version__"}
+    assert {page.stem for page in (SITE / "generated" / "api").glob("*.html")} == {f"softxent.{name}" for name in names}
