@@ -1,12 +1,17 @@
-"""`python -m softxent`: what was built, what this CPU gets, and a self-check with its figures."""
+"""`python -m softxent`: what is installed, what this CPU could use, what to do about a difference, and a self-check."""
 
 import argparse
+import json
 import os
+import platform
 import shlex
 import sys
+import textwrap
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from math import isfinite
+from pathlib import Path
 
 import numpy as np
 
@@ -14,6 +19,8 @@ import softxent as sx
 from softxent import _dispatch
 from softxent._cpu import supported_levels
 from softxent.call._call import openmp
+
+COLUMNS = 79
 
 SHAPES = ((32, 10), (128, 1000), (1024, 1000), (64, 50257))
 # Largest error allowed: of the loss relative to it, of the gradient relative to its largest entry.
@@ -36,6 +43,99 @@ def value_and_grad_in_numpy(logits: np.ndarray, labels: np.ndarray, out: np.ndar
 
 
 @dataclass
+class Installation:
+    """What was built, and what this process makes of it."""
+
+    softxent: str
+    numpy: str
+    python: str
+    platform: str
+    built: Sequence[str]
+    supported: Sequence[str]
+    level: str
+    openmp: bool
+    threads: int
+    cpus: int
+
+    @classmethod
+    def found(cls) -> "Installation":
+        affinity = getattr(os, "sched_getaffinity", None)
+        return cls(
+            softxent=sx.__version__,
+            numpy=np.__version__,
+            python=platform.python_version(),
+            platform=f"{sys.platform} {platform.machine()}",
+            built=_dispatch.built_levels(),
+            supported=supported_levels(),
+            level=_dispatch.level,
+            openmp=openmp(),
+            threads=sx.get_num_threads(),
+            cpus=len(affinity(0)) if affinity else os.cpu_count() or 1,
+        )
+
+    def __str__(self) -> str:
+        return "\n".join(
+            [
+                f"softxent {self.softxent}, NumPy {self.numpy}, Python {self.python}, {self.platform}",
+                f"  installed       {', '.join(self.built)}",
+                f"  this CPU runs   {', '.join(self.supported)}",
+                f"  in use          {self.level}",
+                f"  threads         {self.threads} on {self.cpus} CPUs, "
+                f"{'with OpenMP' if self.openmp else 'built without OpenMP'}",
+            ]
+        )
+
+    def advice(self, environment: Mapping[str, str]) -> Iterator[str]:
+        """What keeps calls from being as fast as this CPU could make them, and what to do about it."""
+        forced, asked = environment.get(_dispatch.ENVIRONMENT_VARIABLE), environment.get("OMP_NUM_THREADS")
+        best = next(name for name in _dispatch.LEVELS if name in self.built and name in self.supported)
+        if self.level != best:
+            yield (
+                f"{_dispatch.ENVIRONMENT_VARIABLE}={forced} forces {self.level}, but this CPU runs {best}, which is "
+                f"faster. Unset {_dispatch.ENVIRONMENT_VARIABLE}."
+            )
+        missing = [name for name in self.supported if name not in self.built]
+        if missing and self.platform != "win32 ARM64":  # where no other level can be built
+            yield (
+                f"This CPU runs {' and '.join(missing)}, but the installation does not contain it. Install softxent "
+                "again, without SOFTXENT_LEVELS in the environment."
+            )
+        if not self.openmp and self.cpus > 1:
+            yield (
+                f"Calls use one of {self.cpus} CPUs, because softxent was built without OpenMP. Install it from source "
+                "again, without SOFTXENT_OPENMP=0 and with a compiler that has OpenMP; on macOS, Apple's compiler "
+                "needs libomp, as CONTRIBUTING.md says."
+            )
+        if self.openmp and self.threads > self.cpus:
+            yield (
+                f"{self.threads} threads share {self.cpus} CPUs and wait for each other. Unset OMP_NUM_THREADS, or set "
+                "it to the number of CPUs."
+            )
+        if self.openmp and asked and self.threads < self.cpus:
+            yield (
+                f"OMP_NUM_THREADS={asked} keeps calls from using all of the {self.cpus} CPUs. Unset it if softxent may "
+                "use them."
+            )
+        if newer := newer_than_the_modules():
+            yield (
+                f"{newer} has changed since the modules were compiled. Build again: pip install --editable . in the "
+                "checkout."
+            )
+
+
+def newer_than_the_modules() -> str:
+    """In a checkout, a source of the compiled modules that is newer than the oldest of them; else an empty string."""
+    package = Path(sx.__file__).parent
+    modules = [path for suffix in ("*.so", "*.pyd") for path in package.rglob(suffix)]
+    sources = [path for suffix in ("*.pyx", "*.pxi", "*.hpp") for path in package.rglob(suffix)]
+    if not modules or not sources:
+        return ""
+    newest = max(sources, key=lambda path: path.stat().st_mtime)
+    built = min(path.stat().st_mtime for path in modules)
+    return newest.relative_to(package).as_posix() if newest.stat().st_mtime > built else ""
+
+
+@dataclass
 class Row:
     """One line of the self-check: errors against float64, and medians of the time in seconds."""
 
@@ -53,10 +153,15 @@ class Row:
 
     def __str__(self) -> str:
         shape = f"{self.shape[0]} x {self.shape[1]}"
-        errors = f"{self.loss_error:>11.1e}{self.grad_error:>11.1e}"
-        ratios = f"{self.numpy_seconds / self.seconds:>10.1f} x{self.seconds / self.copy_seconds:>11.1f} x"
+        errors = f"{self.loss_error:>10.1e}{self.grad_error:>10.1e}"
+        ratios = f"{self.numpy_seconds / self.seconds:>10.1f}{self.seconds / self.copy_seconds:>9.1f}"
         verdict = "ok" if self.passed else "FAILED"
-        return f"  {shape:<13}{self.dtype:<9}{errors}{self.seconds * 1e3:>10.3f} ms{ratios}   {verdict}"
+        return f"  {verdict:<8}{shape:<13}{self.dtype:<8}{errors}{self.seconds * 1e3:>9.3f}{ratios}"
+
+    def facts(self) -> dict[str, object]:
+        """For JSON, which has no NaN and no infinity."""
+        lost = {name: None for name, value in asdict(self).items() if isinstance(value, float) and not isfinite(value)}
+        return {**asdict(self), **lost, "passed": self.passed}
 
 
 def medians(*calls: Callable[[], object]) -> list[float]:
@@ -89,44 +194,69 @@ def check(shape: tuple[int, int], dtype: str) -> Row:
 
 
 def report() -> bool:
-    """Print what there is and the self-check; whether all of it passed."""
-    threads = "OpenMP" if openmp() else "built without OpenMP"
-    print(f"softxent {sx.__version__}, NumPy {np.__version__}")
-    print(f"  built           {', '.join(_dispatch.built_levels())}")
-    print(f"  this CPU runs   {', '.join(supported_levels())}")
-    print(f"  in use          {_dispatch.level}   ({_dispatch.ENVIRONMENT_VARIABLE}=<level> forces one)")
-    print(f"  threads         {sx.get_num_threads()}   ({threads})")
+    """Print what there is, what to do about it, and the self-check; whether all of it passed."""
+    found = Installation.found()
+    print(found)
+    for sentence in found.advice(os.environ):
+        print()
+        print(textwrap.fill(f"To do: {sentence}", COLUMNS, subsequent_indent=" " * 7))
     print()
-    print("Loss and gradient of class labels: errors against NumPy in float64, times on one thread")
-    print("  shape        dtype     loss error grad error         time  NumPy/this    this/copy")
+    print("Loss and gradient of labels on one thread: errors against NumPy in float64,")
+    print("how many times as fast as NumPy, and how many times as long as a copy")
+    print("          shape        dtype   loss err. grad err.   in ms   / NumPy   / copy")
     rows = []
-    for dtype in LIMITS:
-        for shape in SHAPES:
-            rows.append(check(shape, dtype))
-            print(rows[-1], flush=True)
+    for row in checks():
+        rows.append(row)
+        print(row, flush=True)
     passed = all(row.passed for row in rows)
     if passed:
         print("All within the limits: " + ", ".join(f"{limit:.0e} for {dtype}" for dtype, limit in LIMITS.items()))
     else:
-        print("FAILED: results differ from NumPy's by more than rounding; please report this with the lines above.")
+        print("FAILED: results differ from NumPy's by more than rounding.")
+        print("Please report this with the lines above.")
     return passed
+
+
+def report_as_json() -> bool:
+    """As `report`, for programs: one object."""
+    found, rows = Installation.found(), list(checks())
+    passed = all(row.passed for row in rows)
+    facts = {
+        **asdict(found),
+        "advice": list(found.advice(os.environ)),
+        "checks": [row.facts() for row in rows],
+        "passed": passed,
+    }
+    print(json.dumps(facts, indent=2, allow_nan=False))
+    return passed
+
+
+def checks() -> Iterator[Row]:
+    for dtype in LIMITS:
+        for shape in SHAPES:
+            yield check(shape, dtype)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m softxent",
-        description="Print which kernels are installed and which one this CPU uses, compare their results with NumPy's "
-        "in float64, and time them. It takes two seconds. The exit status is 0 if all results agree.",
+        description="Print which kernels are installed, which one this CPU uses and what could make calls faster; "
+        "compare results with NumPy's in float64, and time them. It takes two seconds. The exit status is 0 if all "
+        "results agree.",
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"softxent {sx.__version__}")
-    parser.add_argument(
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument("--json", action="store_true", help="print the same as one JSON object")
+    either.add_argument(
         "--cflags", action="store_true", help="print what a C or C++ compiler needs to find softxent.h, and exit"
     )
-    if parser.parse_args(arguments).cflags:
+    given = parser.parse_args(arguments)
+    if given.cflags:
         print(f"-I{shlex.quote(sx.get_include())}")
         return 0
     try:
-        passed = report()
+        passed = report_as_json() if given.json else report()
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader, `head` for one, has left. Python flushes once more when it ends: to nowhere.
