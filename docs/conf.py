@@ -5,7 +5,6 @@ made of files at the root of the repository, pictures drawn at build time, formu
 gallery. Everything generated goes to `docs/generated`. Nothing is fetched from the network, here or by a reader.
 """
 
-import os
 import re
 import sys
 from collections.abc import Callable
@@ -22,9 +21,10 @@ DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 GENERATED = DOCS / "generated"
 sys.path.insert(0, str(DOCS / "tools"))
-os.environ["TQDM_DISABLE"] = "1"
 
 import pictures  # noqa: E402
+from gallery import write_gallery  # noqa: E402
+from pages import write  # noqa: E402
 
 project = "softxent"
 author = "The softxent developers"
@@ -37,9 +37,8 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx_copybutton",
-    "sphinx_gallery.gen_gallery",
 ]
-exclude_patterns = ["_build", "tools", "generated/gallery/**.ipynb", "generated/gallery/*.py.md5"]
+exclude_patterns = ["_build", "tools"]
 templates_path = ["_templates"]
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 4
@@ -77,26 +76,6 @@ html_context = {"default_mode": "auto"}  # light or dark, as the reader's system
 WITHOUT_SIDEBAR = ("index", "tutorial", "recipes", "derivations", "migrating", "performance")
 html_sidebars: dict[str, list[str]] = {name: [] for name in WITHOUT_SIDEBAR}
 
-# --- the gallery
-
-sphinx_gallery_conf = {
-    "examples_dirs": str(ROOT / "examples"),
-    "gallery_dirs": "generated/gallery",
-    "backreferences_dir": "generated/gallery/uses",
-    "doc_module": ("softxent",),
-    "filename_pattern": "",  # each is run
-    "ignore_pattern": r"command_line\.py|[\\/]compiled[\\/]",
-    "image_scrapers": ("gallery.take_picture",),
-    "reset_argv": "gallery.arguments",
-    "abort_on_example_error": True,
-    "remove_config_comments": True,
-    "thumbnail_size": (640, 240),
-    "download_all_examples": False,
-    "show_signature": False,
-    "min_reported_time": 1e9,
-    "write_computation_times": False,
-}
-
 # --- pages
 
 # The pages that are files at the root of the repository.
@@ -116,11 +95,8 @@ def write_pages_of_the_root(app: Sphinx) -> None:
         write(GENERATED / f"{name.lower()}.md", text)
 
 
-def write(path: Path, text: str) -> None:
-    """Write a file unless it says that already, so that Sphinx sees no change."""
-    if not path.exists() or path.read_text("utf-8") != text:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, "utf-8")
+def write_examples(app: Sphinx) -> None:
+    write_gallery(GENERATED / "gallery")
 
 
 def draw_pictures(app: Sphinx) -> None:
@@ -146,7 +122,7 @@ def read_source(app: Sphinx, docname: str, source: list[str]) -> None:
     text = END_OF_EXAMPLE.sub("\n```", PICTURE.sub(shown, source[0]))
     for name in OF_THE_ROOT:
         text = text.replace(f"](../{name}.md", f"](generated/{name.lower()}.md")
-    source[0] = text.replace("](../examples/)", "](generated/gallery/index.rst)")
+    source[0] = text.replace("](../examples/)", "](generated/gallery/index.md)")
 
 
 # --- formulas
@@ -174,6 +150,7 @@ def simplify(app: Sphinx, page: str, template: str, context: dict[str, Any], tre
 def setup(app: Sphinx) -> dict[str, bool]:
     app.add_html_math_renderer("mathml", formula(displayed=False), formula(displayed=True))
     app.connect("builder-inited", write_pages_of_the_root, priority=1)
+    app.connect("builder-inited", write_examples, priority=1)
     app.connect("builder-inited", draw_pictures, priority=1)
     app.connect("source-read", read_source)
     app.connect("html-page-context", simplify)

@@ -1,8 +1,4 @@
-"""
-Handwritten digits: softmax regression
-======================================
-
-A linear head in NumPy and softxent, trained on the handwritten digits that come with scikit-learn. In formulas::
+"""Softmax regression on the handwritten digits that come with scikit-learn: a linear head in NumPy and softxent.
 
     logits = x W + b,    loss = -1/N sum_n log softmax(logits_n)[label_n]
     dlogits = (softmax(logits) - onehot(label)) / N,    dW = x^T dlogits,    db = sum_n dlogits_n

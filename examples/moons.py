@@ -1,9 +1,4 @@
-"""
-Two moons: a network with a hidden layer
-========================================
-
-A two-layer network on scikit-learn's two moons, its backward pass written out by hand from softxent's
-gradient. In formulas::
+"""A two-layer network on scikit-learn's two moons, its backward pass written out by hand from softxent's gradient.
 
     h = tanh(x W1 + b1),    logits = h W2 + b2,    loss = -1/N sum_n log softmax(logits_n)[label_n]
     dlogits = (softmax(logits) - onehot(label)) / N,    dW2 = h^T dlogits,    db2 = sum_n dlogits_n

@@ -1,28 +1,92 @@
-"""How the gallery runs an example: as a reader would, with a file for its picture, which then stands on its page."""
+"""Writes the gallery: each example is run as a reader would run it, and gets a page with its picture, output and text.
 
-import shutil
+An example that needs a package that is not installed says so and ends; its page then says so, too.
+"""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-from sphinx_gallery.scrapers import figure_rst
+from pages import write
 
-NAMES = dict[str, Any]
+import softxent as sx
 
-
-def arguments(settings: NAMES, names: NAMES) -> list[str]:
-    """The command line of an example, which runs in its own folder."""
-    return ["--out", picture_of(names).name]
-
-
-def take_picture(block: object, names: NAMES, settings: NAMES) -> str:
-    """Show the picture that an example has saved, if it has."""
-    saved = picture_of(names)
-    if not saved.exists():
-        return ""
-    place = next(names["image_path_iterator"])
-    shutil.move(saved, place)
-    return str(figure_rst([place], settings["src_dir"]))
+EXAMPLES = Path(__file__).parents[2] / "examples"
+INDENTED = re.compile(r"^(?:    .*\n)+", re.MULTILINE)
+MISSING = re.compile(r"^(?P<package>[\w.]+) is missing", re.MULTILINE)
 
 
-def picture_of(names: NAMES) -> Path:
-    return Path(names["src_file"]).with_suffix(".png")
+class Example(NamedTuple):
+    title: str
+    options: tuple[str, ...] = ()  # for a build that does not take minutes
+    picture: bool = True
+
+
+# By the name of the file, in the order of the gallery.
+GALLERY = {
+    "digits": Example("Handwritten digits: softmax regression"),
+    "moons": Example("Two moons: a network with a hidden layer"),
+}
+INDEX = """\
+# Gallery
+
+Complete programs, run when this site was built. In a checkout, `pip install ".[examples]"` installs what most of them
+need, and `--help` shows their options.
+"""
+
+
+def write_gallery(folder: Path) -> None:
+    written = {path.stem for path in EXAMPLES.glob("*.py")} - {"command_line"}
+    if written != GALLERY.keys():
+        raise ValueError(f"not both an example and in the gallery: {', '.join(sorted(written ^ GALLERY.keys()))}")
+    entries = []
+    for name, example in GALLERY.items():
+        picture = f"![]({name}.png) " if run(name, example, folder) else ""
+        write(folder / f"{name}.md", page(name, example, folder))
+        entries.append(f"- [{picture}{example.title}]({name}.md)")
+    contents = "\n".join(["```{toctree}", ":hidden:", "", *GALLERY, "```"])
+    write(folder / "index.md", "\n".join([INDEX, *entries, "", contents, ""]))
+
+
+def run(name: str, example: Example, folder: Path) -> bool:
+    """Run an example unless it has been since it was changed; whether there is a picture of it."""
+    source, output, picture = EXAMPLES / f"{name}.py", folder / f"{name}.txt", folder / f"{name}.png"
+    if not output.exists() or output.stat().st_mtime < source.stat().st_mtime:
+        folder.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, str(source), *example.options]
+        done = subprocess.run(
+            [*command, "--out", picture.name] if example.picture else command,
+            cwd=folder,
+            env={**os.environ, "TQDM_DISABLE": "1", "PYTHONPATH": str(Path(sx.__file__).parents[1])},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode and not MISSING.search(done.stderr):
+            raise RuntimeError(f"examples/{name}.py failed:\n{done.stderr}")
+        output.write_text(done.stdout if done.returncode == 0 else done.stderr, "utf-8")
+    return picture.exists()
+
+
+def fenced(formulas: re.Match[str]) -> str:
+    return f"```text\n{textwrap.dedent(formulas[0])}```\n"
+
+
+def page(name: str, example: Example, folder: Path) -> str:
+    source, output = (EXAMPLES / f"{name}.py").read_text("utf-8"), (folder / f"{name}.txt").read_text("utf-8")
+    text = ast.get_docstring(ast.parse(source)) or ""
+    parts = [f"# {example.title}", INDENTED.sub(fenced, f"{text}\n").strip()]
+    if absent := MISSING.search(output):
+        parts.append(f"The example was not run when this page was written, because {absent['package']} was missing.")
+    else:
+        if example.picture:
+            parts.append(f"![The picture that the example draws]({name}.png)")
+        command = " ".join(["python", f"examples/{name}.py", *example.options])
+        parts.append(f"```console\n$ {command}\n{output.strip()}\n```")
+    code = source[source.index('"""', 3) + 3 :].strip()
+    return "\n\n".join([*parts, f"## examples/{name}.py", f"```python\n{code}\n```", ""])

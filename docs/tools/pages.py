@@ -1,8 +1,9 @@
-"""What the writers of pages share: named places in a text, and tables in Markdown."""
+"""What the writers of pages share: named places in a text, tables in Markdown, files written only if they change."""
 
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 # {{name}} in a template.
 IN_TEMPLATE = re.compile(r"(?P<before>)\{\{(?P<name>\w+)\}\}(?P<after>)")
@@ -35,3 +36,10 @@ def best_in_bold(cells: Sequence[str], truth: float = 0.0) -> list[str]:
     distances = [distance(cell) for cell in cells]
     nearest = min((each for each in distances if math.isfinite(each)), default=None)
     return [f"**{cell}**" if each == nearest else cell for cell, each in zip(cells, distances, strict=True)]
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file unless it says that already, so that what is made from it need not be made again."""
+    if not path.exists() or path.read_text("utf-8") != text:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, "utf-8")
