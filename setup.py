@@ -234,9 +234,11 @@ def links() -> dict[str, str]:
 
 
 def description() -> str:
-    """README.md without links to files beside it: outside the repository they lead nowhere."""
+    """README.md without links to files and pictures beside it: outside the repository they lead nowhere."""
+    picture = rf"![\1]({ADDRESS}/raw/HEAD/\2)" if ADDRESS else ""
     absolute = rf"[\1]({ADDRESS}/blob/HEAD/\2)" if ADDRESS else r"\1 (`\2`)"
-    return re.sub(r"\[([^]]+)\]\((?!https?:)([^)]+)\)", absolute, Path("README.md").read_text("utf-8"))
+    text = re.sub(r"!\[([^]]+)\]\((?!https?:)([^)]+)\)", picture, Path("README.md").read_text("utf-8"))
+    return re.sub(r"\[([^]]+)\]\((?!https?:)([^)]+)\)", absolute, text)
 
 
 if __name__ == "__main__":

@@ -93,9 +93,11 @@ def test_what_is_missing_is_named(
 def test_the_description_has_no_relative_link(setup: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "[LICENSE](LICENSE)" not in setup.description()
     assert "BSD 3-Clause licence (`LICENSE`)" in setup.description()
+    assert ".png" not in setup.description().replace("`digits.png`", "")
     assert setup.links() == {}
     monkeypatch.setattr(setup, "ADDRESS", ADDRESS)
     assert f"[BSD 3-Clause licence]({ADDRESS}/blob/HEAD/LICENSE)" in setup.description()
     assert not re.findall(r"\]\((?!https?:)", setup.description())
+    assert f"]({ADDRESS}/raw/HEAD/docs/performance-classes.png)" in setup.description()
     assert set(setup.links()) == {"Source", "Documentation", "Changelog", "Issues"}
     assert all(link.startswith(ADDRESS) for link in setup.links().values())

@@ -48,3 +48,14 @@ def test_links_to_other_pages_lead_there(text: Path) -> None:
         page = text.parent / target if target else text
         assert page.is_file(), target
         assert not anchor or anchor in anchors(page), f"{target}#{anchor}"
+
+
+def test_the_readme_says_what_was_measured() -> None:
+    measured = (ROOT / "docs" / "performance.md").read_text("utf-8")
+    loss_and_gradient = measured.split("## Loss and gradient\n")[1].split("\n## ")[0]
+    said = (ROOT / "README.md").read_text("utf-8")
+    for name in ("numpy", "torch", "jax"):
+        least, most = re.findall(rf"softxent is ([\d.]+) .* to ([\d.]+) .* as fast as {name}", loss_and_gradient)[0]
+        assert f"**{float(least):.2g} to {float(most):.2g}**" in said, name
+    shapes = re.findall(r"^\| \d.*$", loss_and_gradient, re.MULTILINE)
+    assert f"over {len(shapes)} shapes" in said
