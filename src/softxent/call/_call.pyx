@@ -132,6 +132,7 @@ cdef bint describe_options(Job* job, cnp.ndarray x, options, int axis, int compu
     else:
         job.formula.smoothing = smoothing
     job.formula.z_loss = options.z_loss
+    job.hess_factor = options.hess_factor
     if options.normalizer is not None:
         job.has_normalizer = True
         job.normalizer = options.normalizer
