@@ -177,7 +177,7 @@ def test_targets_in_place_of_labels(objective: Any, kind: str) -> None:
 
 
 def test_a_matrix_of_labels_has_distributions() -> None:
-    """XGBoost 2.1 and later give it as a matrix, earlier ones flat."""
+    """XGBoost before 3.2 gives it flat."""
     scores, targets = five_classes("soft")
     grad, hess = XGBoostObjective(targets=targets.astype(np.float32))(scores, Labelled(None))
     for labels in (targets, targets.ravel()):
