@@ -217,13 +217,14 @@ FITTERS = {name: option.fit for name, option in OPTIONS.items() if option.fit is
 
 
 class Given:
-    """The options of a call, as attributes, and what the mean is divided by; those not given are as by default."""
+    """The options of a call, as attributes, and the numbers below; those not given are as by default."""
 
     ignore_index: int | None
     sample_weight: np.ndarray | None
     softcap: float | None
     z_loss: float
-    normalizer: float | None = None
+    normalizer: float | None = None  # what the mean is divided by
+    hess_factor: float = 1.0  # what the diagonal of a Hessian is multiplied by
     weight: np.ndarray | None
     weight_unit: float | None = None  # the weights of classes were divided by it
 

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from softxent import _loss
 from softxent._inputs import Pair, read_logits, read_out, result_dtypes
-from softxent._options import Given, MeanCall, Options, RowsCall, SumCall, read_options, with_options
+from softxent._options import Given, MeanCall, Options, RowsCall, SumCall, read_number, read_options, with_options
 from softxent.call._call import RESULTS, share_memory
 
 Out = tuple[np.ndarray, np.ndarray]
@@ -17,15 +17,30 @@ Out = tuple[np.ndarray, np.ndarray]
 
 @overload
 def value_grad_and_hess(
-    logits: ArrayLike, targets: ArrayLike | Pair, *, out: Out | None = None, **call: Unpack[MeanCall]
+    logits: ArrayLike,
+    targets: ArrayLike | Pair,
+    *,
+    hess_factor: SupportsFloat = 1.0,
+    out: Out | None = None,
+    **call: Unpack[MeanCall],
 ) -> tuple[float, np.ndarray, np.ndarray]: ...
 @overload
 def value_grad_and_hess(
-    logits: ArrayLike, targets: ArrayLike | Pair, *, out: Out | None = None, **call: Unpack[SumCall]
+    logits: ArrayLike,
+    targets: ArrayLike | Pair,
+    *,
+    hess_factor: SupportsFloat = 1.0,
+    out: Out | None = None,
+    **call: Unpack[SumCall],
 ) -> tuple[float, np.ndarray, np.ndarray]: ...
 @overload
 def value_grad_and_hess(
-    logits: ArrayLike, targets: ArrayLike | Pair, *, out: Out | None = None, **call: Unpack[RowsCall]
+    logits: ArrayLike,
+    targets: ArrayLike | Pair,
+    *,
+    hess_factor: SupportsFloat = 1.0,
+    out: Out | None = None,
+    **call: Unpack[RowsCall],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]: ...
 @with_options
 def value_grad_and_hess(
@@ -35,6 +50,7 @@ def value_grad_and_hess(
     axis: SupportsIndex = -1,
     reduction: Literal["mean", "sum", "none"] = "mean",
     normalizer: SupportsFloat | None = None,
+    hess_factor: SupportsFloat = 1.0,
     out: Out | None = None,
     n_threads: SupportsIndex | None = None,
     **options: Unpack[Options],
@@ -45,6 +61,9 @@ def value_grad_and_hess(
     ----------
     logits, targets, axis, reduction, normalizer
         As in `cross_entropy`.
+    hess_factor : float, default 1.0
+        The diagonal, not the gradient, is multiplied by this before it is rounded. XGBoost's own objective has 2,
+        LightGBM's :math:`C / (C - 1)`.
     out : tuple of two ndarrays, shape (..., C), optional
         Where to write gradient and diagonal: writeable arrays of the logits' shape, each of any floating dtype and with
         any strides, that do not overlap each other. One of them may be the logits, which are then overwritten. If one
@@ -78,8 +97,7 @@ def value_grad_and_hess(
     .. math:: \frac{\partial^2 L}{\partial x_j^2} = T p_j (1 - p_j),
 
     divided by the number of rows for "mean". If :math:`p_j > 1/2`, then :math:`1 - p_j` is computed from the sum of the
-    other classes, so that the diagonal of a confident row keeps its digits. XGBoost's own objective takes twice this
-    number, LightGBM's :math:`C / (C - 1)` times it.
+    other classes, so that the diagonal of a confident row keeps its digits.
 
     Examples
     --------
@@ -92,6 +110,9 @@ def value_grad_and_hess(
     [1.7291132e-08 1.5229979e-08 2.0611537e-09]
     """
     given = _read_options(options) if options else None
+    if not (type(hess_factor) is float and hess_factor == 1):
+        given = given or Given({})
+        given.hess_factor = read_number("hess_factor", hess_factor, positive=True)
     x, class_axis = read_logits(logits, axis)
     grad, hess = _read_pair_of_outs(out, x.shape)
     if hess is None:

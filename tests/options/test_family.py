@@ -299,6 +299,22 @@ def test_the_second_derivative(shape: tuple[int, ...], kind: str, names: tuple[s
             np.testing.assert_allclose(kept, actual, rtol=1e-12, atol=1e-15 * np.abs(actual).max())
 
 
+@pytest.mark.parametrize("shape", [(20, 6), (2, 70)], ids=str)
+@pytest.mark.parametrize("names", [(), SECOND], ids=["plain", "options"])
+def test_a_factor_of_the_hessian_alone(shape: tuple[int, int], names: tuple[str, ...]) -> None:
+    logits, targets, options = optioned(shape, "labels", names)
+    loss, grad, hess = sx.value_grad_and_hess(logits, targets, **options)
+    for factor in (2, 10 / 9, 1e-300, 1e300):
+        same_loss, same_grad, scaled = sx.value_grad_and_hess(logits, targets, hess_factor=factor, **options)
+        assert_same_bits(same_loss, loss)
+        assert_same_bits(same_grad, grad)
+        np.testing.assert_allclose(scaled / factor, hess, rtol=1e-15)
+    out = (np.empty(shape, np.float32), np.empty(shape, np.float32))
+    sx.value_grad_and_hess(logits, targets, hess_factor=10 / 9, out=out, **options)
+    np.testing.assert_allclose(out[1], 10 / 9 * hess, rtol=6e-8)  # rounded once
+    assert_same_bits(sx.value_grad_and_hess(logits, targets, hess_factor=np.float32(1), **options)[2], hess)
+
+
 @of_shapes
 @of_dtypes
 def test_every_way_to_a_hessian(dtype: str, shape: tuple[int, ...], axis: int) -> None:
@@ -470,6 +486,8 @@ REFUSED: list[tuple[Function, dict[str, Any], type[Exception], str]] = [
      "probs must be float16, bfloat16, float32 or float64, integers or bool, got dtype complex128"),
     (sx.value_grad_and_hess, {"softcap": 3}, ValueError,
      "softcap has no second derivative here: leave it out, or take differences of gradients"),
+    (sx.value_grad_and_hess, {"hess_factor": 0}, ValueError, "hess_factor must be finite and positive, got 0"),
+    (sx.value_grad_and_hess, {"hess_factor": np.ones(2)}, TypeError, "hess_factor must be a number, got ndarray"),
     (sx.value_grad_and_hess, {"out": np.zeros((2, 3))}, TypeError,
      "out must be a tuple of two arrays, (grad, hess), got ndarray"),
     (sx.value_grad_and_hess, {"out": (np.zeros((2, 3)), np.zeros(3))}, ValueError,

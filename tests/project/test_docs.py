@@ -3,11 +3,13 @@
 import doctest
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from support import ROOT
 
 import softxent as sx
+from softxent import boosting
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXTS = [*sorted(ROOT.glob("*.md")), *PAGES[1:]]
@@ -18,6 +20,15 @@ def test_docstring_examples() -> None:
     tests = [test for test in doctest.DocTestFinder(exclude_empty=True).find(sx) if test.examples]
     functions = set(sx.__all__) - {"Evaluation", "LogitOptions", "Options", "__version__"}
     assert {test.name for test in tests} == {f"softxent.{name}" for name in functions}
+    for test in tests:
+        assert doctest.DocTestRunner().run(test).failed == 0
+
+
+@pytest.mark.usefixtures("level")
+@pytest.mark.parametrize("module", [boosting], ids=lambda module: module.__name__)
+def test_docstring_examples_of_integrations(module: ModuleType) -> None:
+    tests = [test for test in doctest.DocTestFinder(exclude_empty=True).find(module) if test.examples]
+    assert {test.name for test in tests} == {f"{module.__name__}.{name}" for name in module.__all__}
     for test in tests:
         assert doctest.DocTestRunner().run(test).failed == 0
 

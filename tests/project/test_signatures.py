@@ -68,7 +68,8 @@ def test_each_option_is_read_and_counts(name: str) -> None:
 @of_functions
 def test_signatures_are_short_and_complete(function: Callable[..., Any]) -> None:
     signature = inspect.signature(function)
-    named = [name for name in signature.parameters if name not in (*_options.OPTIONS, "out", "vectors", "probs")]
+    own = ("out", "vectors", "probs", "hess_factor")
+    named = [name for name in signature.parameters if name not in (*_options.OPTIONS, *own)]
     assert named == NAMED
     assert ("out" in signature.parameters) == (function not in (sx.cross_entropy, sx.evaluate))
     for name, option in _options.OPTIONS.items():

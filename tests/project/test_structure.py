@@ -44,6 +44,12 @@ def test_there_is_no_import_circle() -> None:
     TopologicalSorter(imports).prepare()  # raises CycleError
 
 
+def test_integrations_are_leaves() -> None:
+    """What integrates a library is imported by nobody."""
+    for source in PACKAGE.glob("*.py"):
+        assert "boosting" not in imported_by(source), source
+
+
 def sources_of(folder: str) -> list[Path]:
     """What is written in it, translations to C++ left out."""
     found = [path for path in (PACKAGE / folder).rglob("*.*") if path.suffix in (".pyx", ".pxi", ".hpp", ".py", ".pyi")]

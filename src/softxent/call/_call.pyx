@@ -141,6 +141,7 @@ cdef bint describe_options(Job* job, cnp.ndarray x, options, int axis, int compu
     if not settle_options(job, smoothing):
         return False
     job.formula.z_loss = options.z_loss
+    job.hess_factor = options.hess_factor
     if options.normalizer is not None:
         job.has_normalizer = True
         job.normalizer = options.normalizer

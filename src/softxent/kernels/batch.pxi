@@ -210,13 +210,15 @@ cdef Scale inverse(const Scale* divisor, double temperature) noexcept nogil:
 
 
 cdef Scale scale_of_hessian(const Job* job) noexcept nogil:
-    """job.scale divided by the temperature, whose square the second derivative has."""
+    """job.scale divided by the temperature, whose square the second derivative has, times the factor of the diagonal."""
     cdef Scale scale = job.scale
-    cdef double temperature = job.temperature, quotient = scale.mantissa / temperature
+    cdef double temperature = job.temperature, quotient = scale.mantissa * job.hess_factor / temperature
     cdef int exponent = 0
     if scale.exponent == 0 and LEAST_DIVISOR < fabs(quotient) < 1 / LEAST_DIVISOR:
         scale.mantissa = quotient
     else:
+        scale.mantissa *= frexp(job.hess_factor, &exponent)
+        scale.exponent += exponent
         scale.mantissa /= frexp(temperature, &exponent)
         scale.exponent -= exponent
     return scale

@@ -118,6 +118,7 @@ struct Job {
     double built_smoothing = 0;                                // its smoothing; that of `formula` is 0 then
     bool mean = false, has_normalizer = false;
     double normalizer = 1;
+    double hess_factor = 1;                                    // the diagonal of a HESSIAN is multiplied by it
     double class_unit = 0;                                     // class weights were divided by it; 0: none was chosen
     float *losses32 = nullptr;                                 // of the rows; at most one of the two is given
     double *losses64 = nullptr;
@@ -143,7 +144,7 @@ struct Job {
     // Found by the kernels from the weights of the rows.
     double unit = 1;                                           // a power of two; the weights are multiplied by it
     Scale scale;                                               // of all gradients, without the weights of rows
-    Scale hess_scale;                                          // the same, divided by the temperature
+    Scale hess_scale;                                          // divided by the temperature, times hess_factor
     bool needs_class_unit = false;                             // nothing was done: class weights need a class_unit
 };
 

@@ -75,7 +75,7 @@ cdef extern from "job.hpp" namespace "softxent" nogil:
         bint transforms, has_slope, keeps_logits, may_leave_range, builds_target, masks_target
         double built_smoothing
         bint mean, has_normalizer
-        double normalizer, class_unit
+        double normalizer, hess_factor, class_unit
         float* losses32
         double* losses64
         Diagnostics diagnostics

@@ -129,7 +129,7 @@ cdef NextRows find_next_rows(const Layout* rows, Py_ssize_t i, Py_ssize_t count,
     cdef NextRows next_rows = NextRows(row_address(rows, i), 0)
     if rows.packed and rows.n_axes == 1 and size <= rows.step <= size + 64:
         next_rows.step = count * rows.step // n
-    elif rows.typed and 0 < rows.step * count <= LANE_BYTES:
+    elif (rows.typed or rows.stacked) and 0 < rows.step * count <= LANE_BYTES:
         next_rows.step = rows.class_stride
     return next_rows
 

@@ -380,7 +380,8 @@ struct NextRows {
 // The sums are another sweep: the CPU has too many exponentials in flight already.
 template <class S>
 void take_exponentials_of_lanes(
-    LaneGroup<S> *group, S *x, std::ptrdiff_t n, const NextRows &next_logits, const NextRows &next_grad, const LaneNumbers &numbers
+    LaneGroup<S> *group, S *x, std::ptrdiff_t n, const NextRows &next_logits, const NextRows &next_grad, const NextRows &next_hess,
+    const LaneNumbers &numbers
 ) {
     using L = Lanes<S>;
     S taken_off[L::lanes];
@@ -389,6 +390,7 @@ void take_exponentials_of_lanes(
     for (std::ptrdiff_t c = 0; c < n; ++c) {
         next_logits.prefetch_for(c);
         next_grad.prefetch_for(c);
+        next_hess.prefetch_for(c);
         store(x + c * L::lanes, exp(load_lanes(x + c * L::lanes), unit));
     }
     lane_sums(x, n, group->argmax, taken_off, numbers.R, numbers.R_low);
