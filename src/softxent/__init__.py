@@ -1,6 +1,7 @@
 """Softmax cross-entropy loss and its gradient for NumPy arrays, in one fused pass on the CPU."""
 
 from softxent._evaluation import Evaluation, evaluate
+from softxent._linear import LinearGradients, linear_cross_entropy, linear_hvp, linear_value_and_grad
 from softxent._loss import cross_entropy, value_and_grad
 from softxent._options import LogitOptions, Options
 from softxent._second_order import hvp, value_grad_and_hess
@@ -10,6 +11,7 @@ from softxent._version import __version__
 
 __all__ = [
     "Evaluation",
+    "LinearGradients",
     "LogitOptions",
     "Options",
     "__version__",
@@ -17,6 +19,9 @@ __all__ = [
     "evaluate",
     "get_num_threads",
     "hvp",
+    "linear_cross_entropy",
+    "linear_hvp",
+    "linear_value_and_grad",
     "log_softmax",
     "log_softmax_vjp",
     "logsumexp",
