@@ -98,6 +98,7 @@ class Head:
         self.memory = read_number("memory", memory, positive=True)
         self.threads = _threads.setting if n_threads is None else _threads.checked(n_threads, "n_threads")
         self.inputs = _read_inputs(inputs)
+        self.is_operand = isinstance(self.inputs, Operand)
         self.leading, self.n_inputs = self.inputs.shape[:-1], self.inputs.shape[-1]
         self.n_rows, axis = math.prod(self.leading), len(self.leading)
         self.weight: Any = None
@@ -116,7 +117,7 @@ class Head:
         self.targets = read_targets(targets, logits, axis, given.ignore_index, self.dtype)
         self.given = given.fitted(logits, axis, self.dtype)
         self.has_labels = not isinstance(self.targets, tuple) and self.targets.ndim == axis
-        self.rows_of_inputs = self.inputs if isinstance(self.inputs, Operand) else Rows(self.inputs, axis)
+        self.rows_of_inputs: Any = self.inputs if isinstance(self.inputs, Operand) else Rows(self.inputs, axis)
         self.rows_of_targets = [Rows(part, axis) for part in self._parts_of_targets()]
         self.rows_of_options = {
             name: Rows(getattr(self.given, name), axis)
@@ -186,11 +187,11 @@ class Head:
         """The rows that count, in blocks of the same rows for any chunks."""
         if self.counts_nothing:
             return
-        whole = not self.rows_of_inputs.has_rows
-        step = max(1, self.n_rows) if whole else BLOCK
+        # Each part of a matrix that is no array costs a copy of it, and a product of the size of the weights.
+        step = max(1, self.n_rows) if self.is_operand else BLOCK
         for start in range(0, self.n_rows, step):
             rows = slice(start, min(start + step, self.n_rows))
-            yield rows if whole or not self.may_skip else self._counted(rows)
+            yield self._counted(rows) if self.may_skip and self.rows_of_inputs.has_rows else rows
 
     def _counted(self, rows: slice) -> Selection:
         counts = np.ones(rows.stop - rows.start, np.bool_)
@@ -205,7 +206,7 @@ class Head:
     def inputs_at(self, rows: Selection) -> Any:
         """The inputs of some rows, as they are multiplied."""
         found = self.rows_of_inputs[rows]
-        if isinstance(self.inputs, Operand) or is_for_blas(found, self.dtype):
+        if self.is_operand or is_for_blas(found, self.dtype):
             return found
         return widened(found, self.dtype)
 
@@ -227,20 +228,21 @@ class Chunks:
 
     def __init__(self, head: Head, n_buffers: int) -> None:
         self.head, itemsize = head, head.dtype.itemsize
-        tiles = 2 * min(head.n_classes, tile_of(head.n_inputs, head.dtype)) * head.n_inputs * itemsize
-        row = (n_buffers * head.n_classes + 2 * head.n_inputs) * itemsize
-        is_operand = isinstance(head.inputs, Operand)
-        most = min(max(NEAR // ((head.n_classes + head.n_inputs) * itemsize), ENOUGH), BLOCK)
+        if head.is_operand:
+            # Besides the buffers, a product of theirs.
+            tiles, row, most = 0, (n_buffers + 1) * head.n_classes * itemsize, head.n_rows
+        else:
+            tiles = 2 * min(head.n_classes, tile_of(head.n_inputs, head.dtype)) * head.n_inputs * itemsize
+            row = (n_buffers * head.n_classes + 2 * head.n_inputs) * itemsize
+            most = min(max(NEAR // ((head.n_classes + head.n_inputs) * itemsize), ENOUGH), BLOCK)
 
         def rows_in(memory: float) -> int:
-            return int(min(max((memory - tiles) // row, 1), most))
+            return int(max(min((memory - tiles) // row, most), 1))
 
-        self.most = rows_in(head.memory)
-        if not head.rows_of_inputs.has_rows:
-            self.most = max(1, head.n_rows)
+        self.most = rows_in(head.memory) if head.rows_of_inputs.has_rows else max(1, head.n_rows)
         self.most_at_once = min(self.most, rows_in(MEMORY))
         # BLAS is faster with logits of one class side by side, SciPy with those of one row.
-        self.order: Any = "F" if head.n_classes <= NARROW and not is_operand else "C"
+        self.order: Any = "F" if head.n_classes <= NARROW and not head.is_operand else "C"
         self.buffers = [np.empty(min(self.most, head.n_rows) * head.n_classes, head.dtype) for _ in range(n_buffers)]
 
     def of(self, block: Selection) -> Iterator[tuple[Selection, int, list[np.ndarray], int]]:
@@ -270,9 +272,7 @@ class Gradients:
         self.head, self.arrays, self.accumulate = head, arrays, accumulate
         self.weight = self.bias = self.inputs = None
         if "linear_weight" in arrays:
-            self.weight = SumOfProducts(
-                arrays["linear_weight"], head.dtype, accumulate, apart=isinstance(head.inputs, Operand)
-            )
+            self.weight = SumOfProducts(arrays["linear_weight"], head.dtype, accumulate, apart=head.is_operand)
         if "linear_bias" in arrays:
             self.bias = ColumnSums(head)
         if "inputs" in arrays:
@@ -362,7 +362,8 @@ def multiply_hessian(head: Head, along: np.ndarray, bias_along: np.ndarray | Non
     bias = None if head.bias is None else taken_as(head.bias, head.dtype)
     bias_direction = None if bias_along is None else taken_as(bias_along, head.dtype)
     rows_of_probs: Any = None if head.probs is None else Rows(head.probs, len(head.leading))
-    product = SumOfProducts(np.empty((head.n_classes, head.n_inputs), head.dtype), head.dtype, False, apart=False)
+    out = np.empty((head.n_classes, head.n_inputs), head.dtype, order="F" if head.is_operand else "C")
+    product = SumOfProducts(out, head.dtype, accumulate=False, apart=head.is_operand)
     bias_product = ColumnSums(head)
     for block in head.blocks():
         for rows, _, (u, *others), n_at_once in chunks.of(block):

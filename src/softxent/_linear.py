@@ -15,7 +15,6 @@ from numpy.typing import ArrayLike
 from softxent._head import MEMORY, Gradients, Head, multiply_hessian, read_real, visit
 from softxent._inputs import Pair, read_out, result_dtypes
 from softxent._options import LinearMeanCall, LinearRowsCall, LinearSumCall, Options, read_options, with_options
-from softxent._products import Operand
 from softxent._second_order import read_smooth_options
 from softxent.call._call import share_memory
 
@@ -347,7 +346,7 @@ def linear_hvp(
 
 def _read_wrt(head: Head, wrt: Any, out: tuple[Any, ...] | None) -> list[str]:
     """The names of what to differentiate by."""
-    has = dict(zip(NAMES, (not isinstance(head.inputs, Operand), True, head.bias is not None), strict=True))
+    has = dict(zip(NAMES, (not head.is_operand, True, head.bias is not None), strict=True))
     if wrt is None:
         return [name for i, name in enumerate(NAMES) if (has[name] if out is None else out[i] is not None)]
     names = [wrt] if isinstance(wrt, str) else list(wrt)
@@ -370,7 +369,7 @@ def _read_outs(head: Head, wrt: Any, out: Any, accumulate: bool) -> tuple[dict[s
     for name in {*names, *given}:
         if name not in names:
             raise ValueError(f"out has an array for {name}, which wrt does not name")
-        if isinstance(belongs_to[name], Operand):
+        if name == "inputs" and head.is_operand:
             raise ValueError("inputs must be an array to be differentiated by; pass wrt without 'inputs'")
         if belongs_to[name] is None:
             raise ValueError(f"there is no {name} to differentiate by")
@@ -381,7 +380,9 @@ def _read_outs(head: Head, wrt: Any, out: Any, accumulate: bool) -> tuple[dict[s
         for other, taken in [*head.arrays(), *((f"out.{each}", plain[each]) for each in plain if each != name)]:
             if array.size and taken.size and share_memory(array, taken):
                 raise ValueError(f"out.{name} must not overlap {other}")
-    return given, {
-        name: plain[name] if name in plain else np.empty(belongs_to[name].shape, result_dtypes(belongs_to[name])[0])
-        for name in names
-    }
+    order: Any = "F" if head.is_operand else "C"
+
+    def new(of: np.ndarray) -> np.ndarray:
+        return np.empty(of.shape, result_dtypes(of)[0], order)
+
+    return given, {name: plain[name] if name in plain else new(belongs_to[name]) for name in names}

@@ -174,15 +174,24 @@ class SumOfProducts:
     """
 
     def __init__(self, out: np.ndarray, dtype: np.dtype, accumulate: bool, apart: bool) -> None:
-        self.out, self.accumulate = out, accumulate
-        self.total = np.empty(out.shape, dtype) if apart or not is_for_blas(out, dtype) else out
-        self.is_empty = not (accumulate and self.total is out)
+        self.out, self.accumulate, self.apart = out, accumulate, apart
+        self.total = out
+        self.is_empty = True
+        if apart:
+            return  # the total is what the first product returns
+        if is_for_blas(out, dtype):
+            self.is_empty = not accumulate
+        else:
+            self.total = np.empty(out.shape, dtype)
         self.n_at_once = min(len(out), tile_of(out.shape[1], dtype))
         self.buffer = np.empty((self.n_at_once, out.shape[1]), dtype)
 
     def add(self, g: np.ndarray, x: Any) -> None:
-        if not isinstance(x, np.ndarray):
-            self._add_whole(np.asarray(x.T @ g).T)
+        if self.apart:
+            product = np.asarray(x.T @ g).T
+            if product.shape != self.out.shape:
+                raise ValueError(f"inputs.T @ array must be of shape {self.out.shape[::-1]}, got {product.shape[::-1]}")
+            self.total = product if self.is_empty else self.total + product
         elif self.is_empty:
             np.matmul(g.T, x, out=self.total)
         else:
@@ -193,15 +202,10 @@ class SumOfProducts:
                 self.total[classes] += product
         self.is_empty = False
 
-    def _add_whole(self, product: np.ndarray) -> None:
-        if product.shape != self.total.shape:
-            raise ValueError(f"inputs.T @ array must be of shape {self.total.shape[::-1]}, got {product.shape[::-1]}")
-        finish(product, self.total, accumulate=not self.is_empty)
-
     def finish(self) -> None:
         """Write the sum to `out`, or add it to what is there."""
         if self.is_empty:
-            self.total[...] = 0
+            self.total = np.zeros((), self.out.dtype)
         if self.total is not self.out:
             finish(self.total, self.out, self.accumulate)
 
