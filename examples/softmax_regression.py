@@ -79,9 +79,7 @@ class Objective:
             # Kept for all products at this point: they need no exponentials then.
             logits = self.x @ w[:-1] + w[-1]
             self.probs, self.point = sx.softmax(logits, out=logits), flat.copy()
-        of_weights, of_bias = sx.linear_hvp(
-            self.x, None, self.labels, v[:-1].T, bias_vector=v[-1], probs=self.probs
-        )
+        of_weights, of_bias = sx.linear_hvp(self.x, None, self.labels, v[:-1].T, bias_vector=v[-1], probs=self.probs)
         return np.concatenate([of_weights.T + self.penalty * v[:-1], of_bias[np.newaxis]]).ravel()
 
 
@@ -178,7 +176,7 @@ def compare(data: Data, fits: Callable[[str], tuple[Floats, Progress]], theirs: 
 
 
 def main() -> None:
-    options = parser("Softmax regression by SciPy's optimisers, with softxent.", "softmax_regression.png")
+    options = parser("Softmax regression by SciPy's optimisers, with softxent.", "softmax_regression.png", None)
     options.add_argument("--c", type=positive, default=1.0, help="as C of LogisticRegression")
     options.add_argument("--tolerance", type=positive, default=1e-6)
     options.add_argument("--iterations", type=whole_number(1), default=1000, help="at most")
