@@ -79,23 +79,27 @@ def measure_memory(
 
 
 def bytes_beyond(case: Case, contender: Contender) -> int:
-    libc = ctypes.CDLL(None)
-    libc.prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)
     problem = Problem.random(case, keep_nothing=True)
     entry = contender.enter(problem)
-    entry.call()
+    return beyond_results(entry.call, problem.out) + sum(array.nbytes for array in entry.scratch)
 
-    def beyond_results() -> int:
+
+def beyond_results(call: Callable[[], Sequence[Any]], *given: Any) -> int:
+    """How much a call takes beyond its results; those that are `given` were there before."""
+    libc = ctypes.CDLL(None)
+    libc.prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)
+    call()
+
+    def grown() -> int:
         gc.collect()
         libc.malloc_trim(0)
         CLEAR_REFS.write_text(RESET_PEAK)
         before = peak_of_resident()
-        results = entry.call()
-        grown = peak_of_resident() - before
-        return grown - sum(getattr(value, "nbytes", 0) for value in results if value is not problem.out)
+        results = call()
+        peak = peak_of_resident() - before
+        return peak - sum(getattr(value, "nbytes", 0) for value in results if not any(value is each for each in given))
 
-    used = int(median(beyond_results() for _ in range(CALLS)))
-    return max(0, used) + sum(array.nbytes for array in entry.scratch)
+    return max(0, int(median(grown() for _ in range(CALLS))))
 
 
 def peak_of_resident() -> int:

@@ -46,10 +46,11 @@ def picture(text: str) -> Path:
     return path
 
 
-def parser(description: str, picture_name: str) -> argparse.ArgumentParser:
-    """The options that all examples have."""
+def parser(description: str, picture_name: str, learning_rate: float | None = 0.5) -> argparse.ArgumentParser:
+    """The options that all examples have, and the learning rate of those that have one."""
     options = argparse.ArgumentParser(description=description)
-    options.add_argument("--learning-rate", type=positive, default=0.5)
+    if learning_rate is not None:
+        options.add_argument("--learning-rate", type=positive, default=learning_rate)
     options.add_argument("--seed", type=whole_number(0, 2**32 - 2), default=0)
     options.add_argument("--out", type=picture, default=picture_name, help="where to save the picture")
     return options

@@ -3,6 +3,7 @@
 from softxent import _c_api
 from softxent._c_api import get_include
 from softxent._evaluation import Evaluation, evaluate
+from softxent._linear import LinearGradients, linear_cross_entropy, linear_hvp, linear_value_and_grad
 from softxent._loss import cross_entropy, value_and_grad
 from softxent._options import LogitOptions, Options
 from softxent._second_order import hvp, value_grad_and_hess
@@ -12,6 +13,7 @@ from softxent._version import __version__
 
 __all__ = [
     "Evaluation",
+    "LinearGradients",
     "LogitOptions",
     "Options",
     "__version__",
@@ -20,6 +22,9 @@ __all__ = [
     "get_include",
     "get_num_threads",
     "hvp",
+    "linear_cross_entropy",
+    "linear_hvp",
+    "linear_value_and_grad",
     "log_softmax",
     "log_softmax_vjp",
     "logsumexp",

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from softxent import _loss
-from softxent._inputs import Pair, read_array, read_logits, result_dtypes, shape_without, taken_as
+from softxent._counting import weigh_rows
+from softxent._inputs import Pair, read_array, read_logits, result_dtypes, shape_without
 from softxent._options import (
     OF_LOGITS,
     OPTIONS,
@@ -270,7 +271,9 @@ def evaluate(
             loss = visit(targets, given, reduction, normalizer)
             log_prob = np.asarray(np.negative(visit(targets, of_logits, "none", None)))
         visit(NONE_NEEDED, of_logits, "sum", None, (numbers, classes))
-    row_weight, normalizer = _weights(targets, given, x, class_axis, dtype, has_labels)
+    row_weight, share = weigh_rows(targets, given.fitted(x, class_axis, dtype), leading, class_axis, has_labels)
+    with np.errstate(all="ignore"):
+        normalizer = float(np.sum(share)) if given.normalizer is None else given.normalizer
     _, lse, entropy, confidence = numbers if leading else map(np.asarray, numbers)
     argmax, rank = classes if leading else map(np.asarray, classes)
     correct = None
@@ -301,29 +304,3 @@ def _refuse_loss(given: Given, normalizer: Any) -> None:
             raise ValueError(f"{name} needs targets")
     if normalizer is not None:
         raise ValueError("normalizer needs targets")
-
-
-def _weights(
-    targets: Any, given: Given, x: np.ndarray, class_axis: int, dtype: np.dtype, has_labels: bool
-) -> tuple[np.ndarray, float]:
-    """How much each row counts, and what the mean divides by."""
-    leading = shape_without(x.shape, class_axis)
-    fitted = given.fitted(x, class_axis, dtype)
-    row_weight = np.ones(leading)
-    if fitted.sample_weight is not None:
-        row_weight[...] = taken_as(fitted.sample_weight, np.float64)
-    if has_labels and given.ignore_index is not None:
-        row_weight[np.asarray(targets) == given.ignore_index] = 0
-    if given.normalizer is not None:
-        return row_weight, given.normalizer
-    with np.errstate(all="ignore"):
-        mass: Any = 1.0
-        if targets is not None and fitted.weight is not None:
-            weight = fitted.weight * np.float64(fitted.weight_unit or 1)
-            if has_labels:
-                mass = np.where(row_weight != 0, weight[np.where(row_weight != 0, np.asarray(targets), 0)], 0)
-            elif isinstance(targets, tuple):
-                mass = (weight[targets[0]] * targets[1]).sum(axis=-1)
-            else:
-                mass = np.moveaxis(np.asarray(targets, np.float64), class_axis, -1) @ weight
-        return row_weight, float(np.sum(np.where(row_weight != 0, row_weight * mass, 0)))

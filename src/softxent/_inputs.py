@@ -270,15 +270,15 @@ def read_vectors(value: npt.ArrayLike, name: str, shape: tuple[int, ...]) -> np.
     return vectors
 
 
-def read_out(out: object, shape: tuple[int, ...], name: str = "out") -> np.ndarray:
-    """`out` as a plain array that a result can be written to."""
+def read_out(out: object, shape: tuple[int, ...], name: str = "out", of: str = "the logits") -> np.ndarray:
+    """`out` as a plain array that a result can be written to; `of` is what has that shape."""
     if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
         raise TypeError(f"{name} must be a plain NumPy array, got {type(out).__name__}")
     plain = np.asarray(out)  # a subclass may say anything of itself
     if not is_float(plain.dtype):
         raise TypeError(f"{name} must be {FLOATS}, got dtype {plain.dtype}")
     if plain.shape != shape:
-        raise ValueError(f"{name} must have the shape of the logits, {shape}, got {plain.shape}")
+        raise ValueError(f"{name} must have the shape of {of}, {shape}, got {plain.shape}")
     if not plain.flags.writeable:
         raise ValueError(f"{name} must be writeable, got a read-only array")
     if plain.size and may_overlap_itself(plain):

@@ -221,6 +221,20 @@ def value_and_grad(
     return visit(logits, targets, axis, reduction, normalizer, n_threads, given, True, out)
 
 
+def read_reduction(reduction: str, normalizer: Any) -> tuple[bool, bool, float | None]:
+    """Whether the loss is a mean, whether it is one for each row, and what was given to divide by."""
+    try:
+        mean, per_row = REDUCTIONS[reduction]
+    except (KeyError, TypeError):
+        raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}") from None
+    if normalizer is None:
+        return mean, per_row, None
+    divisor = read_number("normalizer", normalizer, " or None")
+    if not mean:
+        raise ValueError(f"normalizer is what reduction='mean' divides by, got it with reduction={reduction!r}")
+    return mean, per_row, divisor
+
+
 def visit(
     logits: Any,
     targets: Any,
@@ -240,15 +254,10 @@ def visit(
 
     `vectors` are what a product is taken with, after the name of the argument. `hess` is where a diagonal goes.
     """
-    try:
-        mean, per_row = REDUCTIONS[reduction]
-    except (KeyError, TypeError):
-        raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}") from None
+    mean, per_row, normalizer = read_reduction(reduction, normalizer)
     if normalizer is not None:
         given = given or Given({})
-        given.normalizer = read_number("normalizer", normalizer, " or None")
-        if not mean:
-            raise ValueError(f"normalizer is what reduction='mean' divides by, got it with reduction={reduction!r}")
+        given.normalizer = normalizer
     threads = _threads.setting if n_threads is None else _threads.checked(n_threads, "n_threads")
     if (
         type(logits) is np.ndarray
@@ -304,14 +313,9 @@ def _visit_with_care(
         grad = read_out(out, x.shape)
     elif with_grad:
         grad = np.empty(x.shape, grad_dtype)
-    n_classes = x.shape[class_axis]
-    n_rows = x.size // n_classes
-    n_threads = team_size(n_rows, n_classes, threads)
-    elsewhere = _threads.in_forked_child and n_threads > 1
 
     def run(into: np.ndarray | None, hess: np.ndarray | None) -> float | int:
-        arguments = (x, t, class_axis, losses, into, mean, n_threads, given, diagnostics, result, v, hess)
-        return _threads.on_new_thread(_kernels.run, *arguments) if elsewhere else _kernels.run(*arguments)
+        return run_kernel(x, t, class_axis, losses, into, mean, threads, given, diagnostics, result, v, hess)
 
     loss = run(grad, hess)
     if type(loss) is not float and loss == OVERLAPS and grad is not None:  # a loss may be 2.0
@@ -321,6 +325,24 @@ def _visit_with_care(
             np.copyto(grad, apart)
             if hess is not None and hess_apart is not None:
                 np.copyto(hess, hess_apart)
+    total = done(loss)
+    return (losses if per_row else total), (grad if out is None else out)
+
+
+def run_kernel(
+    x: np.ndarray, t: Any, class_axis: int, losses: np.ndarray | None, into: Any, mean: bool, threads: int, *rest: Any
+) -> float | int:
+    """`Kernels.run`, in a forked child on a new thread."""
+    n_classes = x.shape[class_axis]
+    n_threads = team_size(x.size // n_classes, n_classes, threads)
+    arguments = (x, t, class_axis, losses, into, mean, n_threads, *rest)
+    if _threads.in_forked_child and n_threads > 1:
+        return _threads.on_new_thread(_kernels.run, *arguments)
+    return _kernels.run(*arguments)
+
+
+def done(loss: float | int) -> float:
+    """What a kernel returns for arguments that were read: its status is then a loss."""
     if type(loss) is not float:
         raise RuntimeError("the arguments were changed by another thread during the call")
-    return (losses if per_row else loss), (grad if out is None else out)
+    return loss

@@ -71,19 +71,45 @@ class Call(Options, total=False):
     n_threads: SupportsIndex | None
 
 
-class MeanCall(Call, total=False):
+class Mean(TypedDict, total=False):
     reduction: Literal["mean"]
     normalizer: SupportsFloat | None
 
 
-class SumCall(Call):
+class Sum(TypedDict):
     reduction: Literal["sum"]
     normalizer: NotRequired[None]
 
 
-class RowsCall(Call):
+class OfRows(TypedDict):
     reduction: Literal["none"]
     normalizer: NotRequired[None]
+
+
+class MeanCall(Call, Mean, total=False): ...
+
+
+class SumCall(Call, Sum): ...
+
+
+class RowsCall(Call, OfRows): ...
+
+
+class LinearCall(Options, total=False):
+    """The same for a linear head."""
+
+    linear_bias: ArrayLike | None
+    memory: SupportsFloat
+    n_threads: SupportsIndex | None
+
+
+class LinearMeanCall(LinearCall, Mean, total=False): ...
+
+
+class LinearSumCall(LinearCall, Sum): ...
+
+
+class LinearRowsCall(LinearCall, OfRows): ...
 
 
 def read_number(name: str, value: Any, otherwise: str = "", positive: bool = False) -> float:
@@ -274,9 +300,16 @@ def _nearest(name: str) -> str:
 
 # An entry of a docstring, with its name, and what stands in a docstring for such entries.
 ENTRY = re.compile(r"^    (\w+) : .*\n(?:        .*\n)+", re.MULTILINE)
-REFERENCE = re.compile(r"^    ([\w*, ]+)\n        (?:As in `\w+`|See `Options`)\.\n", re.MULTILINE)
-entries = {entry[1]: entry[0] for entry in ENTRY.finditer(Options.__doc__ or "")}  # none with python -OO
-entries["**options"] = "".join(entries.values())
+REFERENCE = re.compile(r"^    ([\w*, ]+)\n        (?:As in|See) `(\w+)`\.\n", re.MULTILINE)
+
+
+def _entries_of(docstring: str | None) -> dict[str, str]:
+    """The entries of a docstring by their names, and all options as one."""
+    found = {entry[1]: entry[0] for entry in ENTRY.finditer(docstring or "")}  # none with python -OO
+    return {**found, "**options": "".join(found.get(name, "") for name in OPTIONS)}
+
+
+entries = {"Options": _entries_of(Options.__doc__)}  # by the name of a function
 LISTS = {"Unpack[Options]": tuple(OPTIONS), "Unpack[LogitOptions]": OF_LOGITS}  # by annotation
 
 
@@ -293,9 +326,8 @@ def with_options(function: F) -> F:
         named.append(inspect.Parameter(name, kind, default=OPTIONS[name].default, annotation=type_name))
     public.__signature__ = signature.replace(parameters=named)
     if function.__doc__:
-        for entry in ENTRY.finditer(function.__doc__):
-            entries.setdefault(entry[1], entry[0])
         public.__doc__ = REFERENCE.sub(
-            lambda names: "".join(entries[name] for name in names[1].split(", ")), function.__doc__
+            lambda found: "".join(entries[found[2]][name] for name in found[1].split(", ")), function.__doc__
         )
+        entries[function.__name__] = _entries_of(public.__doc__)
     return function

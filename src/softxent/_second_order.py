@@ -109,7 +109,7 @@ def value_grad_and_hess(
     >>> print(sx.value_grad_and_hess(np.array([0, -18, -20], np.float32), 0)[2])
     [1.7291132e-08 1.5229979e-08 2.0611537e-09]
     """
-    given = _read_options(options) if options else None
+    given = read_smooth_options(options) if options else None
     if not (type(hess_factor) is float and hess_factor == 1):
         given = given or Given({})
         given.hess_factor = read_number("hess_factor", hess_factor, positive=True)
@@ -196,7 +196,7 @@ def hvp(
     >>> sx.hvp(None, 2, [1, 0, 0], probs=sx.softmax(logits)).round(6)
     array([ 0.09, -0.03, -0.06])
     """
-    given = _read_options(options) if options else None
+    given = read_smooth_options(options) if options else None
     result = RESULTS["product"]
     if probs is not None:
         if given is not None and given.z_loss:
@@ -209,7 +209,8 @@ def hvp(
     return product
 
 
-def _read_options(options: Any) -> Given:
+def read_smooth_options(options: Any) -> Given:
+    """As read_options, where the second derivative is needed."""
     given = read_options(options)
     if given.softcap is not None:
         raise ValueError("softcap has no second derivative here: leave it out, or take differences of gradients")

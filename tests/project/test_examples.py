@@ -10,8 +10,14 @@ import pytest
 from support import ROOT
 
 EXAMPLES = ROOT / "examples"
-NAMES = ("digits", "moons")
-SHORT = {"digits": ["--epochs", "2"], "moons": ["--steps", "2"]}
+SHORT = {
+    "digits": ["--epochs", "2"],
+    "moons": ["--steps", "2"],
+    "softmax_regression": ["--documents", "100", "--tolerance", "1e-3"],
+    "language_model_head": ["--steps", "2", "--tokens", "8", "--width", "4", "--vocabulary", "50"],
+}
+NAMES = tuple(SHORT)
+COLUMNS = {"digits": 5, "moons": 3}
 
 with_packages = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("matplotlib", "sklearn", "tqdm")),
@@ -42,18 +48,18 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(name: str,
 def test_an_example_ends_with_a_picture(name: str, tmp_path: Path) -> None:
     picture = tmp_path / "picture.png"
     output, errors, status = run(name, *SHORT[name], "--out", str(picture))
-    assert (errors, status) == ("", 0)
+    assert (errors, status) == ("", 0), output
     assert f"picture saved to {picture}" in output
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 @with_packages
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", COLUMNS)
 def test_columns_stay_apart_at_large_losses(name: str, tmp_path: Path) -> None:
     output, _, status = run(name, *SHORT[name], "--learning-rate", "1e15", "--out", str(tmp_path / "picture.png"))
     assert status == 0
     rows = [line.split() for line in output.splitlines()[:3]]
-    assert [len(row) for row in rows[1:]] == [{"digits": 5, "moons": 3}[name]] * 2
+    assert [len(row) for row in rows[1:]] == [COLUMNS[name]] * 2
     assert float(rows[2][1]) > 1e10
 
 
@@ -67,6 +73,8 @@ def test_columns_stay_apart_at_large_losses(name: str, tmp_path: Path) -> None:
         ("moons", "--hidden", "none", "expected a whole number of at least 1, got 'none'"),
         ("moons", "--seed", "-1", "expected a whole number from 0 to 4294967294, got '-1'"),
         ("moons", "--learning-rate", "nan", "expected a finite number above 0, got 'nan'"),
+        ("softmax_regression", "--c", "0", "expected a finite number above 0, got '0'"),
+        ("language_model_head", "--vocabulary", "9", "expected a whole number of at least 10, got '9'"),
         ("digits", "--out", "picture", "expected a file name that ends in .png or the like, got 'picture'"),
         ("digits", "--out", "none/x.png", "cannot write 'none/x.png': No such file or directory"),
     ],
