@@ -221,6 +221,20 @@ def value_and_grad(
     return visit(logits, targets, axis, reduction, normalizer, n_threads, given, True, out)
 
 
+def read_reduction(reduction: str, normalizer: Any) -> tuple[bool, bool, float | None]:
+    """What is said of a reduction in REDUCTIONS, and the normalizer as a float."""
+    try:
+        mean, per_row = REDUCTIONS[reduction]
+    except (KeyError, TypeError):
+        raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}") from None
+    if normalizer is None:
+        return mean, per_row, None
+    divisor = read_number("normalizer", normalizer, " or None")
+    if not mean:
+        raise ValueError(f"normalizer is what reduction='mean' divides by, got it with reduction={reduction!r}")
+    return mean, per_row, divisor
+
+
 def visit(
     logits: Any,
     targets: Any,
@@ -235,20 +249,20 @@ def visit(
     result: int = RESULTS["gradient"],
     vectors: tuple[str, Any] | None = None,
     hess: np.ndarray | None = None,
+    losses: np.ndarray | None = None,
 ) -> tuple[Any, Any]:
     """Loss and gradient (None if not wanted), or another result. What a kernel takes as it is goes to it at once.
 
-    `vectors` are what a product is taken with, after the name of the argument. `hess` is where a diagonal goes.
+    `vectors` are what a product is taken with, after the name of the argument. `hess` is where a diagonal goes, and
+    `losses`, of float64, where the loss of each row goes as it is summed up, beside a loss that is reduced.
     """
     try:
         mean, per_row = REDUCTIONS[reduction]
     except (KeyError, TypeError):
-        raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}") from None
+        mean, per_row, _ = read_reduction(reduction, None)  # which raises
     if normalizer is not None:
         given = given or Given({})
-        given.normalizer = read_number("normalizer", normalizer, " or None")
-        if not mean:
-            raise ValueError(f"normalizer is what reduction='mean' divides by, got it with reduction={reduction!r}")
+        given.normalizer = read_reduction(reduction, normalizer)[2]
     threads = _threads.setting if n_threads is None else _threads.checked(n_threads, "n_threads")
     if (
         type(logits) is np.ndarray
@@ -258,7 +272,6 @@ def visit(
         and -64 <= axis < 64  # no array has more axes; a C integer holds it
         and not (_threads.in_forked_child and threads != 1)
     ):
-        losses = None
         if per_row:
             dtype = logits.dtype if logits.dtype != NATIVE_HALF else np.float32
             losses = np.empty(shape_without(logits.shape, axis % logits.ndim), dtype)
@@ -267,9 +280,11 @@ def visit(
         loss = _kernels.run(logits, targets, axis, losses, grad, mean, threads, given, diagnostics, result, v, hess)
         if type(loss) is float:
             return (losses if per_row else loss), grad
-        del losses, grad  # before their like is allocated again
+        del grad  # before its like is allocated again
+        if per_row:
+            losses = None
     return _visit_with_care(
-        logits, targets, axis, given, mean, per_row, threads, with_grad, out, diagnostics, result, vectors, hess
+        logits, targets, axis, given, mean, per_row, threads, with_grad, out, diagnostics, result, vectors, hess, losses
     )
 
 
@@ -287,6 +302,7 @@ def _visit_with_care(
     result: int,
     vectors: tuple[str, Any] | None,
     hess: np.ndarray | None,
+    losses: np.ndarray | None,
 ) -> tuple[Any, Any]:
     """`visit` for any arguments: they are refused with a reason, or brought to a form that a kernel takes."""
     x, class_axis = read_logits(logits, axis, "probs" if result == RESULTS["product of probs"] else "logits")
@@ -298,7 +314,8 @@ def _visit_with_care(
     if targets is not NONE_NEEDED:
         t = read(targets, x, class_axis, None if given is None else given.ignore_index, dtype)
     given = None if given is None else given.fitted(x, class_axis, dtype)
-    losses = np.empty(shape_without(x.shape, class_axis), dtype) if per_row else None
+    if per_row:
+        losses = np.empty(shape_without(x.shape, class_axis), dtype)
     grad = None
     if out is not None:
         grad = read_out(out, x.shape)

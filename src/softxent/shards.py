@@ -29,13 +29,12 @@ from softxent._inputs import (
     shape_without,
     taken_as,
 )
-from softxent._loss import REDUCTIONS
+from softxent._loss import read_reduction
 from softxent._options import (
     Given,
     LogitOptions,
     Options,
     read_logit_options,
-    read_number,
     read_options,
     with_options,
 )
@@ -253,10 +252,11 @@ def loss(
     >>> shards.loss(shards.merge(parts))  # the label has the probability 1 - 4e-18
     4.248354255291589e-18
     """
-    rows = _Rows(merged, options, reduction, normalizer)
+    mean, per_row, divisor = read_reduction(reduction, normalizer)
+    rows = _Rows(merged, read_options(options), mean, divisor)
     with np.errstate(all="ignore"):
         losses = rows.losses()
-        if REDUCTIONS[reduction][1]:
+        if per_row:
             each: np.ndarray = np.ldexp(losses, rows.exponent).reshape(rows.shape)
             return each
         return float(rows.divided(math.fsum(_doubles.exact_sum(losses))))
@@ -360,10 +360,8 @@ def grad(
     >>> [shards.grad(x, 2, merged, first_class=i).round(4).tolist() for i, x in zip((0, 2), blocks)]
     [[0.1, 0.3], [-0.4]]
     """
-    given = read_options(options)
-    block = _Block(logits, targets, axis, first_class, MAX_CLASSES, given)
-    rows = _Rows(merged, options, reduction, normalizer, block)
-    return block.write(out, _gradient(block, rows))
+    mean, _, divisor = read_reduction(reduction, normalizer)
+    return part_of_grad(logits, targets, merged, first_class, axis, mean, divisor, out, read_options(options))
 
 
 @with_options
@@ -443,6 +441,29 @@ def log_softmax(
     [-4.24835426e-18]
     """
     return _of_logits(logits, merged, axis, out, options, _log_probabilities)
+
+
+def part_of_grad(
+    logits: Any,
+    targets: Any,
+    merged: Any,
+    first_class: Any,
+    axis: Any,
+    mean: bool,
+    divisor: float | None,
+    out: Any,
+    given: Given,
+) -> np.ndarray:
+    """`grad`, with a reduction and options that were read; here a divisor may have any sign."""
+    block = _Block(logits, targets, axis, first_class, MAX_CLASSES, given)
+    return block.write(out, _gradient(block, _Rows(merged, given, mean, divisor, block)))
+
+
+def masses(merged: np.ndarray, weighted: bool, given: Given) -> np.ndarray:
+    """What each row adds to the divisor of the mean, with or without weights of classes."""
+    rows = _Rows(merged, given, False, None)
+    with np.errstate(all="ignore"):
+        return np.asarray(np.ldexp(rows.masses(weighted), rows.exponent))
 
 
 class _Chunk(NamedTuple):
@@ -738,17 +759,10 @@ def _log1p_rest(summary: np.ndarray) -> _doubles.Pair:
 class _Rows:
     """What the merged summary says of each row, and how much the row counts."""
 
-    def __init__(self, merged: Any, options: Any, reduction: str, normalizer: Any, block: _Block | None = None) -> None:
+    def __init__(
+        self, merged: Any, given: Given, mean: bool, divisor: float | None, block: _Block | None = None
+    ) -> None:
         summary = _read_summary(merged, "merged")
-        try:
-            mean, _ = REDUCTIONS[reduction]
-        except (KeyError, TypeError):
-            raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}") from None
-        if normalizer is not None:
-            normalizer = read_number("normalizer", normalizer, " or None")
-            if not mean:
-                raise ValueError(f"normalizer is what reduction='mean' divides by, got it with reduction={reduction!r}")
-        given = read_options(dict(options))
         self.shape = summary.shape
         if block is not None and block.leading != self.shape:
             raise ValueError(f"merged must have the shape of the rows, {block.leading}, got {self.shape}")
@@ -776,14 +790,18 @@ class _Rows:
             self.divisor = 1.0
             if not mean:
                 self.divisor_exponent = -self.exponent
-            elif normalizer is not None:
-                self.divisor, self.divisor_exponent = normalizer, -self.exponent
+            elif divisor is not None:
+                self.divisor, self.divisor_exponent = divisor, -self.exponent
             else:
-                masses = self.weights if given.weight is None else _products(self.weights, self.summary["mass"])
+                masses = self.masses(given.weight is not None)
                 self.divisor, self.divisor_exponent = math.fsum(_doubles.exact_sum(masses)), 0
             n_allowed = np.maximum(self.summary["n_allowed"], 1)
             self.share = _products(self.smoothing, self.summary["target"] / n_allowed)
             self.mass = _products(self.kept, self.summary["mass"]) + _products(self.share, self.summary["class_weight"])
+
+    def masses(self, weighted: bool) -> np.ndarray:
+        """What each row adds to the divisor of the mean, in the unit of the weights."""
+        return _products(self.weights, self.summary["mass"]) if weighted else self.weights
 
     def divided(self, total: Any) -> Any:
         """`total`, in the unit of the weights, divided as the reduction has it."""
