@@ -248,54 +248,29 @@ def evaluate(
     >>> sx.evaluate(np.log([[0.1, 0.3, 0.6], [0.8, 0.1, 0.1]])).confidence.round(4)
     array([0.6, 0.8])
     """
-    given = read_options(options) if options else Given({})
-    return evaluate_rows(logits, targets, axis, reduction, normalizer, n_threads, given)
-
-
-def evaluate_rows(
-    logits: Any,
-    targets: Any,
-    axis: SupportsIndex,
-    reduction: str,
-    normalizer: Any,
-    n_threads: SupportsIndex | None,
-    given: Given,
-    losses: np.ndarray | None = None,
-) -> Evaluation:
-    """`evaluate`, with options that were read; `losses` is where the losses of the rows go: see `_loss.visit`."""
     x, class_axis = read_logits(logits, axis)
     leading, dtype = shape_without(x.shape, class_axis), result_dtypes(x)[1]
+    given = read_options(options) if options else Given({})
     if targets is None:
-        refuse_loss(given, normalizer)
+        _refuse_loss(given, normalizer)
     numbers, classes = np.empty((4, *leading), dtype), np.empty((2, *leading), np.int64)
     has_labels = targets is not None and _are_labels(targets, leading)
 
-    def visit(t: Any, options: Given, reduction: str, divisor: Any, diagnostics: Any = None, losses: Any = None) -> Any:
+    def visit(t: Any, options: Given, reduction: str, divisor: Any, diagnostics: Any = None) -> Any:
         return _loss.visit(
-            x,
-            t,
-            class_axis,
-            reduction,
-            divisor,
-            n_threads,
-            options,
-            with_grad=False,
-            diagnostics=diagnostics,
-            losses=losses,
+            x, t, class_axis, reduction, divisor, n_threads, options, with_grad=False, diagnostics=diagnostics
         )[0]
 
     loss = log_prob = None
     if has_labels:
-        loss = visit(targets, given, reduction, normalizer, (numbers, classes), losses)
+        loss = visit(targets, given, reduction, normalizer, (numbers, classes))
     else:
         of_logits = Given({name: value for name, value in given.__dict__.items() if name in OF_LOGITS})
         if targets is not None:
-            loss = visit(targets, given, reduction, normalizer, None, losses)
+            loss = visit(targets, given, reduction, normalizer)
             log_prob = np.asarray(np.negative(visit(targets, of_logits, "none", None)))
         visit(NONE_NEEDED, of_logits, "sum", None, (numbers, classes))
-    row_weight, masses = row_masses(targets, given, x, class_axis, dtype, has_labels)
-    with np.errstate(all="ignore"):
-        divisor = float(np.sum(masses)) if given.normalizer is None else given.normalizer
+    row_weight, normalizer = _weights(targets, given, x, class_axis, dtype, has_labels)
     _, lse, entropy, confidence = numbers if leading else map(np.asarray, numbers)
     argmax, rank = classes if leading else map(np.asarray, classes)
     correct = None
@@ -307,7 +282,9 @@ def evaluate_rows(
         for values, nothing in ((log_prob, 0), (lse, 0), (entropy, 0), (confidence, 0), (argmax, -1)):
             if values is not None:
                 np.copyto(values, nothing, where=row_weight == 0)
-    return Evaluation(loss, log_prob, lse, argmax, correct, entropy, row_weight, confidence, rank, divisor, reduction)
+    return Evaluation(
+        loss, log_prob, lse, argmax, correct, entropy, row_weight, confidence, rank, normalizer, reduction
+    )
 
 
 def _are_labels(targets: Any, leading: tuple[int, ...]) -> bool:
@@ -315,7 +292,7 @@ def _are_labels(targets: Any, leading: tuple[int, ...]) -> bool:
     return not isinstance(targets, tuple) and read_array(targets, "targets").ndim <= len(leading)
 
 
-def refuse_loss(given: Given, normalizer: Any) -> None:
+def _refuse_loss(given: Given, normalizer: Any) -> None:
     """Refuse what changes a loss, where there are no targets."""
     for name, value in given.__dict__.items():
         if name not in (*OF_LOGITS, "sample_weight") and (
@@ -326,10 +303,10 @@ def refuse_loss(given: Given, normalizer: Any) -> None:
         raise ValueError("normalizer needs targets")
 
 
-def row_masses(
+def _weights(
     targets: Any, given: Given, x: np.ndarray, class_axis: int, dtype: np.dtype, has_labels: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """How much each row counts, and what it adds to the divisor of the mean. Only the shape of x matters."""
+) -> tuple[np.ndarray, float]:
+    """How much each row counts, and what the mean divides by."""
     leading = shape_without(x.shape, class_axis)
     fitted = given.fitted(x, class_axis, dtype)
     row_weight = np.ones(leading)
@@ -337,6 +314,8 @@ def row_masses(
         row_weight[...] = taken_as(fitted.sample_weight, np.float64)
     if has_labels and given.ignore_index is not None:
         row_weight[np.asarray(targets) == given.ignore_index] = 0
+    if given.normalizer is not None:
+        return row_weight, given.normalizer
     with np.errstate(all="ignore"):
         mass: Any = 1.0
         if targets is not None and fitted.weight is not None:
@@ -347,4 +326,4 @@ def row_masses(
                 mass = (weight[targets[0]] * targets[1]).sum(axis=-1)
             else:
                 mass = np.moveaxis(np.asarray(targets, np.float64), class_axis, -1) @ weight
-        return row_weight, np.where(row_weight != 0, row_weight * mass, 0)
+        return row_weight, float(np.sum(np.where(row_weight != 0, row_weight * mass, 0)))

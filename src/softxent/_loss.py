@@ -222,7 +222,7 @@ def value_and_grad(
 
 
 def read_reduction(reduction: str, normalizer: Any) -> tuple[bool, bool, float | None]:
-    """What is said of a reduction in REDUCTIONS, and the normalizer as a float."""
+    """Whether the loss is a mean, whether it is one for each row, and what was given to divide by."""
     try:
         mean, per_row = REDUCTIONS[reduction]
     except (KeyError, TypeError):
@@ -256,13 +256,10 @@ def visit(
     `vectors` are what a product is taken with, after the name of the argument. `hess` is where a diagonal goes, and
     `losses`, of float64, where the loss of each row goes as it is summed up, beside a loss that is reduced.
     """
-    try:
-        mean, per_row = REDUCTIONS[reduction]
-    except (KeyError, TypeError):
-        mean, per_row, _ = read_reduction(reduction, None)  # which raises
+    mean, per_row, normalizer = read_reduction(reduction, normalizer)
     if normalizer is not None:
         given = given or Given({})
-        given.normalizer = read_reduction(reduction, normalizer)[2]
+        given.normalizer = normalizer
     threads = _threads.setting if n_threads is None else _threads.checked(n_threads, "n_threads")
     if (
         type(logits) is np.ndarray

@@ -21,9 +21,11 @@ except ImportError as error:
     raise ImportError('softxent.dask needs Dask: pip install "softxent[dask]"') from error
 
 from softxent import _doubles, _loss, _softmax, shards
-from softxent._evaluation import Evaluation, evaluate_rows, refuse_loss, row_masses
+from softxent._counting import weigh_rows
+from softxent._evaluation import Evaluation
+from softxent._evaluation import evaluate as evaluate_rows
 from softxent._inputs import read_array, read_logits, read_targets, result_dtypes, shape_without, taken_as
-from softxent._options import LogitOptions, Options, read_logit_options, read_options, with_options
+from softxent._options import Given, LogitOptions, Options, read_logit_options, read_options, with_options
 from softxent._threads import checked
 
 __all__ = ["cross_entropy", "evaluate", "log_softmax", "logsumexp", "softmax", "value_and_grad"]
@@ -382,17 +384,17 @@ class _Call:
         Where the rows fit, they read arrays without rows, so that no value matters.
         """
         fits = all(operand.axes or operand.array.ndim == 0 for operand in self.operands.values())
-
-        def stand_in(name: str) -> np.ndarray:
-            array, index = self.operands[name]
-            shape = tuple(0 if fits and index[axis] in self.rows else size for axis, size in enumerate(array.shape))
-            return _stand_in(array.dtype, shape)
-
-        x, targets, options = self.settings.read({name: stand_in(name) for name in self.operands})
+        x, targets, options = self.settings.read({name: self._stand_in(name, not fits) for name in self.operands})
         given = read_options(options)
         if targets is not None:
             read_targets(targets, x, self.class_axis, given.ignore_index, self.settings.dtype)
         given.fitted(x, self.class_axis, self.settings.dtype)
+
+    def _stand_in(self, name: str, rows: bool) -> np.ndarray:
+        """An array of the shape of an operand that takes no memory, with its rows or with none."""
+        array, axes = self.operands[name]
+        sizes = enumerate(array.shape)
+        return _stand_in(array.dtype, tuple(size if rows or axes[i] not in self.rows else 0 for i, size in sizes))
 
     def _run(
         self,
@@ -512,8 +514,11 @@ class _Call:
         mean, per_row, divisor = _loss.read_reduction(reduction, normalizer)
         has_targets = bool(self._chosen("targets", "indices"))
         if not has_targets:
-            arrays = {name: np.zeros(1) for name in self._chosen(*ARRAYS)}
-            refuse_loss(read_options({**self.settings.numbers, **arrays}), normalizer)
+            _, _, options = self.settings.read(
+                {name: self._stand_in(name, rows=False) for name in self._chosen(*ARRAYS)}
+            )
+            rows = self._stand_in("logits", rows=False)
+            evaluate_rows(rows, axis=self.class_axis, normalizer=normalizer, **options)  # refuses what changes a loss
         made = self._run(_evaluate, self.axes, self.operands)
         dtype = self.settings.dtype
         if divisor is None:
@@ -654,18 +659,22 @@ def _masses(settings: _Settings, blocks: dict[str, Any]) -> dict[str, Any]:
     shape = (*rows[: settings.class_axis], settings.n_classes, *rows[settings.class_axis :])
     x = _stand_in(settings.dtype, shape)
     given = read_options({name: value for name, value in options.items() if name != "where"})
-    _, masses = row_masses(targets, given, x, settings.class_axis, settings.dtype, settings.has_labels)
-    return {"masses": _exact_sum(masses)}
+    return {"masses": _masses_of(x, targets, given, settings)}
+
+
+def _masses_of(x: np.ndarray, targets: Any, given: Given, settings: _Settings) -> np.ndarray:
+    axis = settings.class_axis
+    fitted = given.fitted(x, axis, settings.dtype)
+    return _exact_sum(weigh_rows(targets, fitted, shape_without(x.shape, axis), axis, settings.has_labels)[1])
 
 
 def _evaluate(settings: _Settings, blocks: dict[str, Any]) -> dict[str, Any]:
     """What `evaluate` says of rows with all their classes."""
     x, targets, options = settings.read(blocks)
-    losses = np.zeros(_rows_of(x, settings))
-    given, kind = read_options(dict(options)), settings.has_labels
-    result = evaluate_rows(x, targets, settings.class_axis, "sum", None, settings.n_threads, given, losses)
-    _, masses = row_masses(targets, read_options(options), x, settings.class_axis, settings.dtype, kind)
-    return {**result._asdict(), "masses": _exact_sum(masses), **_of_losses(losses, settings)}
+    result: Any = evaluate_rows(x, targets, axis=settings.class_axis, n_threads=settings.n_threads, **options)
+    masses = _masses_of(x, targets, read_options(options), settings)
+    losses = {} if targets is None else _visit(settings, blocks, False, None, False)
+    return {**result._asdict(), "masses": masses, **losses}
 
 
 def _of_rows(settings: _Settings, blocks: dict[str, Any], result: Callable[..., np.ndarray]) -> np.ndarray:
