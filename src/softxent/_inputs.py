@@ -37,7 +37,7 @@ def read_array(value: Any, name: str) -> np.ndarray:
     if "dask" in libraries:
         raise TypeError(
             f"{name} must be in memory, got a Dask {type(value).__name__}, which would be loaded whole; "
-            f"compute one block at a time, or pass {name}.compute()"
+            f"softxent.dask has the functions for Dask arrays, or pass {name}.compute()"
         )
     if "scipy" in libraries and hasattr(value, "toarray"):
         raise TypeError(f"{name} must be dense, got a SciPy {type(value).__name__}; pass {name}.toarray()")

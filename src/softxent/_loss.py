@@ -249,10 +249,12 @@ def visit(
     result: int = RESULTS["gradient"],
     vectors: tuple[str, Any] | None = None,
     hess: np.ndarray | None = None,
+    losses: np.ndarray | None = None,
 ) -> tuple[Any, Any]:
     """Loss and gradient (None if not wanted), or another result. What a kernel takes as it is goes to it at once.
 
-    `vectors` are what a product is taken with, after the name of the argument. `hess` is where a diagonal goes.
+    `vectors` are what a product is taken with, after the name of the argument. `hess` is where a diagonal goes, and
+    `losses`, of float64, where the loss of each row goes as it is summed up, beside a loss that is reduced.
     """
     mean, per_row, normalizer = read_reduction(reduction, normalizer)
     if normalizer is not None:
@@ -267,7 +269,6 @@ def visit(
         and -64 <= axis < 64  # no array has more axes; a C integer holds it
         and not (_threads.in_forked_child and threads != 1)
     ):
-        losses = None
         if per_row:
             dtype = logits.dtype if logits.dtype != NATIVE_HALF else np.float32
             losses = np.empty(shape_without(logits.shape, axis % logits.ndim), dtype)
@@ -276,9 +277,11 @@ def visit(
         loss = _kernels.run(logits, targets, axis, losses, grad, mean, threads, given, diagnostics, result, v, hess)
         if type(loss) is float:
             return (losses if per_row else loss), grad
-        del losses, grad  # before their like is allocated again
+        del grad  # before its like is allocated again
+        if per_row:
+            losses = None
     return _visit_with_care(
-        logits, targets, axis, given, mean, per_row, threads, with_grad, out, diagnostics, result, vectors, hess
+        logits, targets, axis, given, mean, per_row, threads, with_grad, out, diagnostics, result, vectors, hess, losses
     )
 
 
@@ -296,6 +299,7 @@ def _visit_with_care(
     result: int,
     vectors: tuple[str, Any] | None,
     hess: np.ndarray | None,
+    losses: np.ndarray | None,
 ) -> tuple[Any, Any]:
     """`visit` for any arguments: they are refused with a reason, or brought to a form that a kernel takes."""
     x, class_axis = read_logits(logits, axis, "probs" if result == RESULTS["product of probs"] else "logits")
@@ -307,7 +311,8 @@ def _visit_with_care(
     if targets is not NONE_NEEDED:
         t = read(targets, x, class_axis, None if given is None else given.ignore_index, dtype)
     given = None if given is None else given.fitted(x, class_axis, dtype)
-    losses = np.empty(shape_without(x.shape, class_axis), dtype) if per_row else None
+    if per_row:
+        losses = np.empty(shape_without(x.shape, class_axis), dtype)
     grad = None
     if out is not None:
         grad = read_out(out, x.shape)

@@ -246,8 +246,11 @@ class Given:
     """The options of a call, as attributes, and the numbers below; those not given are as by default."""
 
     ignore_index: int | None
+    label_smoothing: float
     sample_weight: np.ndarray | None
     softcap: float | None
+    temperature: float
+    where: np.ndarray | None
     z_loss: float
     normalizer: float | None = None  # what the mean is divided by
     hess_factor: float = 1.0  # what the diagonal of a Hessian is multiplied by
@@ -295,7 +298,7 @@ def _nearest(name: str) -> str:
     from difflib import get_close_matches  # rarely needed
 
     near = get_close_matches(name, [*OPTIONS, "axis", "reduction", "normalizer", "n_threads"], 1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    return f"; did you mean {near[0]!r}?" if near and near[0] != name else ""
 
 
 # An entry of a docstring, with its name, and what stands in a docstring for such entries.

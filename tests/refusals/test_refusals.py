@@ -578,7 +578,7 @@ STRANGERS: dict[str, tuple[Any, str]] = {
     "Dask": (
         stranger("dask.array.core", __array__=lambda *_, **__: pytest.fail("loaded")),
         "{0} must be in memory, got a Dask Stranger, which would be loaded whole; "
-        "compute one block at a time, or pass {0}.compute()",
+        "softxent.dask has the functions for Dask arrays, or pass {0}.compute()",
     ),
     "SciPy": (
         stranger("scipy.sparse._csr", toarray=lambda _: None),
