@@ -10,11 +10,13 @@ Nothing is written to a tensor of the caller's. Calls that are too small to gain
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, Unpack
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.autograd import Function, forward_ad
 from torch.nn import functional
 
@@ -28,8 +30,6 @@ except ModuleNotFoundError:  # NumPy has no such type of its own: bfloat16 is th
     _bfloat16 = None
 
 __all__ = ["CrossEntropyLoss", "cross_entropy", "log_softmax", "softmax"]
-
-Tensor = torch.Tensor
 
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 HALVES = (torch.float16, torch.bfloat16)
@@ -498,15 +498,22 @@ def _operator(
 ) -> Callable[..., Tensor]:
     operator = _define(name, arguments, options, "Tensor", kernel, fake)
 
+    def run(*arguments: Any) -> Tensor:
+        return operator(*arguments)
+
     def call(*arguments: Any) -> Tensor:
         if torch.compiler.is_compiling():
+            return operator(*arguments)
+        if not torch.is_grad_enabled() and _is_plain(arguments):
             return operator(*arguments)
         _refuse_nested_forward_mode()
         return function.apply(*arguments)
 
+    forward: Any = run
+    forward.__signature__ = inspect.signature(run)  # PyTorch asks for it in each call, and to find it takes long
     axis_at = arguments.count(",") + 1
     of_classes = axis_at + 2 + options.index("weight") if "weight" in options else None
-    function.forward = staticmethod(operator)
+    function.forward = staticmethod(forward)
     function.setup_context = staticmethod(_keep)
     function.vmap = staticmethod(_batch_rule(call, axis_at, of_classes))
     qualified = f"softxent::{name}"
@@ -630,31 +637,23 @@ def cross_entropy(
     0.366985 tensor([[ 0.0500,  0.1500, -0.2000],
             [-0.1000,  0.0500,  0.0500]])
     """
-    if size_average is not None or reduce is not None:
-        reduction = torch.nn._reduction.legacy_get_string(size_average, reduce)
     _refuse_elsewhere(input, "cross_entropy")
-    _refuse_unknown(options)
-    by_pytorch = sample_weight is None and not z_loss and n_threads is None and not options
-
-    def by_functional() -> Tensor:
-        arguments = [input, target, weight]
-        if input.dtype in HALVES:  # for a loss in float32
-            arguments = [value.float() if _is_float(value) else value for value in arguments]
-        return functional.cross_entropy(
-            *arguments, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing
-        )
-
-    if by_pytorch and _is_small(input, 1, 600, 200):
-        return by_functional()
+    how: str = reduction
+    if size_average is not None or reduce is not None:
+        how = torch.nn._reduction.legacy_get_string(size_average, reduce)
+    by_pytorch = not options and sample_weight is None and not z_loss and n_threads is None
+    if by_pytorch and _is_small(input, 1, 3000 if how == "none" else 1300, 200):
+        return _by_functional(input, target, weight, ignore_index, how, label_smoothing)
     try:
         return _loss(
-            input, target, reduction, n_threads, weight=weight, sample_weight=sample_weight, ignore_index=ignore_index,
+            input, target, how, n_threads, weight=weight, sample_weight=sample_weight, ignore_index=ignore_index,
             label_smoothing=label_smoothing, z_loss=z_loss, **options,
         )  # fmt: skip
     except (NotImplementedError, TypeError, ValueError):
         if not by_pytorch:
             raise
-        return by_functional()  # which refuses it in its own words, or takes it
+        # PyTorch refuses it in its own words, or takes it.
+        return _by_functional(input, target, weight, ignore_index, how, label_smoothing)
 
 
 @with_options
@@ -792,33 +791,25 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
         n_threads: int | None = None,
     ) -> None:
         super().__init__(weight, size_average, ignore_index, reduce, reduction, label_smoothing)
-        self.options = {
-            name: value
-            for name, value in {"temperature": temperature, "softcap": softcap}.items()
-            if value != OPTIONS[name].default
-        }
-        self.z_loss = z_loss
+        given = {"temperature": temperature, "softcap": softcap, "z_loss": z_loss}
+        self.options: dict[str, Any] = {name: value for name, value in given.items() if value != OPTIONS[name].default}
         self.n_threads = n_threads
 
     def forward(
-        self,
-        input: Tensor,
-        target: Tensor,
-        *,
-        sample_weight: Tensor | None = None,
-        where: Tensor | None = None,
+        self, input: Tensor, target: Tensor, *, sample_weight: Tensor | None = None, where: Tensor | None = None
     ) -> Tensor:
         """The loss of these logits; `sample_weight` and `where` as in `cross_entropy`."""
+        options = self.options if where is None else {**self.options, "where": where}
+        reduction: Any = self.reduction
         return cross_entropy(
-            input, target, self.weight, ignore_index=self.ignore_index, reduction=self.reduction,
-            label_smoothing=self.label_smoothing, sample_weight=sample_weight, z_loss=self.z_loss,
-            n_threads=self.n_threads, **self.options, **({} if where is None else {"where": where}),
+            input, target, self.weight, ignore_index=self.ignore_index, reduction=reduction,
+            label_smoothing=self.label_smoothing, sample_weight=sample_weight, n_threads=self.n_threads, **options,
         )  # fmt: skip
 
 
 def _refuse_unknown(options: Any) -> None:
     for name in options:
-        if name not in OF_LOGITS:
+        if name not in OPTIONS:
             raise TypeError(f"got an unexpected keyword argument {name!r}{nearest(name)}")
 
 
@@ -826,26 +817,44 @@ def _is_float(value: Tensor | None) -> bool:
     return value is not None and value.is_floating_point()
 
 
+def _by_functional(
+    input: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, reduction: str, label_smoothing: float
+) -> Tensor:
+    """PyTorch's own, with losses in float32 for halves."""
+    given: Any = (input, target, weight)
+    if input.dtype in HALVES:
+        given = (value.float() if _is_float(value) else value for value in given)
+    x, t, w = given
+    return functional.cross_entropy(
+        x, t, w, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing
+    )
+
+
 def _is_small(input: Tensor, axis: int, rows: int, logits_for_a_row: int) -> bool:
-    """Whether there are fewer rows than this, some logits counting as much as one more row: PyTorch is faster then."""
-    n_logits = input.numel()
-    n_classes = input.shape[axis] if input.dim() > axis else n_logits
-    return n_logits * (logits_for_a_row + n_classes) < rows * logits_for_a_row * n_classes
+    """Whether there are fewer rows than this, some logits counting as one row more: PyTorch is faster then.
+
+    Rows of few classes, which PyTorch computes one by one, count in part; rows that are not side by side, over which
+    its vectors go, do not count. All these numbers are measured.
+    """
+    n_logits, n_axes = input.numel(), input.dim()
+    worth = n_logits / logits_for_a_row
+    if n_axes < 2 or axis == -1 or axis == n_axes - 1:
+        worth += n_logits / max(input.shape[-1] if n_axes else 1, 10)
+    return worth < rows
 
 
 def _refuse_elsewhere(input: Any, name: str) -> None:
     if not isinstance(input, Tensor):
         raise TypeError(f"input must be a tensor, got {type(input).__name__}")
+    if input.is_cpu and input.layout is torch.strided and not (input.is_quantized or input.is_nested):
+        return
+    kind = f"one on {input.device}"
     if input.is_nested:
         kind = "a nested tensor"
-    elif not input.is_cpu:
-        kind = f"one on {input.device}"
-    elif input.layout is not torch.strided:
-        kind = f"one of layout {input.layout}"
     elif input.is_quantized:
         kind = "a quantized tensor"
-    else:
-        return
+    elif input.is_cpu:
+        kind = f"one of layout {input.layout}"
     raise TypeError(f"input must be a dense tensor on the CPU, got {kind}; use torch.nn.functional.{name} for it")
 
 
@@ -873,15 +882,15 @@ def _of_family(
     options: Any,
 ) -> Tensor:
     _refuse_elsewhere(input, name)
-    _refuse_unknown(options)
     by_pytorch = not options and n_threads is None
     by_functional = getattr(functional, name)
-    if by_pytorch and (dim is None or not -input.dim() <= dim < input.dim() or _is_small(input, dim, 2000, 2000)):
+    if by_pytorch and (dim is None or not -input.dim() <= dim < input.dim() or _is_small(input, dim, 5000, 2500)):
         return by_functional(input, dim, stacklevel + 2, dtype)
     converted = input if dtype is None else input.to(dtype)
     try:
         if dim is None:
             raise TypeError("dim must be an integer, got None")
+        _refuse_unknown(options)
         _refuse_dtype(converted)
         axis = range(input.dim())[dim]
         options = {**options, "where": _for_all_logits(options.get("where"), input, axis)}
@@ -895,6 +904,7 @@ def _of_family(
 
 def _loss(input: Tensor, target: Tensor, reduction: str, n_threads: int | None, **given: Any) -> Tensor:
     axis = 1 if input.dim() > 1 else 0
+    _refuse_unknown(given)
     _refuse_dtype(input)
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
@@ -937,10 +947,8 @@ def _loss(input: Tensor, target: Tensor, reduction: str, n_threads: int | None, 
     return total.to(losses.dtype)
 
 
-def _is_plain(tensors: list[Tensor]) -> bool:
+def _is_plain(values: Iterable[Any]) -> bool:
     """Whether nothing but backward will be asked for: no torch.compile, no torch.func, no forward mode."""
-    return not (
-        torch.compiler.is_compiling()
-        or torch._C._are_functorch_transforms_active()
-        or any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors)
-    )
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return False
+    return all(forward_ad.unpack_dual(value).tangent is None for value in values if isinstance(value, Tensor))

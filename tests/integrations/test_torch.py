@@ -193,7 +193,7 @@ def test_error_inputs_of_the_module_raise_the_same(small: bool, monkeypatch: pyt
 KINDS = ("labels", "probabilities")
 OPTIONS = {
     "plain": {},
-    "weight and smoothing": {"weight": torch.tensor([0.5, 2.0, 1.0, 0.1]).double(), "label_smoothing": 0.2},
+    "weight and smoothing": {"weight": torch.tensor([0.5, 2.0, 0.1]).double(), "label_smoothing": 0.2},
     "temperature and z_loss": {"temperature": 1.7, "z_loss": 0.1},
 }
 
@@ -204,9 +204,9 @@ OPTIONS = {
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_gradcheck(reduction: str, kind: str, options: dict[str, Any]) -> None:
     """First and second derivatives, backward, forward, one over the other, and many at once."""
-    logits, target = problem(3, 4, 2, kind=kind)
+    logits, target = problem(2, 3, 2, kind=kind)
     target.requires_grad_(kind == "probabilities")
-    rows = (torch.rand(3, 2, dtype=torch.float64) + 0.5).requires_grad_()
+    rows = (torch.rand(2, 2, dtype=torch.float64) + 0.5).requires_grad_()
 
     def loss(logits: Any, target: Any, rows: Any) -> Any:
         return sxt.cross_entropy(logits, target, reduction=reduction, sample_weight=rows, **options)
@@ -226,8 +226,8 @@ def test_gradcheck(reduction: str, kind: str, options: dict[str, Any]) -> None:
 @pytest.mark.parametrize("options", [{}, {"temperature": 1.7}, {"where": True}], ids=["plain", "temperature", "where"])
 def test_gradcheck_of_the_family(function: Callable[..., Any], options: dict[str, Any]) -> None:
     """The third derivative, too."""
-    logits, _ = problem(3, 4, 2)
-    allowed = torch.ones(3, 4, 2, dtype=torch.bool)
+    logits, _ = problem(2, 3, 2)
+    allowed = torch.ones(2, 3, 2, dtype=torch.bool)
     if "where" in options:
         allowed = logits.detach() < logits.detach().amax(1, keepdim=True)
         options = {"where": allowed}
@@ -680,7 +680,7 @@ def test_small_calls_are_pytorchs(monkeypatch: pytest.MonkeyPatch) -> None:
         sxt.cross_entropy(logits, labels, temperature=2.0)
 
 
-@pytest.mark.parametrize("shape", [(2000, 2), (2000, 100), (300, 1000)])
+@pytest.mark.parametrize("shape", [(6500, 2), (2000, 10), (1000, 100), (300, 1000)])
 def test_large_calls_are_computed_here(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(functional, "cross_entropy", None)
     logits, labels = problem(*shape, dtype=torch.float32)
@@ -719,7 +719,7 @@ def test_what_pytorch_takes_besides() -> None:
 
 
 def test_bfloat16_without_ml_dtypes(monkeypatch: pytest.MonkeyPatch) -> None:
-    logits, labels = problem(700, 5, dtype=torch.bfloat16)
+    logits, labels = problem(2000, 10, dtype=torch.bfloat16)
     expected = sxt.cross_entropy(logits, labels)
     (grad,) = torch.autograd.grad(expected, logits)
     monkeypatch.setattr(sxt, "_bfloat16", None)
