@@ -281,7 +281,7 @@ def read_options(options: Any) -> Given:
         try:
             read = READERS[name]
         except KeyError:
-            raise TypeError(f"got an unexpected keyword argument {name!r}{_nearest(name)}") from None
+            raise TypeError(f"got an unexpected keyword argument {name!r}{nearest(name)}") from None
         options[name] = read(name, value)
     return Given(options)
 
@@ -294,7 +294,7 @@ def read_logit_options(options: Any) -> Given:
     return read_options(options)
 
 
-def _nearest(name: str) -> str:
+def nearest(name: str) -> str:
     from difflib import get_close_matches  # rarely needed
 
     near = get_close_matches(name, [*OPTIONS, "axis", "reduction", "normalizer", "n_threads"], 1)
