@@ -111,7 +111,7 @@ cdef void visit_block(
                     k + 1 < count and numbers.weight[k + 1] != 0, known)
                 k += 1
         if job.diagnostics.argmax != NULL:
-            write_diagnostics(job, i, count, scratch, &numbers)
+            write_diagnostics_of(<const real*> scratch, numbers, label, count, job.diagnostics, i)
         if job.result == GRADIENT or job.result == HESSIAN or job.result == LOGSUMEXP:
             add_losses(job, i, count, i - block * job.rows_per_block, scratch, &numbers, &sum, &total.far_sum)
         i += count

@@ -58,11 +58,13 @@ struct Formula {
     double smoothing = 0, z_loss = 0;
 };
 
-// Where the results of `evaluate` for each row go, besides the loss: numbers of the type computed in. A null argmax means
-// that there are none.
+// Where the results of `evaluate` for each row go, besides the loss: numbers of the type computed in, classes, whether the
+// label is the argmax, and whether the row counts (1 or 0). A null argmax means that there are none.
 struct Diagnostics {
     void *log_prob = nullptr, *lse = nullptr, *entropy = nullptr, *confidence = nullptr;
     std::int64_t *argmax = nullptr, *rank = nullptr;
+    unsigned char *correct = nullptr;
+    double *counts = nullptr;
 };
 
 // The narrow kernel: the bytes of one class of a group of rows, and of all tiles of a group together, on the stack.

@@ -98,53 +98,6 @@ cdef void smooth_lanes(
         i += ROWS_AT_ONCE
 
 
-cdef void count_ahead_of_lanes(
-    LaneGroup[real]* group, const real* x, Py_ssize_t n, real* ahead
-) noexcept nogil:
-    """As count_ahead, for the label of each lane."""
-    cdef Lanes[real] zero = Lanes[real](0), one = Lanes[real](1), total = zero
-    cdef Lanes[real] label, logit, c_of_all, v, before
-    cdef real[MAX_LANES] labels, logits
-    cdef Py_ssize_t c, lane
-    for lane in range(lanes_of(x)):
-        labels[lane] = <real> group.label[lane]
-        logits[lane] = x[group.label[lane] * lanes_of(x) + lane]
-    label, logit = load_lanes(&labels[0]), load_lanes(&logits[0])
-    for c in range(n):
-        c_of_all = class_in_lanes(x, c)
-        v = load_lanes(x + c * lanes_of(x))
-        before = select_equal(maximum(label, c_of_all), c_of_all, zero, one)
-        total = total - select_equal(
-            v, logit, zero - before, select_equal(maximum(v, logit), logit, zero, zero - one))
-    store(ahead, total)
-
-
-cdef void find_diagnostics_of_lanes(
-    LaneGroup[real]* group, const real* x, const real* e, Py_ssize_t n, LaneNumbers* numbers
-) noexcept nogil:
-    """As find_diagnostics, for each lane, from logits x and their exponentials e."""
-    cdef Lanes[real] m = load_lanes(group.m), argmax = Lanes[real](-1)
-    cdef RowDiagnostics* found = numbers.diagnostics
-    cdef Py_ssize_t k = numbers.k
-    cdef real[MAX_LANES] first_at_m, nothing, ahead
-    cdef double[MAX_LANES] gaps
-    cdef Py_ssize_t c, lane
-    for c in range(n - 1, -1, -1):
-        argmax = select_equal(load_lanes(x + c * lanes_of(x)), m, class_in_lanes(x, c), argmax)
-    store(first_at_m, argmax)
-    store(nothing, Lanes[real](0))
-    lane_sums(e, n, &first_at_m[0], &nothing[0], found.R + k, found.R_low + k)
-    lane_entropy_sums(e, x, n, group.m, gaps)
-    count_ahead_of_lanes(group, x, n, ahead)
-    for lane in range(lanes_of(x)):
-        found.label_gap[k + lane] = numbers.m[lane] - x[group.label[lane] * lanes_of(x) + lane]
-        found.mean_gap[k + lane] = gaps[lane] / (found.R[k + lane] + group.e_m[lane])
-        found.argmax[k + lane] = <int64_t> first_at_m[lane]
-        found.rank[k + lane] = <int64_t> ahead[lane]
-        if not is_finite(found.R[k + lane]) and has_nan(x + lane, lanes_of(x), n):
-            found.argmax[k + lane] = found.rank[k + lane] = -1
-
-
 cdef inline bint find_scales(const Job* job, const double* weight, double* scales, const real* tag) noexcept nogil:
     """The scale of each lane's gradient; False if one is too large for the type."""
     cdef Py_ssize_t lane
@@ -266,7 +219,7 @@ cdef bint visit_lanes(
     if not job.has_probs:
         take_exponentials_of_lanes(&group, x, n, next_logits, next_grad, numbers[0])
     if job.diagnostics.argmax != NULL:
-        find_diagnostics_of_lanes(&group, tiles.kept_logits, x, n, numbers)
+        find_diagnostics_of_lanes(job, &group, <const real*> tiles.kept_logits, <const real*> x, numbers)
     if job.result != GRADIENT and job.result != HESSIAN:
         return take_lane_results(job, i, count, &group, &tiles, x, numbers)
     if not job.has_grad:

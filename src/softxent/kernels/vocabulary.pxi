@@ -1,6 +1,6 @@
 # The C++ headers, as the kernels see them. Cython deduces the template arguments from the operands.
 
-from libc.math cimport INFINITY, fabs, frexp, ldexp
+from libc.math cimport INFINITY, NAN, fabs, frexp, ldexp
 from libc.string cimport memcpy, memset
 
 cdef extern from "vec/vec.hpp" namespace "softxent" nogil:
@@ -168,7 +168,7 @@ cdef extern from "row/target.hpp" namespace "softxent" nogil:
     cdef cppclass DiagnosticSums:
         DiagnosticSums()
         Carried[double] R, gaps
-        Py_ssize_t argmax
+        Py_ssize_t argmax, ahead
 
     double row_mass[T](const T* t, Py_ssize_t n)
     void blend_row[T](
@@ -241,8 +241,8 @@ cdef extern from "row/sweeps.hpp" namespace "softxent" nogil:
     Carried[double] exp_sum[T](
         const T* x, T* e, Py_ssize_t n, Py_ssize_t left_out, RowUnit[T], Py_ssize_t prefetch_distance)
     Carried[double] exp_and_diagnostic_sums[T](
-        const T* x, Py_ssize_t n, Py_ssize_t left_out, RowUnit[T], double m, DiagnosticSums*,
-        Py_ssize_t prefetch_distance)
+        const T* x, Py_ssize_t n, Py_ssize_t left_out, RowUnit[T], double m, Py_ssize_t label, T logit,
+        DiagnosticSums*, Py_ssize_t prefetch_distance)
     Carried[double] gap_sum[T](const T* x, Py_ssize_t n, double m)
     void build_label_row[T](
         T* t, Py_ssize_t n, Py_ssize_t label, double smoothing, const unsigned char* allowed, const T* class_weight)
@@ -260,8 +260,6 @@ cdef extern from "row/results.hpp" namespace "softxent" nogil:
     const double PLAIN_LSE_FROM
     Py_ssize_t find_top[T](const T* x, Py_ssize_t n, double m)
     Py_ssize_t count_ahead[T](const T* x, Py_ssize_t n, Py_ssize_t label)
-    Vec[double] largest_probability[T](
-        const T*, const Vec[double]& R, const Vec[double]& R_low, const Vec[double]& m_shifted, const Vec[double]& n0)
 
     cdef cppclass Probabilities[N]:
         Probabilities()
@@ -372,6 +370,7 @@ cdef extern from "row/lanes.hpp" namespace "softxent" nogil:
     void find_pulls[T](const T*, const Formula&, const LaneNumbers&, double* pull)
     void build_label_targets[T](T* t, Py_ssize_t n, double smoothing, const T* label_class, const T* class_weight)
     void find_label_classes[T](LaneGroup[T]*)
+    void find_label_logits[T](LaneGroup[T]*, const T* x, Py_ssize_t n)
     void find_tops[T](LaneGroup[T]*, const T* x, Py_ssize_t n, bint of_lse, const LaneNumbers&)
     void write_probabilities[T](
         const Probabilities[Lanes[T]]&, const Lanes[T]& top, const T* e, Py_ssize_t n, T** at)
@@ -379,7 +378,6 @@ cdef extern from "row/lanes.hpp" namespace "softxent" nogil:
     void write_products[T](const Product[Lanes[T]]&, const T* e, const T* v, Py_ssize_t n, T** at)
     void write_hessians[T](const Hessian[Lanes[T]]&, const Lanes[T]& own, const T* e, Py_ssize_t n, T** at)
     Lanes[T] class_in_lanes[T](const T*, Py_ssize_t c)
-    void lane_logs[T](const T*, const double* R, const double* R_low, const LaneNumbers&, double* logs)
     double smallest_scale[T](const T*)
     void find_m[T](LaneGroup[T]*, const T* x, Py_ssize_t n, const LaneNumbers&)
     bint finish_lanes[T](
@@ -393,7 +391,6 @@ cdef extern from "row/lanes.hpp" namespace "softxent" nogil:
         LaneGroup[T]*, T* x, Py_ssize_t n, const NextRows& next_logits, const NextRows& next_grad, const LaneNumbers&)
     void lane_sums[T](const T* v, Py_ssize_t n, const T* left_out, const T* taken_off, double* values, double* rounded)
     void lane_gap_sums[T](const T* x, Py_ssize_t n, const T* m, double* values)
-    void lane_entropy_sums[T](const T* e, const T* x, Py_ssize_t n, const T* m, double* values)
     void lane_product_sums[T](const T* e, const T* v, Py_ssize_t n, const T* at_top, double* values)
     void lane_gaps[T](
         const T* x, const T* t, Py_ssize_t n, const T* m, const T* left_out, double* gaps, double* weights,
@@ -403,6 +400,12 @@ cdef extern from "row/lanes.hpp" namespace "softxent" nogil:
         T* t, Py_ssize_t n, double smoothing, const double* masses, const T* allowed, const T* class_weight)
     double largest_size(const double*, Py_ssize_t n)
     bint are_finite(const double* v, Py_ssize_t n)
+
+cdef extern from "row/diagnostics.hpp" namespace "softxent" nogil:
+    void find_diagnostics_of[T](
+        const LaneGroup[T]&, const T* x, const T* e, Py_ssize_t n, const LaneNumbers&)
+    void write_diagnostics_of[T](
+        const T*, const RowNumbers&, const int64_t* label, Py_ssize_t count, const Diagnostics&, Py_ssize_t i)
 
 cdef extern from "threads.hpp" namespace "softxent" nogil:
     int this_thread()

@@ -47,12 +47,15 @@ cdef inline void visit_stretch(
 ) noexcept nogil:
     """Target and exponentials of the n classes from `start` on, of a row whose maximum is m."""
     cdef const real* x = row.x + start
+    cdef Py_ssize_t label
     find_target(sums, row, formula, start, n, m, prefetch_distance)
     # exp_sum may overwrite x, so it comes last.
     if row.vector != NULL:
         visit_vector(sums, diagnostics, row, start, n, unit, prefetch_distance)
     elif row.diagnostics != NULL:
-        sums.R = exp_and_diagnostic_sums(x, n, sums.argmax, unit, m, diagnostics, prefetch_distance)
+        label = row.target.indices[0]
+        sums.R = exp_and_diagnostic_sums(
+            x, n, sums.argmax, unit, m, label - start, row.x[label], diagnostics, prefetch_distance)
     else:
         sums.R = exp_sum(x, row.e + start if row.e != NULL else NULL, n, sums.argmax, unit, prefetch_distance)
 
@@ -80,6 +83,7 @@ cdef inline void add_diagnostic_sums(
     """As add_stretch."""
     sums.R = sums.R + more.R
     sums.gaps = sums.gaps + more.gaps
+    sums.ahead += more.ahead
     if more.argmax >= 0 and sums.argmax < 0:
         sums.argmax = start + more.argmax
     elif more.argmax >= 0:
@@ -351,23 +355,6 @@ cdef void share_row(
                 fence_streams()
         set_own_classes(&gradient, &scaling, row)
     end_row(row, &sums, far, numbers, k)
-
-
-cdef void find_diagnostics(
-    const RowArrays[real]* row, int64_t label, const FarRow* far, RowNumbers* numbers, int k
-) noexcept nogil:
-    """The diagnostics of row k of `numbers`. Of these, only the label's gap uses the label."""
-    cdef const real* x = row.x
-    cdef double m = numbers.m[k] if far == NULL else row_max(x, row.n), low
-    cdef RowUnit[real] unit = RowUnit[real](<real> m)
-    cdef double R = row.diagnostics.R.minus(0, &numbers.diagnostics.R_low[k])
-    numbers.diagnostics.R[k] = R
-    numbers.diagnostics.label_gap[k] = m - x[label] if far == NULL else far.label_gap
-    numbers.diagnostics.mean_gap[k] = row.diagnostics.gaps.minus(0, &low) / (R + lane0(exp(Vec[real](m), unit)))
-    numbers.diagnostics.argmax[k] = row.diagnostics.argmax
-    numbers.diagnostics.rank[k] = count_ahead(x, row.n, label) if far == NULL else far.rank
-    if not is_finite(R) and has_nan(x, 1, row.n):
-        numbers.diagnostics.argmax[k] = numbers.diagnostics.rank[k] = -1
 
 
 cdef void skip_row(const Job* job, Py_ssize_t i, RowNumbers* numbers, int k) noexcept nogil:

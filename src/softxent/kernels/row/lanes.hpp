@@ -228,9 +228,23 @@ template <class S> SOFTXENT_INLINE void find_label_classes(LaneGroup<S> *group) 
     for (int i = 0; i < Lanes<S>::lanes; ++i) group->label_class[i] = static_cast<S>(label[i]);
 }
 
-// As find_sparse, for each lane, with its label as the only entry. Up to FEW_CLASSES, to compare the label to every class is
-// faster than to load from where it says.
+// Up to FEW_CLASSES, to compare the label to every class is faster than to load from where it says.
 inline constexpr std::ptrdiff_t FEW_CLASSES = 16;
+template <class S> SOFTXENT_INLINE void find_label_logits(LaneGroup<S> *group, const S *x, std::ptrdiff_t n) {
+    using L = Lanes<S>;
+    const std::int64_t *label = group->label;
+    find_label_classes(group);
+    L classes = load_lanes(group->label_class), logit(-1);
+    if (n <= FEW_CLASSES) {
+        for (std::ptrdiff_t c = 0; c < n; ++c)
+            logit = select_equal(class_number<L>(x, c), classes, load_lanes(x + c * L::lanes), logit);
+    } else {
+        logit = each_lane<L>([=](int i) { return x[label[i] * L::lanes + i]; });
+    }
+    store(group->label_logit, logit);
+}
+
+// As find_sparse, for each lane, with its label as the only entry.
 template <class S>
 SOFTXENT_INLINE void find_labels(
     LaneGroup<S> *group, const S *x, std::ptrdiff_t n, const S *class_weight, const LaneNumbers &numbers
@@ -238,16 +252,9 @@ SOFTXENT_INLINE void find_labels(
     using L = Lanes<S>;
     using D = AsDouble<Lanes<S>>;
     const std::int64_t *label = group->label;
-    find_label_classes(group);
-    L m = load_lanes(group->m), classes = load_lanes(group->label_class), none(-1), logit = none;
-    if (n <= FEW_CLASSES) {
-        for (std::ptrdiff_t c = 0; c < n; ++c)
-            logit = select_equal(class_number<L>(x, c), classes, load_lanes(x + c * L::lanes), logit);
-    } else {
-        logit = each_lane<L>([=](int i) { return x[label[i] * L::lanes + i]; });
-    }
-    L argmax = select_equal(logit, m, classes, none);
-    store(group->label_logit, logit);
+    find_label_logits(group, x, n);
+    L m = load_lanes(group->m), logit = load_lanes(group->label_logit), none(-1);
+    L argmax = select_equal(logit, m, load_lanes(group->label_class), none);
     D gap = load_pack_as_double<D>(group->m) - load_pack_as_double<D>(group->label_logit);
     store(group->label_amount, L(1));
     store(numbers.mass, D(1));

@@ -67,25 +67,41 @@ template <class S> constexpr double largest_number(const S *) { return std::nume
 template <class S> constexpr int largest_scale_exponent(const S *) { return sizeof(S) < sizeof(double) ? 120 : 1000; }
 template <class S> constexpr double largest_scale(const S *) { return sizeof(S) < sizeof(double) ? 0x1p120 : 0x1p1000; }
 
+// (R + R_low) / e_m = value + low / e_m, for exponentials of the type S. If S is float, `low` and `e_m` are not set.
+template <int N> struct RestRatio { Pack<double, N> value, low, e_m; };
+template <class S, int N>
+SOFTXENT_INLINE RestRatio<N> rest_ratio(
+    const Pack<double, N> &R, const Pack<double, N> &R_low, const Pack<double, N> &m_shifted, const Pack<double, N> &n0
+) {
+    using P = Pack<double, N>;
+    constexpr double UNIT = ExpConstants<S>::UNIT;
+    RestRatio<N> ratio;
+    // log(e_m / unit_size) as a sum of two, to twice double's digits.
+    P zero(0), high = m_shifted - n0 * P(ExpConstants<double>::LN2_HI), low = zero - n0 * P(ExpConstants<double>::LN2_LO);
+    if constexpr (sizeof(S) < sizeof(double)) {
+        ratio.value = R * exp_parts(zero - high, zero - low).high * P(1 / UNIT);
+    } else {
+        // The roundings on the way are corrected. Those of the exponentials and of the result remain.
+        auto exp = exp_parts(high, low);
+        P e_m_low = exp.low * P(UNIT);
+        ratio.e_m = exp.high * P(UNIT);
+        ratio.value = R / ratio.e_m;
+        ratio.low = exact_fma(zero - ratio.value, ratio.e_m, R) + (R_low - ratio.value * e_m_low);
+    }
+    return ratio;
+}
+template <class S, int N> SOFTXENT_INLINE TwoDoubles<N> log1p_of(const RestRatio<N> &ratio) {
+    auto log = log1p_parts(ratio.value);
+    if constexpr (sizeof(S) < sizeof(double)) return log;
+    return {log.high, log.low + ratio.low / (ratio.e_m * (Pack<double, N>(1) + ratio.value))};
+}
+
 // log1p((R + R_low) / e_m), for exponentials of the type S.
 template <class S, int N>
 SOFTXENT_INLINE TwoDoubles<N> log1p_rest(
     const Pack<double, N> &R, const Pack<double, N> &R_low, const Pack<double, N> &m_shifted, const Pack<double, N> &n0
 ) {
-    using P = Pack<double, N>;
-    constexpr double UNIT = ExpConstants<S>::UNIT;
-    // log(e_m / unit_size) as a sum of two, to twice double's digits.
-    P zero(0), high = m_shifted - n0 * P(ExpConstants<double>::LN2_HI), low = zero - n0 * P(ExpConstants<double>::LN2_LO);
-    if constexpr (sizeof(S) < sizeof(double)) {
-        return log1p_parts(R * exp_parts(zero - high, zero - low).high * P(1 / UNIT));
-    } else {
-        // The roundings on the way are corrected. Those of the exponentials and of the result remain.
-        auto exp = exp_parts(high, low);
-        P e_m = exp.high * P(UNIT), e_m_low = exp.low * P(UNIT), ratio = R / e_m;
-        auto log = log1p_parts(ratio);
-        P ratio_low = exact_fma(zero - ratio, e_m, R) + (R_low - ratio * e_m_low);
-        return {log.high, log.low + ratio_low / (e_m * (P(1) + ratio))};
-    }
+    return log1p_of<S>(rest_ratio<S>(R, R_low, m_shifted, n0));
 }
 
 template <class S>
@@ -135,9 +151,11 @@ template <bool HAS_Z, class S, class P> SOFTXENT_INLINE P losses_at(const RowNum
     }
 }
 
+// Numbers of several rows side by side, to hide the latency of their logarithms.
+using Several = Pack<double, Vec<double>::registers < 4 ? 4 : Vec<double>::registers>;
+
 template <bool HAS_Z, class S> void row_losses_of(const RowNumbers &rows, int count, double z_loss, double *losses) {
     using V = Vec<double>;
-    using Several = Pack<double, V::registers < 4 ? 4 : V::registers>;         // side by side, to hide their latency
     using Many = Pack<double, V::registers == 1 ? 8 : Several::registers>;
     int k = 0;
     for (; k + Several::lanes < count && k + Many::lanes <= RowNumbers::rows; k += Many::lanes)

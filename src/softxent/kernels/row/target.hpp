@@ -29,6 +29,7 @@ struct DiagnosticSums {
     Carried<double> R;                                         // the exponentials but that at `argmax`
     Carried<double> gaps;                                      // e_j (m - x_j), or e_j (v_a - v_j)
     std::ptrdiff_t argmax;                                     // the first class with x_j = m, -1 for none
+    std::ptrdiff_t ahead;                                      // how many classes are ahead of the label, unless it has m
 };
 
 // What the classes with the exponentials e and the logits x add to `gaps`. From m - FAR_GAP on, an exponential is 0.
