@@ -127,10 +127,13 @@ cdef bint describe_options(Job* job, cnp.ndarray x, options, int axis, int compu
     job.transforms = job.transform.temperature != 1 or job.transform.cap > 0 or job.has_allowed
     job.has_slope = job.transform.cap > 0 and (job.result == PRODUCT or (job.has_grad and job.result == GRADIENT))
     job.may_leave_range = job.transform.temperature < 1 and job.transform.cap == 0
-    # Smoothing normally needs two sums of the row only. With a weight per class, or a mask, the smoothed target differs
-    # from class to class, so it is built in full: see build_target.
-    job.builds_target = (class_weight is not None and (smoothing != 0 or job.kind == DISTRIBUTIONS)) or (
-        job.has_allowed and smoothing != 0)
+    # Smoothing needs two sums of the row only, also with weights of classes if the target is a label. Else, or with a
+    # mask, the smoothed target differs from class to class, so it is built in full: see build_target.
+    job.formula.weighs = (
+        class_weight is not None and smoothing != 0 and job.kind == LABELS and not job.has_allowed)
+    job.builds_target = not job.formula.weighs and (
+        (class_weight is not None and (smoothing != 0 or job.kind == DISTRIBUTIONS))
+        or (job.has_allowed and smoothing != 0))
     if job.builds_target:
         job.built_smoothing = smoothing
     else:

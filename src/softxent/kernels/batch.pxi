@@ -227,6 +227,7 @@ cdef double run_in(Job* job, real* scratch) noexcept nogil:
     cdef real one = 1
     cdef Scale divisor = find_divisor(job, scratch)
     cdef double size = fabs(divisor.mantissa), weight
+    cdef Carried[double] weights
     cdef int exponent = 0
     cdef Py_ssize_t i
     if job.class_weight != NULL and job.class_unit == 0 and not 1 / largest_scale(&one) < size < largest_scale(&one):
@@ -252,6 +253,9 @@ cdef double run_in(Job* job, real* scratch) noexcept nogil:
     if divisor.exponent != 0 or not LEAST_DIVISOR < size < 1 / LEAST_DIVISOR:
         divisor.mantissa = frexp(divisor.mantissa, &exponent)
         divisor.exponent += exponent
+    if job.formula.weighs:
+        weights = carried_sum(<const real*> job.class_weight, job.n_classes)
+        job.formula.weights, job.formula.weights_low = weights.sum, weights.lost
     job.scale = inverse(&divisor, job.temperature)
     job.hess_scale = scale_of_hessian(job)
     if job.result == PRODUCT and job.kind != NO_TARGET:

@@ -28,6 +28,8 @@ cdef extern from "job.hpp" namespace "softxent" nogil:
 
     cdef cppclass Formula:
         double smoothing, z_loss
+        bint weighs
+        double weights, weights_low
 
     cdef cppclass Diagnostics:
         void* log_prob

@@ -67,10 +67,6 @@ cdef void build_targets_of_lanes(
     cdef double[MAX_LANES] masses
     cdef const real* class_weight = <real*> job.class_weight
     cdef Py_ssize_t n = job.n_classes, lane
-    if job.kind == LABELS and allowed == NULL:
-        find_label_classes(group)
-        build_label_targets(t, n, job.built_smoothing, group.label_class, class_weight)
-        return
     if job.kind == DISTRIBUTIONS:
         lane_masses(t, n, masses)
     else:
@@ -81,18 +77,43 @@ cdef void build_targets_of_lanes(
     blend_lanes(t, n, job.built_smoothing, masses, allowed, class_weight)
 
 
+cdef void find_weighted_gaps_of_lanes(
+    LaneGroup[real]* group, const real* x, const real* class_weight, Py_ssize_t n, double* gaps, double* w_a,
+    LaneNumbers* numbers
+) noexcept nogil:
+    """As find_weighted_gaps, for each lane; `w_a` gets the weight of the argmax, 0 if there is none."""
+    cdef Lanes[real] m = load_lanes(group.m), argmax = Lanes[real](-1)
+    cdef real[MAX_LANES] found
+    cdef Py_ssize_t c, lane
+    lane_weighted_gap_sums(x, class_weight, n, group.m, gaps)
+    for c in range(n - 1, -1, -1):
+        if class_weight[c] != 0:
+            argmax = select_equal(load_lanes(x + c * lanes_of(x)), m, class_in_lanes(x, c), argmax)
+    store(found, argmax)
+    for lane in range(lanes_of(x)):
+        if group.argmax[lane] < 0:
+            group.argmax[lane], group.rest[lane] = found[lane], numbers.mass[lane]
+        w_a[lane] = class_weight[<Py_ssize_t> group.argmax[lane]] if group.argmax[lane] >= 0 else 0
+
+
 cdef void smooth_lanes(
-    LaneGroup[real]* group, const real* x, const Formula* formula, Py_ssize_t n, double* share, LaneNumbers* numbers
+    LaneGroup[real]* group, const real* x, const Formula* formula, const real* class_weight, Py_ssize_t n,
+    double* share, LaneNumbers* numbers
 ) noexcept nogil:
     """As smooth_sums, for each lane; the share of each class goes to `share`."""
-    cdef double[MAX_LANES] gaps
-    cdef Vec[double] cross, rest
+    cdef double[MAX_LANES] gaps, w_a
+    cdef Vec[double] mass, cross, rest, of_argmax = Vec[double](0)
     cdef Py_ssize_t i = 0
-    lane_gap_sums(x, n, group.m, gaps)
+    if formula.weighs:
+        find_weighted_gaps_of_lanes(group, x, class_weight, n, gaps, w_a, numbers)
+    else:
+        lane_gap_sums(x, n, group.m, gaps)
     while i < lanes_of(x):
-        cross = load(numbers.cross + i)
-        rest = load(group.rest + i)
-        store(share + i, smooth_sums(formula[0], <double> n, load(numbers.mass + i), load(&gaps[i]), &cross, &rest))
+        mass, cross, rest = load(numbers.mass + i), load(numbers.cross + i), load(group.rest + i)
+        if formula.weighs:
+            of_argmax = load(&w_a[i])
+        store(share + i, smooth_sums(formula[0], <double> n, of_argmax, load(&gaps[i]), &mass, &cross, &rest))
+        store(numbers.mass + i, mass)
         store(numbers.cross + i, cross)
         store(group.rest + i, rest)
         i += ROWS_AT_ONCE
@@ -170,7 +191,7 @@ cdef inline bint find_targets(
     else:
         find_sparse_targets(job, i, count, group, sparse, x, numbers)
     if job.formula.smoothing != 0:
-        smooth_lanes(group, x, &job.formula, n, share, numbers)
+        smooth_lanes(group, x, &job.formula, <real*> job.class_weight, n, share, numbers)
     if not (real is double or job.formula.smoothing != 0) or are_finite(numbers.cross, lanes_of(x)):
         return True
     # Either a logit is infinite or NaN, or a sum of gaps overflowed. Only the wide kernel can compute the latter.
@@ -232,7 +253,9 @@ cdef bint visit_lanes(
         return False
     if job.result == HESSIAN and not take_lane_hessians(job, i, count, &group, &tiles, x, scales, numbers):
         return False
-    if tiles.t == NULL and job.kind == LABELS:
+    if job.formula.weighs:
+        take_weighted_gradients(group, x, <real*> job.class_weight, n)
+    elif tiles.t == NULL and job.kind == LABELS:
         find_grad_at_label(&group)
         if is_plain and job.grad.direct and n >= in_quarter(tag):
             if job.streaming and count == lanes_of(tag):
@@ -244,7 +267,9 @@ cdef bint visit_lanes(
                 place_lanes(&job.grad, i, count, lanes_of(tag), at, <char*> tiles.staging)
                 write_gradients(group, x, n, <real**> at)
             return True
-    take_gradients(group, x, tiles.t, n)
+        take_gradients(group, x, tiles.t, n)
+    else:
+        take_gradients(group, x, tiles.t, n)
     if tiles.t == NULL and job.kind == SPARSE:
         subtract_sparse_of_lanes(group, &sparse, x)
     if tiles.slope != NULL:

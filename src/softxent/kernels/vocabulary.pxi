@@ -63,7 +63,7 @@ cdef extern from "math/sums.hpp" namespace "softxent" nogil:
         Carried operator*(double)
         void add(T)
         T minus(T taken_off, T* rounded)
-        T sum
+        T sum, lost
 
     cdef cppclass Sum[T]:
         Sum()
@@ -171,6 +171,7 @@ cdef extern from "row/target.hpp" namespace "softxent" nogil:
         Py_ssize_t argmax, ahead
 
     double row_mass[T](const T* t, Py_ssize_t n)
+    Carried[double] carried_sum[T](const T* v, Py_ssize_t n)
     void blend_row[T](
         T* t, Py_ssize_t n, double smoothing, double mass, const unsigned char* allowed, const T* class_weight)
 
@@ -190,6 +191,7 @@ cdef extern from "row/target.hpp" namespace "softxent" nogil:
         T* hess
         const Scale* hess_scale
         Py_ssize_t top
+        const T* spread
         Target[T] target
 
     cdef cppclass RowSums:
@@ -204,9 +206,11 @@ cdef extern from "row/target.hpp" namespace "softxent" nogil:
         void clear()
 
 cdef extern from "row/finish.hpp" namespace "softxent" nogil:
-    double smooth_sums(const Formula&, double n, double mass, double gaps, double* cross, double* rest)
+    double smooth_sums(
+        const Formula&, double n, double w_a, double gaps, double* mass, double* cross, double* rest)
     Vec[double] smooth_sums(
-        const Formula&, double n, Vec[double] mass, Vec[double] gaps, Vec[double]* cross, Vec[double]* rest)
+        const Formula&, double n, Vec[double] w_a, Vec[double] gaps, Vec[double]* mass, Vec[double]* cross,
+        Vec[double]* rest)
 
     cdef cppclass Factors[D]:
         Factors()
@@ -244,6 +248,7 @@ cdef extern from "row/sweeps.hpp" namespace "softxent" nogil:
         const T* x, Py_ssize_t n, Py_ssize_t left_out, RowUnit[T], double m, Py_ssize_t label, T logit,
         DiagnosticSums*, Py_ssize_t prefetch_distance)
     Carried[double] gap_sum[T](const T* x, Py_ssize_t n, double m)
+    void find_weighted_gaps[T](RowSums*, const T* x, const T* w, Py_ssize_t n, double m)
     void build_label_row[T](
         T* t, Py_ssize_t n, Py_ssize_t label, double smoothing, const unsigned char* allowed, const T* class_weight)
     void find_distribution[T](
@@ -368,8 +373,6 @@ cdef extern from "row/lanes.hpp" namespace "softxent" nogil:
     void find_sparse_of_lanes[T](LaneGroup[T]*, SparseRows[T]*, const T* x, const LaneNumbers&)
     void subtract_sparse_of_lanes[T](const LaneGroup[T]&, SparseRows[T]*, T* g)
     void find_pulls[T](const T*, const Formula&, const LaneNumbers&, double* pull)
-    void build_label_targets[T](T* t, Py_ssize_t n, double smoothing, const T* label_class, const T* class_weight)
-    void find_label_classes[T](LaneGroup[T]*)
     void find_label_logits[T](LaneGroup[T]*, const T* x, Py_ssize_t n)
     void find_tops[T](LaneGroup[T]*, const T* x, Py_ssize_t n, bint of_lse, const LaneNumbers&)
     void write_probabilities[T](
@@ -385,12 +388,14 @@ cdef extern from "row/lanes.hpp" namespace "softxent" nogil:
         bint scales_suffice, const LaneNumbers&)
     void find_grad_at_label[T](LaneGroup[T]*)
     void take_gradients[T](const LaneGroup[T]&, T* e, const T* t, Py_ssize_t n)
+    void take_weighted_gradients[T](const LaneGroup[T]&, T* e, const T* class_weight, Py_ssize_t n)
     void write_gradients[T](const LaneGroup[T]&, const T* e, Py_ssize_t n, T** at)
     void find_labels[T](LaneGroup[T]*, const T* x, Py_ssize_t n, const T* class_weight, const LaneNumbers&)
     void take_exponentials_of_lanes[T](
         LaneGroup[T]*, T* x, Py_ssize_t n, const NextRows& next_logits, const NextRows& next_grad, const LaneNumbers&)
     void lane_sums[T](const T* v, Py_ssize_t n, const T* left_out, const T* taken_off, double* values, double* rounded)
     void lane_gap_sums[T](const T* x, Py_ssize_t n, const T* m, double* values)
+    void lane_weighted_gap_sums[T](const T* x, const T* w, Py_ssize_t n, const T* m, double* values)
     void lane_product_sums[T](const T* e, const T* v, Py_ssize_t n, const T* at_top, double* values)
     void lane_gaps[T](
         const T* x, const T* t, Py_ssize_t n, const T* m, const T* left_out, double* gaps, double* weights,

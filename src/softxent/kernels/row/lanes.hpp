@@ -100,6 +100,17 @@ template <class S> void lane_gap_sums(const S *x, std::ptrdiff_t n, const S *m, 
         return classes_below(most, load_classes<count>(x + at));
     });
 }
+// The sums of w (m - x), for weights w of the classes; 0 * inf is 0.
+template <class S> void lane_weighted_gap_sums(const S *x, const S *w, std::ptrdiff_t n, const S *m, double *values) {
+    lane_sums_from(m, n, values, [=](std::ptrdiff_t at, auto count, const Vec<S> &most) {
+        const S *first = w + at / Lanes<S>::lanes;
+        Pack<S, count * registers_of_vec<S>> weights;
+        repeat<count>([&](auto j) {
+            set_registers<j * registers_of_vec<S>>(&weights, Vec<S>(static_cast<double>(first[j * Vec<S>::lanes])));
+        });
+        return weights * gap<true>(weights, load_classes<count>(x + at), for_lanes<decltype(weights)>(most));
+    });
+}
 // The sums of e (m - x), for the exponentials e of the logits x.
 template <class S> void lane_entropy_sums(const S *e, const S *x, std::ptrdiff_t n, const S *m, double *values) {
     lane_sums_from(m, n, values, [=](std::ptrdiff_t at, auto count, const Vec<S> &most) {
@@ -160,19 +171,6 @@ void blend_lanes(S *t, std::ptrdiff_t n, double smoothing, const double *masses,
     }
     for (std::ptrdiff_t c = 0; class_weight != nullptr && c < n; ++c)
         store(t + c * lanes, load_lanes(t + c * lanes) * Lanes<S>(static_cast<double>(class_weight[c])));
-}
-
-// As build_target without a mask, for labels: class numbers of type S.
-template <class S>
-void build_label_targets(S *t, std::ptrdiff_t n, double smoothing, const S *label_class, const S *class_weight) {
-    using L = Lanes<S>;
-    const double share = share_of_each(smoothing, static_cast<double>(n), 1.0);
-    L label = load_lanes(label_class), own(smoothed(smoothing, 1.0, share)), other(share);
-    for (std::ptrdiff_t c = 0; c < n; ++c) {
-        L amount = select_equal(class_number<L>(t, c), label, own, other);
-        if (class_weight != nullptr) amount = amount * L(static_cast<double>(class_weight[c]));
-        store(t + c * L::lanes, amount);
-    }
 }
 
 // The largest absolute value of n numbers; NaNs are ignored.
@@ -432,7 +430,7 @@ SOFTXENT_INLINE bool finish_lanes(
     using D = SomeDoubles<S>;
     const S *tag = group->m;
     D zero(0), most = zero, least(-std::numeric_limits<double>::infinity());
-    group->gradient.smoothed = formula.smoothing != 0;
+    group->gradient.smoothed = formula.smoothing != 0 && !formula.weighs;
     repeat<Lanes<S>::lanes / D::lanes>([&](auto part) {
         constexpr int i = part * D::lanes, first = i / Lanes<S>::width;
         D R = load_pack<D>(numbers.R + i), e_m = load_pack_as_double<D>(group->e_m + i), class_share = zero;
@@ -480,7 +478,20 @@ template <class S> SOFTXENT_INLINE void take_gradients(const LaneGroup<S> &group
     }
 }
 
-// The same without t, with the gradient going to the rows at `at`.
+// The same for labels that are smoothed, where classes have weights.
+template <class S> void take_weighted_gradients(const LaneGroup<S> &group, S *e, const S *class_weight, std::ptrdiff_t n) {
+    using L = Lanes<S>;
+    Gradient<L> gradient = group.gradient;
+    L own_class = group.own_class, own_grad = group.own_grad, label = load_lanes(group.label_class), amount = load_lanes(group.label_amount);
+    for (std::ptrdiff_t c = 0; c < n; ++c) {
+        L number = class_number<L>(e, c), g = gradient.of(load_lanes(e + c * L::lanes));
+        g = fma(L(static_cast<double>(class_weight[c])), gradient.offset, g);
+        g = select_equal(number, label, gradient.minus_target(g, amount), g);
+        store(e + c * L::lanes, select_equal(number, own_class, own_grad, g));
+    }
+}
+
+// As take_gradients without t, with the gradient going to the rows at `at`.
 template <class S> void write_gradients(const LaneGroup<S> &group, const S *e, std::ptrdiff_t n, S *const *at) {
     using R = Pack<S, 1>;
     lanes_to_rows_of(e, n, at, [&](auto i, std::ptrdiff_t c, R column) {

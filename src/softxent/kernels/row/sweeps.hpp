@@ -245,20 +245,49 @@ template <class S> SOFTXENT_INLINE Carried<double> gap_sum(const S *x, std::ptrd
     return total.value();
 }
 
-// As blend_row, for the target of a label: t need not be filled in before.
+// The sum of w (m - x), for weights w of the classes: 0 * inf is 0 if LOOKS_FOR_0, else NaN. `top` becomes the first class
+// with x = m and w != 0, -1 if there is none.
+template <bool LOOKS_FOR_0, class S>
+SOFTXENT_INLINE Carried<double> weighted_gap_sum(const S *x, const S *w, std::ptrdiff_t n, double m, std::ptrdiff_t *top) {
+    Sum<S> total;
+    std::ptrdiff_t found = -1;
+    sweep<S>(0, n, [&](auto p, std::ptrdiff_t i, auto count) {
+        using P = decltype(p);
+        P weights = load_some(p, w + i, count, 0), logits = load_some(p, x + i, count, m);
+        total.add(fold_sum(weights * gap<LOOKS_FOR_0>(weights, logits, P(m))));
+        if (found < 0) {
+            std::ptrdiff_t c = first_equal(logits, m);
+            if (c < 0) return;
+            for (c += i; c < std::min<std::ptrdiff_t>(n, i + P::lanes); ++c)
+                if (static_cast<double>(x[c]) == m && w[c] != 0) {
+                    found = c;
+                    return;
+                }
+        }
+    });
+    *top = found;
+    return total.value();
+}
+// The gaps of a row with weights of classes; the argmax is the label if that is one, else the first class there is.
+template <class S> void find_weighted_gaps(RowSums *sums, const S *x, const S *w, std::ptrdiff_t n, double m) {
+    std::ptrdiff_t top;
+    sums->gaps = weighted_gap_sum<false>(x, w, n, m, &top);
+    if (sums->gaps.sum != sums->gaps.sum) sums->gaps = weighted_gap_sum<true>(x, w, n, m, &top);
+    if (sums->argmax < 0) sums->argmax = top;
+}
+
+// As blend_row with a mask, for the target of a label: t need not be filled in before.
 template <class S>
 void build_label_row(
     S *t, std::ptrdiff_t n, std::ptrdiff_t label, double smoothing, const unsigned char *allowed, const S *class_weight
 ) {
-    const std::ptrdiff_t n_allowed = allowed == nullptr ? n : count_allowed(allowed, n);
-    const double share = share_of_each(smoothing, static_cast<double>(n_allowed), 1.0);
+    const double share = share_of_each(smoothing, static_cast<double>(count_allowed(allowed, n)), 1.0);
     sweep<S>(0, n, [&](auto p, std::ptrdiff_t i, auto count) {
-        decltype(p) amount(share);
-        if (allowed != nullptr) amount = select_some(allowed + i, count, amount, decltype(p)(0));
+        decltype(p) amount = select_some(allowed + i, count, decltype(p)(share), decltype(p)(0));
         if (class_weight != nullptr) amount = amount * load_some(p, class_weight + i, count, 0);
         store_some(t + i, count, amount);
     });
-    t[label] = static_cast<S>(smoothed(smoothing, 1.0, allowed == nullptr || allowed[label] != 0 ? share : 0));
+    t[label] = static_cast<S>(smoothed(smoothing, 1.0, allowed[label] != 0 ? share : 0));
     if (class_weight != nullptr) t[label] *= class_weight[label];
 }
 
