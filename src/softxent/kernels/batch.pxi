@@ -35,7 +35,7 @@ cdef void add_far_losses(
         far = numbers[0]
         for k in range(count):
             far.weight[k] *= FAR_STEP
-        row_losses(tag, far, count, job.formula.z_loss, far_losses)
+        row_losses(tag, far, count, job.formula.z_loss, job.has_grad, far_losses)
     for k in range(count):
         far_sum.add(losses[k] * FAR_STEP if is_finite(losses[k]) or far_losses[k] == 0 else far_losses[k])
 
@@ -55,7 +55,7 @@ cdef inline void add_losses(
     cdef double unit = job.class_unit if job.class_unit != 0 else 1
     for k in range(offset):
         losses[k] = 0
-    row_losses(tag, numbers[0], count, job.formula.z_loss, &losses[offset])
+    row_losses(tag, numbers[0], count, job.formula.z_loss, job.has_grad, &losses[offset])
     k = 0
     while k + ROWS_AT_ONCE <= offset + count:
         sum.add(load(&losses[k]))

@@ -153,7 +153,8 @@ cdef extern from "row/numbers.hpp" namespace "softxent" nogil:
     double largest_scale[T](const T*)
     int largest_scale_exponent[T](const T*)
     double log1p_rest[T](const T*, double R, double R_low, double m_shifted, double n0)
-    void row_losses[T](const T*, const RowNumbers&, int count, double z_loss, double* losses)
+    double find_log[T](const T*, RowNumbers*, int k)
+    void row_losses[T](const T*, const RowNumbers&, int count, double z_loss, bint has_logs, double* losses)
 
 cdef extern from "row/target.hpp" namespace "softxent" nogil:
     cdef cppclass Target[T]:

@@ -100,7 +100,7 @@ template <class S> void lane_gap_sums(const S *x, std::ptrdiff_t n, const S *m, 
         return classes_below(most, load_classes<count>(x + at));
     });
 }
-// The sums of w (m - x), for weights w of the classes; 0 * inf is 0.
+// The sums of w (m - x), for weights w of the classes; 0 * inf is NaN, which only the wide kernel takes for 0.
 template <class S> void lane_weighted_gap_sums(const S *x, const S *w, std::ptrdiff_t n, const S *m, double *values) {
     lane_sums_from(m, n, values, [=](std::ptrdiff_t at, auto count, const Vec<S> &most) {
         const S *first = w + at / Lanes<S>::lanes;
@@ -108,7 +108,7 @@ template <class S> void lane_weighted_gap_sums(const S *x, const S *w, std::ptrd
         repeat<count>([&](auto j) {
             set_registers<j * registers_of_vec<S>>(&weights, Vec<S>(static_cast<double>(first[j * Vec<S>::lanes])));
         });
-        return weights * gap<true>(weights, load_classes<count>(x + at), for_lanes<decltype(weights)>(most));
+        return weights * classes_below(most, load_classes<count>(x + at));
     });
 }
 // The sums of e (m - x), for the exponentials e of the logits x.
@@ -403,20 +403,17 @@ void take_exponentials_of_lanes(
 // below 1024 * unit_size.
 template <class S> constexpr double smallest_scale(const S *p) { return 1024 * unit_size(p) * smallest_normal(p); }
 
-// log1p((R + R_low) / e_m) of each lane.
-template <class S> void lane_logs(const S *, const double *R, const double *R_low, const LaneNumbers &numbers, double *logs) {
+// The logarithm of each lane, and what a z-loss adds to its mass.
+template <class S> void find_pulls(const S *, const Formula &formula, const LaneNumbers &numbers, double *pull) {
     using D = SomeDoubles<S>;
     for (int i = 0; i < Lanes<S>::lanes; i += D::lanes) {
         auto log = log1p_rest<S>(
-            load_pack<D>(R + i), load_pack<D>(R_low + i), load_pack<D>(numbers.m_shifted + i), load_pack<D>(numbers.n0 + i));
-        store(logs + i, log.high + log.low);
+            load_pack<D>(numbers.R + i), load_pack<D>(numbers.R_low + i), load_pack<D>(numbers.m_shifted + i),
+            load_pack<D>(numbers.n0 + i));
+        store(numbers.log_high + i, log.high);
+        store(numbers.log_low + i, log.low);
+        store(pull + i, D(2 * formula.z_loss) * (load_pack<D>(numbers.m + i) + (log.high + log.low)));
     }
-}
-// What a z-loss adds to the mass of each lane.
-template <class S> void find_pulls(const S *tag, const Formula &formula, const LaneNumbers &numbers, double *pull) {
-    using D = AsDouble<Lanes<S>>;
-    lane_logs(tag, numbers.R, numbers.R_low, numbers, pull);
-    store(pull, D(2 * formula.z_loss) * (load_pack<D>(numbers.m) + load_pack<D>(pull)));
 }
 
 // The numbers that make the gradient of the exponentials, as in finish_row. False if scale * mass of a row is so large or
