@@ -29,6 +29,7 @@ OPTIONS: dict[str, dict[str, float]] = {
     "softcap": {"softcap": 5.0},
     "z_loss": {"z_loss": 1e-3},
     "weight": {},
+    "weighted smoothing": {"label_smoothing": 0.1},
     "sample_weight": {},
     "where": {},
     "all": {"label_smoothing": 0.2, "temperature": 0.6, "softcap": 20.0, "z_loss": 0.01},
@@ -60,6 +61,8 @@ HASHES = {
     "weight, distributions": "7a45fbdbac72dca1 06e2723613ac3de0 60b63a2f901ee010 6d1a8c1b1cb00d3b",
     "weight, pairs": "6bb2a4b819622988 42f2491a7e42e1ca a08a7c589adb89d1 15bbef49ab9adffe",
     "weight, axis": "aa01a35e77633096 71dac5d4b8cdd00e 9777f9f6f07ab89a 4805483a99f8d01a",
+    "weighted smoothing, labels": "2050966e38d861f8 1d63ec1e526d5b47 15f21202e9525c3b b972c237bab9c837",
+    "weighted smoothing, distributions": "5bc3d1267ea7860b 554041c084431218 9cc7f3f77424a4b2 3de9d7df2c67628d",
     "sample_weight, labels": "0fb93116803e5b0d 05891fda7efe4f68 56e61f5d8c1c5bbe 3877195519a5caee",
     "sample_weight, distributions": "0c6e3c88787d3624 edc56bbb41d6bb22 a90d931d62cd3069 8c5a9eb0031020a3",
     "sample_weight, pairs": "4a791f9bd78fd12b eee96e2cb35a8029 cbe50a8bb8326b8a a3b09d55202f6d5c",
@@ -114,7 +117,7 @@ def problems(option: str, kind: str, dtype: str) -> Iterator[tuple[np.ndarray, A
         soft = numbers(shape, 3, bits) * (integers(shape, 4, 2) != 0)
         classes, amounts = integers((n_rows, N_PAIRS), 5, 32) % n_classes, numbers((n_rows, N_PAIRS), 6, bits)
         options: dict[str, Any] = dict(OPTIONS[option])
-        if option in ("weight", "all"):
+        if option in ("weight", "weighted smoothing", "all"):
             options["weight"] = 2 * numbers((n_classes,), 7, 20)
         if option in ("sample_weight", "all"):
             options["sample_weight"] = numbers((n_rows,), 8, 20)

@@ -32,12 +32,15 @@ def option_sets(n_classes: int, label: int) -> dict[str, dict[str, Any]]:
     """Weights are the same number in float32 and float64."""
     classes = np.arange(n_classes)
     weight = (1 + classes % 5).astype(np.float32) / 7
+    heavy = np.where(classes == n_classes - 1, 1, 1e-12).astype(np.float32)
     where = (classes - label) % 4 != 1
     return {
         "weight": {"weight": weight},
         "where": {"where": where},
         "smoothing": {"label_smoothing": 0.1},
         "weight, smoothing": {"weight": weight, "label_smoothing": 0.1},
+        "one heavy class, smoothing": {"weight": heavy, "label_smoothing": 0.1},
+        "one weight, smoothing": {"weight": (heavy == 1).astype(np.float32), "label_smoothing": 0.1},
         "where, smoothing": {"where": where, "label_smoothing": 0.25},
         "weight, where, smoothing": {"weight": weight, "where": where, "label_smoothing": 0.1},
     }

@@ -383,6 +383,25 @@ def test_confidence_near_1_and_rank_with_nan(dtype: str, n_classes: int) -> None
         result.top_k_accuracy(0)
 
 
+@pytest.mark.parametrize("n_classes", [1, 3, 17, 70, 300, 700])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_ranks_are_places_in_a_stable_order(n_classes: int, dtype: str) -> None:
+    logits = np.random.default_rng(3).choice(np.array([-np.inf, -1, -0.0, 0, 2], dtype), n_classes)
+    places = np.argsort(np.argsort(-logits, kind="stable"))
+    result = sx.evaluate(np.tile(logits, (n_classes, 1)), np.arange(n_classes))
+    np.testing.assert_array_equal(result.rank, places)
+    np.testing.assert_array_equal(result.correct, places == 0)
+
+
+@pytest.mark.parametrize("n_threads", [1, 4])
+@pytest.mark.parametrize("label", [0, 5_000, 16_383, 16_384, 30_000, 39_999])
+def test_ranks_in_rows_of_several_stretches(label: int, n_threads: int) -> None:
+    logits = np.random.default_rng(4).integers(3, size=40_000).astype(np.float32)
+    result = sx.evaluate(logits, label, n_threads=n_threads)
+    ahead = (logits > logits[label]) | ((logits == logits[label]) & (np.arange(logits.size) < label))
+    assert (result.rank, result.correct) == (ahead.sum(), ahead.sum() == 0)
+
+
 def test_a_rank_beyond_the_range_of_the_dtype() -> None:
     logits = np.array([3e38, 2e38, 1e38, -3e38, 2.5e38], np.float32)
     assert sx.evaluate(np.tile(logits, (9, 1)), np.arange(9) % 5, temperature=0.5).rank.tolist() == [

@@ -5,6 +5,7 @@ Which rows count, and how much, has tests of its own in test_counting.py.
 
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -110,12 +111,50 @@ def test_a_label_is_a_one_hot_row_is_a_pair_of_one(
         (column, np.ones(column.shape, dtype)),
         (np.concatenate([empty, column], -1).astype("i2"), np.concatenate([empty, empty + 1], -1)),
     ]
+    # Only the target of a label is then smoothed without being built: the last digits may differ.
+    by_sums = {"weight", "label_smoothing"}.issubset(names) and "where" not in names
     for reduction in REDUCTIONS:
         options["reduction"] = reduction
         expected = sx.value_and_grad(logits, labels, **options)
         for targets in (hot, *pairs):
+            if by_sums:
+                assert_near(sx.value_and_grad(logits, targets, **options), expected)
+                continue
             assert_same_results(sx.value_and_grad(logits, targets, **options), expected)
             assert_same_bits(sx.cross_entropy(logits, targets, **options), expected[0])
+
+
+def assert_near(actual: Any, expected: Any) -> None:
+    """A few roundings of the largest number apart."""
+    for one, other in zip(actual, expected, strict=True):
+        numbers = np.asarray(other, np.float64)
+        tolerance = 8 * float(ml_dtypes.finfo(other.dtype).eps) if isinstance(other, np.ndarray) else 1e-6
+        tolerance *= np.abs(numbers, where=np.isfinite(numbers), out=np.zeros_like(numbers)).max()
+        np.testing.assert_allclose(np.asarray(one, np.float64), numbers, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 1e-3])
+@pytest.mark.parametrize("n_classes", [10, 400, 20_000])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_smoothing_by_weights_is_that_of_one_hot_rows(dtype: str, n_classes: int, temperature: float) -> None:
+    """Also where 0 meets infinity, and with logits that a temperature takes out of range."""
+    rng = np.random.default_rng(2)
+    weight = rng.integers(4, size=n_classes) / 4
+    logits = rng.normal(0, 3, (12, n_classes)).astype(dtype)
+    labels = rng.integers(n_classes, size=12)
+    labels[8:] = logits[8:].argmax(axis=1)
+    logits[1:3, weight == 0] = -np.inf
+    logits[3, weight != 0] -= 40
+    logits[4:6] = 2
+    logits[9, rng.integers(n_classes)] = np.nan
+    logits[10:] *= float(np.finfo(dtype).max) / 30
+    hot = one_hot(labels, n_classes)
+    options: Any = {"weight": weight, "label_smoothing": 0.1, "temperature": temperature, "reduction": "none"}
+    for i in range(12):
+        for rows in (slice(i, i + 1), [i] * 9):
+            result = sx.value_and_grad(logits[rows], labels[rows], **options)
+            assert_near(result, sx.value_and_grad(logits[rows], hot[rows], **options))
+            assert_same_bits(sx.cross_entropy(logits[rows], labels[rows], **options), result[0])
 
 
 @pytest.mark.parametrize(("shape", "axis"), SHAPES, ids=str)

@@ -47,6 +47,10 @@ def openmp():
     return has_openmp()
 
 
+cdef int type_computed_in(int element) noexcept:
+    return cnp.NPY_FLOAT if element in (FLOAT16, BFLOAT16, FLOAT32) else cnp.NPY_DOUBLE
+
+
 cdef bint is_target(targets):
     """Whether `targets` is an ndarray, a tuple of two, or NONE_NEEDED."""
     if type(targets) is tuple:
@@ -100,10 +104,13 @@ cdef inline bint settle_options(Job* job, double smoothing) noexcept nogil:
     job.transforms = job.transform.temperature != 1 or job.transform.cap > 0 or job.has_allowed
     job.has_slope = job.transform.cap > 0 and (job.result == PRODUCT or (job.has_grad and job.result == GRADIENT))
     job.may_leave_range = job.transform.temperature < 1 and job.transform.cap == 0
-    # Smoothing normally needs two sums of the row only. With a weight per class, or a mask, the smoothed target differs
-    # from class to class, so it is built in full: see build_target.
-    job.builds_target = (job.class_weight != NULL and (smoothing != 0 or job.kind == DISTRIBUTIONS)) or (
-        job.has_allowed and smoothing != 0)
+    # Smoothing needs two sums of the row only, also with weights of classes if the target is a label. Else, or with a
+    # mask, the smoothed target differs from class to class, so it is built in full: see build_target.
+    job.formula.weighs = (
+        job.class_weight != NULL and smoothing != 0 and job.kind == LABELS and not job.has_allowed)
+    job.builds_target = not job.formula.weighs and (
+        (job.class_weight != NULL and (smoothing != 0 or job.kind == DISTRIBUTIONS))
+        or (job.has_allowed and smoothing != 0))
     if job.builds_target:
         job.built_smoothing = smoothing
     else:
@@ -200,30 +207,62 @@ cdef bint describe_losses(Job* job, cnp.ndarray losses):
     return cnp.PyArray_TYPE(losses) == cnp.NPY_DOUBLE
 
 
+cdef enum:
+    MAX_AXES = 64        # NumPy's own limit
+    N_DIAGNOSTICS = 8
+    NUMBERS = -1         # of the type computed in
+
+# The types of log_prob, lse, entropy, confidence, argmax, rank, correct and counts: see Diagnostics in job.hpp.
+cdef int[N_DIAGNOSTICS] DIAGNOSTICS = [
+    NUMBERS, NUMBERS, NUMBERS, NUMBERS, cnp.NPY_INT64, cnp.NPY_INT64, cnp.NPY_BOOL, cnp.NPY_DOUBLE]
+
+
+cdef inline int type_of_diagnostic(int i, int computed_in) noexcept:
+    return computed_in if DIAGNOSTICS[i] == NUMBERS else DIAGNOSTICS[i]
+
+
+def diagnostics_of(logits, axis):
+    """New arrays for what `evaluate` tells of each row, in the order of DIAGNOSTICS.
+
+    None unless `logits` is an ndarray of a dtype that kernels take, and `axis` an int that is one of its axes.
+    """
+    cdef cnp.npy_intp[MAX_AXES] shape
+    cdef int n_axes = cnp.PyArray_NDIM(logits) if cnp.PyArray_CheckExact(logits) else 0, class_axis, i, element
+    cdef int computed_in
+    if type(axis) is not int or not -n_axes <= axis < n_axes:
+        return None
+    element = element_type(logits)
+    if element == NO_ELEMENT or element == LONG_DOUBLE:
+        return None
+    class_axis = axis + n_axes if axis < 0 else axis
+    for i in range(n_axes - 1):
+        shape[i] = cnp.PyArray_DIM(logits, i if i < class_axis else i + 1)
+    computed_in = type_computed_in(element)
+    return tuple([
+        cnp.PyArray_EMPTY(n_axes - 1, shape, type_of_diagnostic(i, computed_in), False)
+        for i in range(N_DIAGNOSTICS)])
+
+
 cdef bint describe_diagnostics(Job* job, diagnostics, int computed_in):
-    """Fill in where the diagnostics go: (4, rows) of the type computed in, and (2, rows) int64. Not with a gradient."""
-    cdef cnp.ndarray numbers, classes
-    cdef Py_ssize_t size
+    """Fill in where the diagnostics go: the arrays of `diagnostics_of`. Not with a gradient."""
+    cdef cnp.ndarray array
+    cdef void* data[N_DIAGNOSTICS]
+    cdef int i
     if diagnostics is None:
         return True
-    if job.has_grad:
+    if job.has_grad or (job.kind != LABELS and job.kind != NO_TARGET):
         return False
-    numbers, classes = diagnostics
-    if cnp.PyArray_TYPE(classes) != cnp.NPY_INT64 or not cnp.PyArray_ISCARRAY(classes):
-        return False
-    if cnp.PyArray_TYPE(numbers) != computed_in or not cnp.PyArray_ISCARRAY(numbers):
-        return False
-    if cnp.PyArray_SIZE(numbers) != 4 * job.n_rows or cnp.PyArray_SIZE(classes) != 2 * job.n_rows:
-        return False
-    if job.kind != LABELS and job.kind != NO_TARGET:
-        return False
-    size = job.n_rows * cnp.PyArray_ITEMSIZE(numbers)
-    job.diagnostics.log_prob = cnp.PyArray_DATA(numbers)
-    job.diagnostics.lse = <char*> cnp.PyArray_DATA(numbers) + size
-    job.diagnostics.entropy = <char*> cnp.PyArray_DATA(numbers) + 2 * size
-    job.diagnostics.confidence = <char*> cnp.PyArray_DATA(numbers) + 3 * size
-    job.diagnostics.argmax = <int64_t*> cnp.PyArray_DATA(classes)
-    job.diagnostics.rank = job.diagnostics.argmax + job.n_rows
+    for i in range(N_DIAGNOSTICS):
+        array = diagnostics[i]
+        if cnp.PyArray_TYPE(array) != type_of_diagnostic(i, computed_in):
+            return False
+        if cnp.PyArray_SIZE(array) != job.n_rows or not cnp.PyArray_ISCARRAY(array):
+            return False
+        data[i] = cnp.PyArray_DATA(array)
+    job.diagnostics.log_prob, job.diagnostics.lse, job.diagnostics.entropy = data[0], data[1], data[2]
+    job.diagnostics.confidence = data[3]
+    job.diagnostics.argmax, job.diagnostics.rank = <int64_t*> data[4], <int64_t*> data[5]
+    job.diagnostics.correct, job.diagnostics.counts = <unsigned char*> data[6], <double*> data[7]
     return True
 
 
@@ -275,8 +314,8 @@ cdef class Kernels:
         job.n_classes = cnp.PyArray_DIM(logits, axis)
         job.n_rows = cnp.PyArray_SIZE(logits) // job.n_classes
         element = element_type(logits)
-        job.in_double = element not in (FLOAT16, BFLOAT16, FLOAT32)
-        computed_in = cnp.NPY_DOUBLE if job.in_double else cnp.NPY_FLOAT
+        computed_in = type_computed_in(element)
+        job.in_double = computed_in == cnp.NPY_DOUBLE
         read_layout(&job.logits, logits, axis, computed_in)
         job.has_grad = grad is not None
         job.result = <Result> result

@@ -35,7 +35,7 @@ cdef void add_far_losses(
         far = numbers[0]
         for k in range(count):
             far.weight[k] *= FAR_STEP
-        row_losses(tag, far, count, job.formula.z_loss, far_losses)
+        row_losses(tag, far, count, job.formula.z_loss, job.has_grad, far_losses)
     for k in range(count):
         far_sum.add(losses[k] * FAR_STEP if is_finite(losses[k]) or far_losses[k] == 0 else far_losses[k])
 
@@ -55,7 +55,7 @@ cdef inline void add_losses(
     cdef double unit = job.class_unit if job.class_unit != 0 else 1
     for k in range(offset):
         losses[k] = 0
-    row_losses(tag, numbers[0], count, job.formula.z_loss, &losses[offset])
+    row_losses(tag, numbers[0], count, job.formula.z_loss, job.has_grad, &losses[offset])
     k = 0
     while k + ROWS_AT_ONCE <= offset + count:
         sum.add(load(&losses[k]))
@@ -111,7 +111,7 @@ cdef void visit_block(
                     k + 1 < count and numbers.weight[k + 1] != 0, known)
                 k += 1
         if job.diagnostics.argmax != NULL:
-            write_diagnostics(job, i, count, scratch, &numbers)
+            write_diagnostics_of(<const real*> scratch, numbers, label, count, job.diagnostics, i)
         if job.result == GRADIENT or job.result == HESSIAN or job.result == LOGSUMEXP:
             add_losses(job, i, count, i - block * job.rows_per_block, scratch, &numbers, &sum, &total.far_sum)
         i += count
@@ -229,6 +229,7 @@ cdef double run_in(Job* job, real* scratch) noexcept nogil:
     cdef real one = 1
     cdef Scale divisor = find_divisor(job, scratch)
     cdef double size = fabs(divisor.mantissa), weight
+    cdef Carried[double] weights
     cdef int exponent = 0
     cdef Py_ssize_t i
     if job.class_weight != NULL and job.class_unit == 0 and not 1 / largest_scale(&one) < size < largest_scale(&one):
@@ -254,6 +255,9 @@ cdef double run_in(Job* job, real* scratch) noexcept nogil:
     if divisor.exponent != 0 or not LEAST_DIVISOR < size < 1 / LEAST_DIVISOR:
         divisor.mantissa = frexp(divisor.mantissa, &exponent)
         divisor.exponent += exponent
+    if job.formula.weighs:
+        weights = carried_sum(<const real*> job.class_weight, job.n_classes)
+        job.formula.weights, job.formula.weights_low = weights.sum, weights.lost
     job.scale = inverse(&divisor, job.temperature)
     job.hess_scale = scale_of_hessian(job)
     if job.result == PRODUCT and job.kind != NO_TARGET:

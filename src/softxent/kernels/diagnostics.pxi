@@ -1,45 +1,42 @@
-# What `evaluate` tells of each row, from the numbers that the kernels find.
+# What `evaluate` tells of each row, as both kernels find it: see row/diagnostics.hpp.
 
 
-cdef inline void set_diagnostics(
-    const Job* job, Py_ssize_t i, int64_t argmax, int64_t rank, double log_prob, double lse, double entropy,
-    double confidence
+cdef void find_diagnostics(
+    const RowArrays[real]* row, int64_t label, const FarRow* far, RowNumbers* numbers, int k
 ) noexcept nogil:
-    """Write the diagnostics of row i, in the type computed in."""
-    cdef const Diagnostics* to = &job.diagnostics
-    to.argmax[i], to.rank[i] = argmax, rank
-    if job.in_double:
-        (<double*> to.log_prob)[i], (<double*> to.lse)[i], (<double*> to.entropy)[i] = log_prob, lse, entropy
-        (<double*> to.confidence)[i] = confidence
-    else:
-        (<float*> to.log_prob)[i] = <float> log_prob
-        (<float*> to.lse)[i] = <float> lse
-        (<float*> to.entropy)[i] = <float> entropy
-        (<float*> to.confidence)[i] = <float> confidence
-
-
-cdef void write_diagnostics(
-    const Job* job, Py_ssize_t i, Py_ssize_t count, const real* tag, RowNumbers* numbers
-) noexcept nogil:
-    """Write the diagnostics of `count` rows from i on; those of rows that do not count are 0, and -1."""
+    """The diagnostics of row k of `numbers`. Of these, only the label's gap and its rank use the label."""
     cdef RowDiagnostics* found = &numbers.diagnostics
-    cdef double[MAX_ROWS] logs, confidences             # log(S / e_m), and e_m / S
-    cdef double m
-    cdef Py_ssize_t k = 0
-    while k < count:
-        lane_logs(tag, found.R + k, found.R_low + k, LaneNumbers(numbers[0], k), &logs[k])
-        k += lanes_of(tag)
-    k = 0
-    while k < count:
-        store(&confidences[k], largest_probability(
-            tag, load(found.R + k), load(found.R_low + k), load(numbers.m_shifted + k), load(numbers.n0 + k)))
-        k += ROWS_AT_ONCE
-    for k in range(count):
-        if numbers.weight[k] == 0:
-            set_diagnostics(job, i + k, -1, -1, 0, 0, 0, 0)
-            continue
-        m = numbers.m[k]
-        set_diagnostics(
-            job, i + k, found.argmax[k], found.rank[k], -(logs[k] + found.label_gap[k]),
-            m if fabs(m) == INFINITY and found.argmax[k] >= 0 else m + logs[k], logs[k] + found.mean_gap[k],
-            confidences[k])
+    cdef const real* x = row.x
+    cdef double m = numbers.m[k] if far == NULL else row_max(x, row.n), low
+    cdef RowUnit[real] unit = RowUnit[real](<real> m)
+    cdef double R = row.diagnostics.R.minus(0, &found.R_low[k])
+    found.R[k] = R
+    found.label_gap[k] = m - x[label] if far == NULL else far.label_gap
+    found.mean_gap[k] = row.diagnostics.gaps.minus(0, &low) / (R + lane0(exp(Vec[real](m), unit)))
+    found.argmax[k] = row.diagnostics.argmax
+    if far != NULL:
+        found.rank[k] = far.rank
+    elif x[label] != m:
+        found.rank[k] = row.diagnostics.ahead
+    else:
+        found.rank[k] = 0 if found.argmax[k] == label else count_ahead(x, row.n, label)
+    if not is_finite(R) and has_nan(x, 1, row.n):
+        found.argmax[k] = found.rank[k] = -1
+        numbers.m[k] = NAN          # which write_diagnostics_of takes for the log-sum-exp if it is infinite
+
+
+cdef void find_diagnostics_of_lanes(
+    const Job* job, LaneGroup[real]* group, const real* x, const real* e, LaneNumbers* numbers
+) noexcept nogil:
+    """As find_diagnostics, for each lane, from logits x and their exponentials e."""
+    cdef RowDiagnostics* found = numbers.diagnostics
+    cdef Py_ssize_t n = job.n_classes, k = numbers.k, lane
+    if job.builds_target:
+        find_label_logits(group, x, n)
+    find_diagnostics_of(group[0], x, e, n, numbers[0])
+    if are_finite(found.R + k, lanes_of(x)):
+        return
+    for lane in range(lanes_of(x)):
+        if not is_finite(found.R[k + lane]) and has_nan(x + lane, lanes_of(x), n):
+            found.argmax[k + lane] = found.rank[k + lane] = -1
+            numbers.m[lane] = NAN

@@ -26,7 +26,9 @@ cdef void add_gaps_in(
     cdef Py_ssize_t i, c
     if formula.smoothing != 0:
         for c in range(n):
-            gaps.add((m * factor - x[c] * factor) / divisor)
+            amount = row.target.class_weight[start + c] if formula.weighs else 1
+            if amount != 0:
+                gaps.add(amount * ((m * factor - x[c] * factor) / divisor))
     for i in range(n if t != NULL else row.target.count):
         c = i if t != NULL else row.target.indices[i] - start
         if 0 <= c < n:

@@ -53,16 +53,22 @@ struct Transform {
     double cap = 0;                                            // of softcap; 0 for none
 };
 
-// The share of each target that smoothing spreads over all classes, and the weight of lse^2 in the loss.
+// The share of each target that smoothing spreads over all classes, and the weight of lse^2 in the loss. If the target is
+// a label and classes have weights, smoothing gives each class its weight's part of the share; the kernels find the sum
+// weights + weights_low of all weights.
 struct Formula {
     double smoothing = 0, z_loss = 0;
+    bool weighs = false;
+    double weights = 0, weights_low = 0;
 };
 
-// Where the results of `evaluate` for each row go, besides the loss: numbers of the type computed in. A null argmax means
-// that there are none.
+// Where the results of `evaluate` for each row go, besides the loss: numbers of the type computed in, classes, whether the
+// label is the argmax, and whether the row counts (1 or 0). A null argmax means that there are none.
 struct Diagnostics {
     void *log_prob = nullptr, *lse = nullptr, *entropy = nullptr, *confidence = nullptr;
     std::int64_t *argmax = nullptr, *rank = nullptr;
+    unsigned char *correct = nullptr;
+    double *counts = nullptr;
 };
 
 // The narrow kernel: the bytes of one class of a group of rows, and of all tiles of a group together, on the stack.

@@ -28,6 +28,8 @@ cdef extern from "job.hpp" namespace "softxent" nogil:
 
     cdef cppclass Formula:
         double smoothing, z_loss
+        bint weighs
+        double weights, weights_low
 
     cdef cppclass Diagnostics:
         void* log_prob
@@ -36,6 +38,8 @@ cdef extern from "job.hpp" namespace "softxent" nogil:
         void* confidence
         int64_t* argmax
         int64_t* rank
+        unsigned char* correct
+        double* counts
 
     const Py_ssize_t LANE_BYTES, TILE_BYTES, STRETCH, LOGITS_PER_THREAD, CACHE_LINE
     cdef enum:

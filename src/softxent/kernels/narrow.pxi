@@ -67,10 +67,6 @@ cdef void build_targets_of_lanes(
     cdef double[MAX_LANES] masses
     cdef const real* class_weight = <real*> job.class_weight
     cdef Py_ssize_t n = job.n_classes, lane
-    if job.kind == LABELS and allowed == NULL:
-        find_label_classes(group)
-        build_label_targets(t, n, job.built_smoothing, group.label_class, class_weight)
-        return
     if job.kind == DISTRIBUTIONS:
         lane_masses(t, n, masses)
     else:
@@ -81,68 +77,46 @@ cdef void build_targets_of_lanes(
     blend_lanes(t, n, job.built_smoothing, masses, allowed, class_weight)
 
 
+cdef void find_weighted_gaps_of_lanes(
+    LaneGroup[real]* group, const real* x, const real* class_weight, Py_ssize_t n, double* gaps, double* w_a,
+    LaneNumbers* numbers
+) noexcept nogil:
+    """As find_weighted_gaps, for each lane; `w_a` gets the weight of the argmax, 0 if there is none."""
+    cdef Lanes[real] m = load_lanes(group.m), argmax = Lanes[real](-1)
+    cdef real[MAX_LANES] found
+    cdef Py_ssize_t c, lane
+    lane_weighted_gap_sums(x, class_weight, n, group.m, gaps)
+    for c in range(n - 1, -1, -1):
+        if class_weight[c] != 0:
+            argmax = select_equal(load_lanes(x + c * lanes_of(x)), m, class_in_lanes(x, c), argmax)
+    store(found, argmax)
+    for lane in range(lanes_of(x)):
+        if group.argmax[lane] < 0:
+            group.argmax[lane], group.rest[lane] = found[lane], numbers.mass[lane]
+        w_a[lane] = class_weight[<Py_ssize_t> group.argmax[lane]] if group.argmax[lane] >= 0 else 0
+
+
 cdef void smooth_lanes(
-    LaneGroup[real]* group, const real* x, const Formula* formula, Py_ssize_t n, double* share, LaneNumbers* numbers
+    LaneGroup[real]* group, const real* x, const Formula* formula, const real* class_weight, Py_ssize_t n,
+    double* share, LaneNumbers* numbers
 ) noexcept nogil:
     """As smooth_sums, for each lane; the share of each class goes to `share`."""
-    cdef double[MAX_LANES] gaps
-    cdef Vec[double] cross, rest
+    cdef double[MAX_LANES] gaps, w_a
+    cdef Vec[double] mass, cross, rest, of_argmax = Vec[double](0)
     cdef Py_ssize_t i = 0
-    lane_gap_sums(x, n, group.m, gaps)
+    if formula.weighs:
+        find_weighted_gaps_of_lanes(group, x, class_weight, n, gaps, w_a, numbers)
+    else:
+        lane_gap_sums(x, n, group.m, gaps)
     while i < lanes_of(x):
-        cross = load(numbers.cross + i)
-        rest = load(group.rest + i)
-        store(share + i, smooth_sums(formula[0], <double> n, load(numbers.mass + i), load(&gaps[i]), &cross, &rest))
+        mass, cross, rest = load(numbers.mass + i), load(numbers.cross + i), load(group.rest + i)
+        if formula.weighs:
+            of_argmax = load(&w_a[i])
+        store(share + i, smooth_sums(formula[0], <double> n, of_argmax, load(&gaps[i]), &mass, &cross, &rest))
+        store(numbers.mass + i, mass)
         store(numbers.cross + i, cross)
         store(group.rest + i, rest)
         i += ROWS_AT_ONCE
-
-
-cdef void count_ahead_of_lanes(
-    LaneGroup[real]* group, const real* x, Py_ssize_t n, real* ahead
-) noexcept nogil:
-    """As count_ahead, for the label of each lane."""
-    cdef Lanes[real] zero = Lanes[real](0), one = Lanes[real](1), total = zero
-    cdef Lanes[real] label, logit, c_of_all, v, before
-    cdef real[MAX_LANES] labels, logits
-    cdef Py_ssize_t c, lane
-    for lane in range(lanes_of(x)):
-        labels[lane] = <real> group.label[lane]
-        logits[lane] = x[group.label[lane] * lanes_of(x) + lane]
-    label, logit = load_lanes(&labels[0]), load_lanes(&logits[0])
-    for c in range(n):
-        c_of_all = class_in_lanes(x, c)
-        v = load_lanes(x + c * lanes_of(x))
-        before = select_equal(maximum(label, c_of_all), c_of_all, zero, one)
-        total = total - select_equal(
-            v, logit, zero - before, select_equal(maximum(v, logit), logit, zero, zero - one))
-    store(ahead, total)
-
-
-cdef void find_diagnostics_of_lanes(
-    LaneGroup[real]* group, const real* x, const real* e, Py_ssize_t n, LaneNumbers* numbers
-) noexcept nogil:
-    """As find_diagnostics, for each lane, from logits x and their exponentials e."""
-    cdef Lanes[real] m = load_lanes(group.m), argmax = Lanes[real](-1)
-    cdef RowDiagnostics* found = numbers.diagnostics
-    cdef Py_ssize_t k = numbers.k
-    cdef real[MAX_LANES] first_at_m, nothing, ahead
-    cdef double[MAX_LANES] gaps
-    cdef Py_ssize_t c, lane
-    for c in range(n - 1, -1, -1):
-        argmax = select_equal(load_lanes(x + c * lanes_of(x)), m, class_in_lanes(x, c), argmax)
-    store(first_at_m, argmax)
-    store(nothing, Lanes[real](0))
-    lane_sums(e, n, &first_at_m[0], &nothing[0], found.R + k, found.R_low + k)
-    lane_entropy_sums(e, x, n, group.m, gaps)
-    count_ahead_of_lanes(group, x, n, ahead)
-    for lane in range(lanes_of(x)):
-        found.label_gap[k + lane] = numbers.m[lane] - x[group.label[lane] * lanes_of(x) + lane]
-        found.mean_gap[k + lane] = gaps[lane] / (found.R[k + lane] + group.e_m[lane])
-        found.argmax[k + lane] = <int64_t> first_at_m[lane]
-        found.rank[k + lane] = <int64_t> ahead[lane]
-        if not is_finite(found.R[k + lane]) and has_nan(x + lane, lanes_of(x), n):
-            found.argmax[k + lane] = found.rank[k + lane] = -1
 
 
 cdef inline bint find_scales(const Job* job, const double* weight, double* scales, const real* tag) noexcept nogil:
@@ -217,7 +191,7 @@ cdef inline bint find_targets(
     else:
         find_sparse_targets(job, i, count, group, sparse, x, numbers)
     if job.formula.smoothing != 0:
-        smooth_lanes(group, x, &job.formula, n, share, numbers)
+        smooth_lanes(group, x, &job.formula, <real*> job.class_weight, n, share, numbers)
     if not (real is double or job.formula.smoothing != 0) or are_finite(numbers.cross, lanes_of(x)):
         return True
     # Either a logit is infinite or NaN, or a sum of gaps overflowed. Only the wide kernel can compute the latter.
@@ -269,7 +243,7 @@ cdef bint visit_lanes(
     if not job.has_probs:
         take_exponentials_of_lanes(&group, x, n, next_logits, next_grad, next_hess, numbers[0])
     if job.diagnostics.argmax != NULL:
-        find_diagnostics_of_lanes(&group, tiles.kept_logits, x, n, numbers)
+        find_diagnostics_of_lanes(job, &group, <const real*> tiles.kept_logits, <const real*> x, numbers)
     if job.result != GRADIENT and job.result != HESSIAN:
         return take_lane_results(job, i, count, &group, &tiles, x, numbers)
     if not job.has_grad:
@@ -282,7 +256,9 @@ cdef bint visit_lanes(
         return False
     if job.result == HESSIAN and not take_lane_hessians(job, i, count, &group, &tiles, x, scales, numbers):
         return False
-    if tiles.t == NULL and job.kind == LABELS:
+    if job.formula.weighs:
+        take_weighted_gradients(group, x, <real*> job.class_weight, n)
+    elif tiles.t == NULL and job.kind == LABELS:
         find_grad_at_label(&group)
         if is_plain and job.grad.direct and n >= in_quarter(tag):
             if job.streaming and count == lanes_of(tag):
@@ -294,7 +270,9 @@ cdef bint visit_lanes(
                 place_lanes(&job.grad, i, count, lanes_of(tag), at, <char*> tiles.staging)
                 write_gradients(group, x, n, <real**> at)
             return True
-    take_gradients(group, x, tiles.t, n)
+        take_gradients(group, x, tiles.t, n)
+    else:
+        take_gradients(group, x, tiles.t, n)
     if tiles.t == NULL and job.kind == SPARSE:
         subtract_sparse_of_lanes(group, &sparse, x)
     if tiles.slope != NULL:

@@ -38,14 +38,13 @@ cdef void visit_vector(
 
 
 cdef double find_pull(
-    const real* tag, const Formula* formula, const FarRow* far, const RowNumbers* numbers, int k
+    const real* tag, const Formula* formula, const FarRow* far, RowNumbers* numbers, int k
 ) noexcept nogil:
-    """What a z-loss adds to the mass of row k."""
+    """What a z-loss adds to the mass of row k, whose logarithm is found."""
     cdef double pull
     if formula.z_loss == 0:
         return 0
-    pull = 2 * formula.z_loss * (
-        numbers.m[k] + log1p_rest(tag, numbers.R[k], numbers.R_low[k], numbers.m_shifted[k], numbers.n0[k]))
+    pull = 2 * formula.z_loss * find_log(tag, numbers, k)
     if far != NULL and not is_finite(pull):
         pull = 2 * formula.z_loss * far.far_m / FAR_STEP / FAR_STEP
     return pull
@@ -53,7 +52,7 @@ cdef double find_pull(
 
 cdef void finish_product(
     const RowArrays[real]* row, const Formula* formula, const Scale* scale, const FarRow* far, double e_m,
-    const RowNumbers* numbers, int k, RowResult* result
+    RowNumbers* numbers, int k, RowResult* result
 ) noexcept nogil:
     """The numbers of the product of row k, whose sum with the vector is in row.diagnostics."""
     cdef const real* x = row.x
@@ -77,7 +76,7 @@ cdef void finish_product(
 
 cdef void finish_hessian(
     const RowArrays[real]* row, const Formula* formula, const FarRow* far, double e_m, double unscale,
-    const RowNumbers* numbers, int k, Py_ssize_t top, RowResult* result
+    RowNumbers* numbers, int k, Py_ssize_t top, RowResult* result
 ) noexcept nogil:
     """The numbers of the Hessian of row k. `top` is the class with the largest logit that R leaves out, or -1."""
     cdef const real* e = row.e
@@ -103,7 +102,7 @@ cdef void finish_hessian(
 
 cdef inline void finish_result(
     const RowArrays[real]* row, const Formula* formula, const Scale* scale, const FarRow* far, double e_m,
-    const RowNumbers* numbers, int k, RowResult* result
+    RowNumbers* numbers, int k, RowResult* result
 ) noexcept nogil:
     """From the numbers of row k: those that make its result."""
     cdef const real* x = row.x

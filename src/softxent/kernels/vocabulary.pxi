@@ -1,6 +1,6 @@
 # The C++ headers, as the kernels see them. Cython deduces the template arguments from the operands.
 
-from libc.math cimport INFINITY, fabs, frexp, ldexp
+from libc.math cimport INFINITY, NAN, fabs, frexp, ldexp
 from libc.string cimport memcpy, memset
 
 cdef extern from "vec/vec.hpp" namespace "softxent" nogil:
@@ -63,7 +63,7 @@ cdef extern from "math/sums.hpp" namespace "softxent" nogil:
         Carried operator*(double)
         void add(T)
         T minus(T taken_off, T* rounded)
-        T sum
+        T sum, lost
 
     cdef cppclass Sum[T]:
         Sum()
@@ -153,7 +153,8 @@ cdef extern from "row/numbers.hpp" namespace "softxent" nogil:
     double largest_scale[T](const T*)
     int largest_scale_exponent[T](const T*)
     double log1p_rest[T](const T*, double R, double R_low, double m_shifted, double n0)
-    void row_losses[T](const T*, const RowNumbers&, int count, double z_loss, double* losses)
+    double find_log[T](const T*, RowNumbers*, int k)
+    void row_losses[T](const T*, const RowNumbers&, int count, double z_loss, bint has_logs, double* losses)
 
 cdef extern from "row/target.hpp" namespace "softxent" nogil:
     cdef cppclass Target[T]:
@@ -168,9 +169,10 @@ cdef extern from "row/target.hpp" namespace "softxent" nogil:
     cdef cppclass DiagnosticSums:
         DiagnosticSums()
         Carried[double] R, gaps
-        Py_ssize_t argmax
+        Py_ssize_t argmax, ahead
 
     double row_mass[T](const T* t, Py_ssize_t n)
+    Carried[double] carried_sum[T](const T* v, Py_ssize_t n)
     void blend_row[T](
         T* t, Py_ssize_t n, double smoothing, double mass, const unsigned char* allowed, const T* class_weight)
 
@@ -190,6 +192,7 @@ cdef extern from "row/target.hpp" namespace "softxent" nogil:
         T* hess
         const Scale* hess_scale
         Py_ssize_t top
+        const T* spread
         Target[T] target
 
     cdef cppclass RowSums:
@@ -204,9 +207,11 @@ cdef extern from "row/target.hpp" namespace "softxent" nogil:
         void clear()
 
 cdef extern from "row/finish.hpp" namespace "softxent" nogil:
-    double smooth_sums(const Formula&, double n, double mass, double gaps, double* cross, double* rest)
+    double smooth_sums(
+        const Formula&, double n, double w_a, double gaps, double* mass, double* cross, double* rest)
     Vec[double] smooth_sums(
-        const Formula&, double n, Vec[double] mass, Vec[double] gaps, Vec[double]* cross, Vec[double]* rest)
+        const Formula&, double n, Vec[double] w_a, Vec[double] gaps, Vec[double]* mass, Vec[double]* cross,
+        Vec[double]* rest)
 
     cdef cppclass Factors[D]:
         Factors()
@@ -241,9 +246,10 @@ cdef extern from "row/sweeps.hpp" namespace "softxent" nogil:
     Carried[double] exp_sum[T](
         const T* x, T* e, Py_ssize_t n, Py_ssize_t left_out, RowUnit[T], Py_ssize_t prefetch_distance)
     Carried[double] exp_and_diagnostic_sums[T](
-        const T* x, Py_ssize_t n, Py_ssize_t left_out, RowUnit[T], double m, DiagnosticSums*,
-        Py_ssize_t prefetch_distance)
+        const T* x, Py_ssize_t n, Py_ssize_t left_out, RowUnit[T], double m, Py_ssize_t label, T logit,
+        DiagnosticSums*, Py_ssize_t prefetch_distance)
     Carried[double] gap_sum[T](const T* x, Py_ssize_t n, double m)
+    void find_weighted_gaps[T](RowSums*, const T* x, const T* w, Py_ssize_t n, double m)
     void build_label_row[T](
         T* t, Py_ssize_t n, Py_ssize_t label, double smoothing, const unsigned char* allowed, const T* class_weight)
     void find_distribution[T](
@@ -260,8 +266,6 @@ cdef extern from "row/results.hpp" namespace "softxent" nogil:
     const double PLAIN_LSE_FROM
     Py_ssize_t find_top[T](const T* x, Py_ssize_t n, double m)
     Py_ssize_t count_ahead[T](const T* x, Py_ssize_t n, Py_ssize_t label)
-    Vec[double] largest_probability[T](
-        const T*, const Vec[double]& R, const Vec[double]& R_low, const Vec[double]& m_shifted, const Vec[double]& n0)
 
     cdef cppclass Probabilities[N]:
         Probabilities()
@@ -370,8 +374,7 @@ cdef extern from "row/lanes.hpp" namespace "softxent" nogil:
     void find_sparse_of_lanes[T](LaneGroup[T]*, SparseRows[T]*, const T* x, const LaneNumbers&)
     void subtract_sparse_of_lanes[T](const LaneGroup[T]&, SparseRows[T]*, T* g)
     void find_pulls[T](const T*, const Formula&, const LaneNumbers&, double* pull)
-    void build_label_targets[T](T* t, Py_ssize_t n, double smoothing, const T* label_class, const T* class_weight)
-    void find_label_classes[T](LaneGroup[T]*)
+    void find_label_logits[T](LaneGroup[T]*, const T* x, Py_ssize_t n)
     void find_tops[T](LaneGroup[T]*, const T* x, Py_ssize_t n, bint of_lse, const LaneNumbers&)
     void write_probabilities[T](
         const Probabilities[Lanes[T]]&, const Lanes[T]& top, const T* e, Py_ssize_t n, T** at)
@@ -379,7 +382,6 @@ cdef extern from "row/lanes.hpp" namespace "softxent" nogil:
     void write_products[T](const Product[Lanes[T]]&, const T* e, const T* v, Py_ssize_t n, T** at)
     void write_hessians[T](const Hessian[Lanes[T]]&, const Lanes[T]& own, const T* e, Py_ssize_t n, T** at)
     Lanes[T] class_in_lanes[T](const T*, Py_ssize_t c)
-    void lane_logs[T](const T*, const double* R, const double* R_low, const LaneNumbers&, double* logs)
     double smallest_scale[T](const T*)
     void find_m[T](LaneGroup[T]*, const T* x, Py_ssize_t n, const LaneNumbers&)
     bint finish_lanes[T](
@@ -387,6 +389,7 @@ cdef extern from "row/lanes.hpp" namespace "softxent" nogil:
         bint scales_suffice, const LaneNumbers&)
     void find_grad_at_label[T](LaneGroup[T]*)
     void take_gradients[T](const LaneGroup[T]&, T* e, const T* t, Py_ssize_t n)
+    void take_weighted_gradients[T](const LaneGroup[T]&, T* e, const T* class_weight, Py_ssize_t n)
     void write_gradients[T](const LaneGroup[T]&, const T* e, Py_ssize_t n, T** at)
     void find_labels[T](LaneGroup[T]*, const T* x, Py_ssize_t n, const T* class_weight, const LaneNumbers&)
     void take_exponentials_of_lanes[T](
@@ -394,7 +397,7 @@ cdef extern from "row/lanes.hpp" namespace "softxent" nogil:
         const LaneNumbers&)
     void lane_sums[T](const T* v, Py_ssize_t n, const T* left_out, const T* taken_off, double* values, double* rounded)
     void lane_gap_sums[T](const T* x, Py_ssize_t n, const T* m, double* values)
-    void lane_entropy_sums[T](const T* e, const T* x, Py_ssize_t n, const T* m, double* values)
+    void lane_weighted_gap_sums[T](const T* x, const T* w, Py_ssize_t n, const T* m, double* values)
     void lane_product_sums[T](const T* e, const T* v, Py_ssize_t n, const T* at_top, double* values)
     void lane_gaps[T](
         const T* x, const T* t, Py_ssize_t n, const T* m, const T* left_out, double* gaps, double* weights,
@@ -404,6 +407,12 @@ cdef extern from "row/lanes.hpp" namespace "softxent" nogil:
         T* t, Py_ssize_t n, double smoothing, const double* masses, const T* allowed, const T* class_weight)
     double largest_size(const double*, Py_ssize_t n)
     bint are_finite(const double* v, Py_ssize_t n)
+
+cdef extern from "row/diagnostics.hpp" namespace "softxent" nogil:
+    void find_diagnostics_of[T](
+        const LaneGroup[T]&, const T* x, const T* e, Py_ssize_t n, const LaneNumbers&)
+    void write_diagnostics_of[T](
+        const T*, const RowNumbers&, const int64_t* label, Py_ssize_t count, const Diagnostics&, Py_ssize_t i)
 
 cdef extern from "threads.hpp" namespace "softxent" nogil:
     int this_thread()

@@ -35,7 +35,9 @@ cdef inline void find_target(
             sums, x, row.target.distribution + start, n, m, row.allowed != NULL, prefetch_distance)
     else:
         find_sparse(sums, x, 1, &row.target, start, n, m)
-    if formula.smoothing != 0:
+    if formula.weighs:
+        find_weighted_gaps(sums, x, row.target.class_weight + start, n, m)
+    elif formula.smoothing != 0:
         sums.gaps = gap_sum(x, n, m)
     if not (is_finite(sums.cross.sum) and is_finite(sums.gaps.sum)) and may_have_overflowed(row, start, n):
         find_far_gaps(sums, row, formula, start, n, m, 1)
@@ -47,12 +49,15 @@ cdef inline void visit_stretch(
 ) noexcept nogil:
     """Target and exponentials of the n classes from `start` on, of a row whose maximum is m."""
     cdef const real* x = row.x + start
+    cdef Py_ssize_t label
     find_target(sums, row, formula, start, n, m, prefetch_distance)
     # exp_sum may overwrite x, so it comes last.
     if row.vector != NULL:
         visit_vector(sums, diagnostics, row, start, n, unit, prefetch_distance)
     elif row.diagnostics != NULL:
-        sums.R = exp_and_diagnostic_sums(x, n, sums.argmax, unit, m, diagnostics, prefetch_distance)
+        label = row.target.indices[0]
+        sums.R = exp_and_diagnostic_sums(
+            x, n, sums.argmax, unit, m, label - start, row.x[label], diagnostics, prefetch_distance)
     else:
         sums.R = exp_sum(x, row.e + start if row.e != NULL else NULL, n, sums.argmax, unit, prefetch_distance)
 
@@ -80,6 +85,7 @@ cdef inline void add_diagnostic_sums(
     """As add_stretch."""
     sums.R = sums.R + more.R
     sums.gaps = sums.gaps + more.gaps
+    sums.ahead += more.ahead
     if more.argmax >= 0 and sums.argmax < 0:
         sums.argmax = start + more.argmax
     elif more.argmax >= 0:
@@ -118,13 +124,15 @@ cdef inline RowScaling finish_row(
     cdef const RowSums* gaps = sums if far == NULL else &far.gaps
     cdef double low, rest = sums.rest.minus(0, &low), cross = gaps.cross.minus(0, &low), mass = rest + sums.t_at_argmax
     cdef double R = sums.R.minus(e_m if sums.argmax < 0 else 0, &numbers.R_low[k])
-    cdef double pull = 0, share = 0, weight = numbers.weight[k], scale
+    cdef double pull = 0, share = 0, w_a = 0, weight = numbers.weight[k], scale
     cdef const real* x = row.x
     cdef Denominator[real, double] whole
     cdef Factors[double] factors
     cdef RowScaling scaling = RowScaling(1, -1, 0, 0)
     if formula.smoothing != 0:
-        share = smooth_sums(formula[0], <double> row.n, mass, gaps.gaps.minus(0, &low), &cross, &rest)
+        if formula.weighs and sums.argmax >= 0:
+            w_a = row.target.class_weight[sums.argmax]
+        share = smooth_sums(formula[0], <double> row.n, w_a, gaps.gaps.minus(0, &low), &mass, &cross, &rest)
     numbers.R[k] = R
     numbers.m[k] = m if far == NULL else far.m
     numbers.m_shifted[k] = m - unit.shift
@@ -151,7 +159,7 @@ cdef inline RowScaling finish_row(
         factors.factor = largest_scale(x) if (scale < 0) == (mass < 0) else -largest_scale(x)
         scaling.own_grad = factors.factor * largest_number(x)
     gradient.factor, gradient.offset, gradient.minus = factors.factor, factors.offset, factors.minus
-    gradient.smoothed = formula.smoothing != 0
+    gradient.smoothed = formula.smoothing != 0 and not formula.weighs
     return scaling
 
 
@@ -181,6 +189,14 @@ cdef inline bint is_converted_now(const RowScaling* scaling, const RowArrays[rea
     return row.converted_grad.data != NULL and scaling.steps == 0
 
 
+cdef inline const real* swept_target(const RowArrays[real]* row, Gradient[double]* gradient) noexcept nogil:
+    """The target that the last sweep over a row subtracts, which `gradient` is made to multiply."""
+    if row.spread == NULL:
+        return row.target.distribution
+    gradient.minus = gradient.offset
+    return row.spread
+
+
 cdef inline void take_gradient_of(
     const Gradient[double]* gradient, const RowScaling* scaling, const RowArrays[real]* row, Py_ssize_t start,
     Py_ssize_t stop, bint streaming
@@ -188,12 +204,13 @@ cdef inline void take_gradient_of(
     """The gradient of the classes [start, stop), but for what set_own_classes does."""
     cdef real* e = row.e
     cdef real* grad = row.grad
-    cdef const real* t = row.target.distribution
+    cdef Gradient[double] swept = gradient[0]
+    cdef const real* t = swept_target(row, &swept)
     if is_converted_now(scaling, row):
         take_converted_gradient(
-            gradient[0], scaling.unscale, e, t, row.allowed, row.converted_grad, start, stop)
+            swept, scaling.unscale, e, t, row.allowed, row.converted_grad, start, stop)
     else:
-        take_gradient(gradient[0], scaling.unscale, e, t, row.allowed, grad, start, stop, streaming)
+        take_gradient(swept, scaling.unscale, e, t, row.allowed, grad, start, stop, streaming)
 
 
 cdef void store_own_classes(const RowScaling* scaling, const RowArrays[real]* row, Py_ssize_t label) noexcept nogil:
@@ -215,11 +232,17 @@ cdef inline void set_own_classes(
 ) noexcept nogil:
     """Finish the gradient at classes with a target, and at the one that is set by itself."""
     cdef real* grad = row.grad
+    cdef Gradient[double] swept = gradient[0]
+    cdef const real* t = swept_target(row, &swept)
+    cdef Vec[real] at_label
     cdef Py_ssize_t label = -1
     cdef int step
     if is_converted_now(scaling, row) and row.target.count > 0 and is_allowed(row.allowed, row.target.indices[0]):
         label = row.target.indices[0]           # the only entry: see converts_stores
-        grad[label] = <real> lane0(gradient.of(Vec[real](grad[label])))
+        at_label = swept.of(Vec[real](grad[label]))
+        if t != NULL:
+            at_label = swept.minus_target(at_label, Vec[real](t[label]))
+        grad[label] = <real> lane0(at_label)
     subtract_sparse(gradient, grad, 1, row.n, &row.target, row.allowed)
     if scaling.own_class >= 0:
         grad[scaling.own_class] = <real> scaling.own_grad
@@ -237,9 +260,10 @@ cdef void take_hessian_of(
     cdef real* e = row.e
     cdef real* g = row.grad
     cdef real* h = row.hess
-    cdef const real* t = row.target.distribution
+    cdef Gradient[double] swept = gradient[0]
+    cdef const real* t = swept_target(row, &swept)
     take_gradient_and_hessian(
-        gradient[0], result.hessian, scaling.unscale, e, t, row.allowed, g, h, start, stop)
+        swept, result.hessian, scaling.unscale, e, t, row.allowed, g, h, start, stop)
 
 
 cdef inline void end_row(
@@ -353,23 +377,6 @@ cdef void share_row(
     end_row(row, &sums, far, numbers, k)
 
 
-cdef void find_diagnostics(
-    const RowArrays[real]* row, int64_t label, const FarRow* far, RowNumbers* numbers, int k
-) noexcept nogil:
-    """The diagnostics of row k of `numbers`. Of these, only the label's gap uses the label."""
-    cdef const real* x = row.x
-    cdef double m = numbers.m[k] if far == NULL else row_max(x, row.n), low
-    cdef RowUnit[real] unit = RowUnit[real](<real> m)
-    cdef double R = row.diagnostics.R.minus(0, &numbers.diagnostics.R_low[k])
-    numbers.diagnostics.R[k] = R
-    numbers.diagnostics.label_gap[k] = m - x[label] if far == NULL else far.label_gap
-    numbers.diagnostics.mean_gap[k] = row.diagnostics.gaps.minus(0, &low) / (R + lane0(exp(Vec[real](m), unit)))
-    numbers.diagnostics.argmax[k] = row.diagnostics.argmax
-    numbers.diagnostics.rank[k] = count_ahead(x, row.n, label) if far == NULL else far.rank
-    if not is_finite(R) and has_nan(x, 1, row.n):
-        numbers.diagnostics.argmax[k] = numbers.diagnostics.rank[k] = -1
-
-
 cdef void skip_row(const Job* job, Py_ssize_t i, RowNumbers* numbers, int k) noexcept nogil:
     """Set the numbers and the gradient of a row of weight 0; its logits are not read."""
     numbers.R[k] = numbers.R_low[k] = numbers.m[k] = numbers.m_shifted[k] = numbers.n0[k] = 0
@@ -455,6 +462,7 @@ cdef inline void place_row(
     row.vector = NULL
     row.has_probs = False
     row.hess = NULL
+    row.spread = <const real*> job.class_weight if job.formula.weighs else NULL
     row.result = job.result
     if job.has_grad:
         row.grad = <real*> row_address(&job.grad, i) if job.grad.direct else scratch

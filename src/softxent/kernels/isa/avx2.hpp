@@ -82,6 +82,8 @@ inline unsigned equal_bits(f32 a, f32 b) { return static_cast<unsigned>(_mm256_m
 inline unsigned equal_bits(f64 a, f64 b) { return static_cast<unsigned>(_mm256_movemask_pd(equal(a, b))); }
 inline f32 select_equal(f32 a, f32 b, f32 yes, f32 no) { return _mm256_blendv_ps(no, yes, equal(a, b)); }
 inline f64 select_equal(f64 a, f64 b, f64 yes, f64 no) { return _mm256_blendv_pd(no, yes, equal(a, b)); }
+inline f32 count_greater(f32 n, f32 a, f32 b) { return add(n, _mm256_and_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ), _mm256_set1_ps(1))); }
+inline f64 count_greater(f64 n, f64 a, f64 b) { return add(n, _mm256_and_pd(_mm256_cmp_pd(a, b, _CMP_GT_OQ), _mm256_set1_pd(1))); }
 inline f32 select_bytes(const unsigned char *p, f32 yes, f32 no) {
     const __m256i lanes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(p)));
     return _mm256_blendv_ps(yes, no, _mm256_castsi256_ps(_mm256_cmpeq_epi32(lanes, _mm256_setzero_si256())));

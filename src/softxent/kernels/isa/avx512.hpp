@@ -75,6 +75,8 @@ inline unsigned equal_bits(f32 a, f32 b) { return _mm512_cmp_ps_mask(a, b, _CMP_
 inline unsigned equal_bits(f64 a, f64 b) { return _mm512_cmp_pd_mask(a, b, _CMP_EQ_OQ); }
 inline f32 select_equal(f32 a, f32 b, f32 yes, f32 no) { return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ), no, yes); }
 inline f64 select_equal(f64 a, f64 b, f64 yes, f64 no) { return _mm512_mask_blend_pd(_mm512_cmp_pd_mask(a, b, _CMP_EQ_OQ), no, yes); }
+inline f32 count_greater(f32 n, f32 a, f32 b) { return _mm512_mask_add_ps(n, _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ), n, _mm512_set1_ps(1)); }
+inline f64 count_greater(f64 n, f64 a, f64 b) { return _mm512_mask_add_pd(n, _mm512_cmp_pd_mask(a, b, _CMP_GT_OQ), n, _mm512_set1_pd(1)); }
 inline f32 select_bytes(const unsigned char *p, f32 yes, f32 no) {
     const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i *>(p));
     return _mm512_mask_blend_ps(_mm_test_epi8_mask(bytes, bytes), no, yes);

@@ -99,6 +99,8 @@ inline unsigned equal_bits(f64 a, f64 b) {
 }
 inline f32 select_equal(f32 a, f32 b, f32 yes, f32 no) { return vbslq_f32(vceqq_f32(a, b), yes, no); }
 inline f64 select_equal(f64 a, f64 b, f64 yes, f64 no) { return vbslq_f64(vceqq_f64(a, b), yes, no); }
+inline f32 count_greater(f32 n, f32 a, f32 b) { return vbslq_f32(vcgtq_f32(a, b), add(n, vdupq_n_f32(1)), n); }
+inline f64 count_greater(f64 n, f64 a, f64 b) { return vbslq_f64(vcgtq_f64(a, b), add(n, vdupq_n_f64(1)), n); }
 // The first sizeof(T) bytes, as lanes of 32 bits.
 template <class T> inline uint32x4_t load_bytes(const unsigned char *p) {
     T bytes;

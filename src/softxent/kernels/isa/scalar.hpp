@@ -79,6 +79,9 @@ template <class T>
 SOFTXENT_INLINE Array<T> select_equal(const Array<T> &a, const Array<T> &b, const Array<T> &yes, const Array<T> &no) {
     return each_lane<T>([&](int i) { return a.lane[i] == b.lane[i] ? yes.lane[i] : no.lane[i]; });
 }
+template <class T> SOFTXENT_INLINE Array<T> count_greater(const Array<T> &n, const Array<T> &a, const Array<T> &b) {
+    return each_lane<T>([&](int i) { return n.lane[i] + (a.lane[i] > b.lane[i] ? 1 : 0); });
+}
 template <class T> SOFTXENT_INLINE Array<T> select_bytes(const unsigned char *p, const Array<T> &yes, const Array<T> &no) {
     return each_lane<T>([&](int i) { return p[i] != 0 ? yes.lane[i] : no.lane[i]; });
 }

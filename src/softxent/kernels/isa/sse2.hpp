@@ -140,6 +140,8 @@ inline f64 select_equal(f64 a, f64 b, f64 yes, f64 no) {
     const f64 mask = equal(a, b);
     return _mm_or_pd(_mm_and_pd(mask, yes), _mm_andnot_pd(mask, no));
 }
+inline f32 count_greater(f32 n, f32 a, f32 b) { return add(n, _mm_and_ps(_mm_cmpgt_ps(a, b), _mm_set1_ps(1))); }
+inline f64 count_greater(f64 n, f64 a, f64 b) { return add(n, _mm_and_pd(_mm_cmpgt_pd(a, b), _mm_set1_pd(1))); }
 // All ones in the 32-bit lanes of those of the first sizeof(T) bytes that are 0.
 template <class T> inline __m128i zero_bytes(const unsigned char *p) {
     T bytes;

@@ -6,8 +6,10 @@
 //     gradient   T e_j / S - t_j,   and at a, where p_a > 1/2:   (T - t_a) - T R / S
 // If there is no such class, R is the sum of all e_j minus 1, S = R + 1, and all classes have the first gradient.
 //
-// Label smoothing keeps (1 - s) t_j of the target and gives the share s T / n to each of the n classes. z_loss adds
-// z lse^2 to the loss, so 2 z lse p_j to the gradient: there T grows by 2 z lse, and t does not.
+// Label smoothing keeps (1 - s) t_j of the target and gives the share s T / n to each of the n classes. Where classes have
+// weights w_j, a label's (1 - s) t_j is its weight's part, and class j gets w_j s / n: then T becomes (1 - s) T + s / n times
+// the sum of all weights. z_loss adds z lse^2 to the loss, so 2 z lse p_j to the gradient: there T grows by 2 z lse, and t
+// does not.
 //
 // D is a double for the one row of the wide kernel, and a Vec<double> for several rows of the narrow kernel.
 #pragma once
@@ -20,12 +22,19 @@ namespace softxent {
 // share * x; 0 if the share is 0, whatever x is.
 template <class D> SOFTXENT_INLINE D share_of(const D &share, const D &x) { return select_equal(share, D(0), D(0), share * x); }
 
-// Smooth the sums of a row, whose gaps m - x_j add up to `gaps`; returns the share of each class.
+// Smooth the sums of a row, whose gaps m - x_j add up to `gaps`, each times its weight if classes have weights; that of the
+// argmax is w_a then, 0 if there is none. Returns the share of a class, without its weight.
 template <class D>
-SOFTXENT_INLINE D smooth_sums(const Formula &formula, double n, const D &mass, const D &gaps, D *cross, D *rest) {
-    D kept(1 - formula.smoothing), share = share_of(D(formula.smoothing / n), mass);
+SOFTXENT_INLINE D smooth_sums(const Formula &formula, double n, const D &w_a, const D &gaps, D *mass, D *cross, D *rest) {
+    D kept(1 - formula.smoothing), share(formula.smoothing / n), others(n - 1), low;
+    if (formula.weighs) {
+        others = Carried<D>(D(formula.weights), D(formula.weights_low)).minus(w_a, &low);
+        *mass = share_of(kept, *mass) + share * D(formula.weights);
+    } else {
+        share = share_of(share, *mass);
+    }
     *cross = share_of(kept, *cross) + share_of(share, gaps);
-    *rest = share_of(kept, *rest) + share * D(n - 1);
+    *rest = share_of(kept, *rest) + share * others;
     return share;
 }
 

@@ -100,6 +100,17 @@ template <class S> void lane_gap_sums(const S *x, std::ptrdiff_t n, const S *m, 
         return classes_below(most, load_classes<count>(x + at));
     });
 }
+// The sums of w (m - x), for weights w of the classes; 0 * inf is NaN, which only the wide kernel takes for 0.
+template <class S> void lane_weighted_gap_sums(const S *x, const S *w, std::ptrdiff_t n, const S *m, double *values) {
+    lane_sums_from(m, n, values, [=](std::ptrdiff_t at, auto count, const Vec<S> &most) {
+        const S *first = w + at / Lanes<S>::lanes;
+        Pack<S, count * registers_of_vec<S>> weights;
+        repeat<count>([&](auto j) {
+            set_registers<j * registers_of_vec<S>>(&weights, Vec<S>(static_cast<double>(first[j * Vec<S>::lanes])));
+        });
+        return weights * classes_below(most, load_classes<count>(x + at));
+    });
+}
 // The sums of e (m - x), for the exponentials e of the logits x.
 template <class S> void lane_entropy_sums(const S *e, const S *x, std::ptrdiff_t n, const S *m, double *values) {
     lane_sums_from(m, n, values, [=](std::ptrdiff_t at, auto count, const Vec<S> &most) {
@@ -162,19 +173,6 @@ void blend_lanes(S *t, std::ptrdiff_t n, double smoothing, const double *masses,
         store(t + c * lanes, load_lanes(t + c * lanes) * Lanes<S>(static_cast<double>(class_weight[c])));
 }
 
-// As build_target without a mask, for labels: class numbers of type S.
-template <class S>
-void build_label_targets(S *t, std::ptrdiff_t n, double smoothing, const S *label_class, const S *class_weight) {
-    using L = Lanes<S>;
-    const double share = share_of_each(smoothing, static_cast<double>(n), 1.0);
-    L label = load_lanes(label_class), own(smoothed(smoothing, 1.0, share)), other(share);
-    for (std::ptrdiff_t c = 0; c < n; ++c) {
-        L amount = select_equal(class_number<L>(t, c), label, own, other);
-        if (class_weight != nullptr) amount = amount * L(static_cast<double>(class_weight[c]));
-        store(t + c * L::lanes, amount);
-    }
-}
-
 // The largest absolute value of n numbers; NaNs are ignored.
 inline double largest_size(const double *v, std::ptrdiff_t n) {
     constexpr std::ptrdiff_t step = Vec<double>::lanes;
@@ -228,9 +226,23 @@ template <class S> SOFTXENT_INLINE void find_label_classes(LaneGroup<S> *group) 
     for (int i = 0; i < Lanes<S>::lanes; ++i) group->label_class[i] = static_cast<S>(label[i]);
 }
 
-// As find_sparse, for each lane, with its label as the only entry. Up to FEW_CLASSES, to compare the label to every class is
-// faster than to load from where it says.
+// Up to FEW_CLASSES, to compare the label to every class is faster than to load from where it says.
 inline constexpr std::ptrdiff_t FEW_CLASSES = 16;
+template <class S> SOFTXENT_INLINE void find_label_logits(LaneGroup<S> *group, const S *x, std::ptrdiff_t n) {
+    using L = Lanes<S>;
+    const std::int64_t *label = group->label;
+    find_label_classes(group);
+    L classes = load_lanes(group->label_class), logit(-1);
+    if (n <= FEW_CLASSES) {
+        for (std::ptrdiff_t c = 0; c < n; ++c)
+            logit = select_equal(class_number<L>(x, c), classes, load_lanes(x + c * L::lanes), logit);
+    } else {
+        logit = each_lane<L>([=](int i) { return x[label[i] * L::lanes + i]; });
+    }
+    store(group->label_logit, logit);
+}
+
+// As find_sparse, for each lane, with its label as the only entry.
 template <class S>
 SOFTXENT_INLINE void find_labels(
     LaneGroup<S> *group, const S *x, std::ptrdiff_t n, const S *class_weight, const LaneNumbers &numbers
@@ -238,16 +250,9 @@ SOFTXENT_INLINE void find_labels(
     using L = Lanes<S>;
     using D = AsDouble<Lanes<S>>;
     const std::int64_t *label = group->label;
-    find_label_classes(group);
-    L m = load_lanes(group->m), classes = load_lanes(group->label_class), none(-1), logit = none;
-    if (n <= FEW_CLASSES) {
-        for (std::ptrdiff_t c = 0; c < n; ++c)
-            logit = select_equal(class_number<L>(x, c), classes, load_lanes(x + c * L::lanes), logit);
-    } else {
-        logit = each_lane<L>([=](int i) { return x[label[i] * L::lanes + i]; });
-    }
-    L argmax = select_equal(logit, m, classes, none);
-    store(group->label_logit, logit);
+    find_label_logits(group, x, n);
+    L m = load_lanes(group->m), logit = load_lanes(group->label_logit), none(-1);
+    L argmax = select_equal(logit, m, load_lanes(group->label_class), none);
     D gap = load_pack_as_double<D>(group->m) - load_pack_as_double<D>(group->label_logit);
     store(group->label_amount, L(1));
     store(numbers.mass, D(1));
@@ -400,20 +405,17 @@ void take_exponentials_of_lanes(
 // below 1024 * unit_size.
 template <class S> constexpr double smallest_scale(const S *p) { return 1024 * unit_size(p) * smallest_normal(p); }
 
-// log1p((R + R_low) / e_m) of each lane.
-template <class S> void lane_logs(const S *, const double *R, const double *R_low, const LaneNumbers &numbers, double *logs) {
+// The logarithm of each lane, and what a z-loss adds to its mass.
+template <class S> void find_pulls(const S *, const Formula &formula, const LaneNumbers &numbers, double *pull) {
     using D = SomeDoubles<S>;
     for (int i = 0; i < Lanes<S>::lanes; i += D::lanes) {
         auto log = log1p_rest<S>(
-            load_pack<D>(R + i), load_pack<D>(R_low + i), load_pack<D>(numbers.m_shifted + i), load_pack<D>(numbers.n0 + i));
-        store(logs + i, log.high + log.low);
+            load_pack<D>(numbers.R + i), load_pack<D>(numbers.R_low + i), load_pack<D>(numbers.m_shifted + i),
+            load_pack<D>(numbers.n0 + i));
+        store(numbers.log_high + i, log.high);
+        store(numbers.log_low + i, log.low);
+        store(pull + i, D(2 * formula.z_loss) * (load_pack<D>(numbers.m + i) + (log.high + log.low)));
     }
-}
-// What a z-loss adds to the mass of each lane.
-template <class S> void find_pulls(const S *tag, const Formula &formula, const LaneNumbers &numbers, double *pull) {
-    using D = AsDouble<Lanes<S>>;
-    lane_logs(tag, numbers.R, numbers.R_low, numbers, pull);
-    store(pull, D(2 * formula.z_loss) * (load_pack<D>(numbers.m) + load_pack<D>(pull)));
 }
 
 // The numbers that make the gradient of the exponentials, as in finish_row. False if scale * mass of a row is so large or
@@ -427,7 +429,7 @@ SOFTXENT_INLINE bool finish_lanes(
     using D = SomeDoubles<S>;
     const S *tag = group->m;
     D zero(0), most = zero, least(-std::numeric_limits<double>::infinity());
-    group->gradient.smoothed = formula.smoothing != 0;
+    group->gradient.smoothed = formula.smoothing != 0 && !formula.weighs;
     repeat<Lanes<S>::lanes / D::lanes>([&](auto part) {
         constexpr int i = part * D::lanes, first = i / Lanes<S>::width;
         D R = load_pack<D>(numbers.R + i), e_m = load_pack_as_double<D>(group->e_m + i), class_share = zero;
@@ -475,7 +477,20 @@ template <class S> SOFTXENT_INLINE void take_gradients(const LaneGroup<S> &group
     }
 }
 
-// The same without t, with the gradient going to the rows at `at`.
+// The same for labels that are smoothed, where classes have weights.
+template <class S> void take_weighted_gradients(const LaneGroup<S> &group, S *e, const S *class_weight, std::ptrdiff_t n) {
+    using L = Lanes<S>;
+    Gradient<L> gradient = group.gradient;
+    L own_class = group.own_class, own_grad = group.own_grad, label = load_lanes(group.label_class), amount = load_lanes(group.label_amount);
+    for (std::ptrdiff_t c = 0; c < n; ++c) {
+        L number = class_number<L>(e, c), g = gradient.of(load_lanes(e + c * L::lanes));
+        g = fma(L(static_cast<double>(class_weight[c])), gradient.offset, g);
+        g = select_equal(number, label, gradient.minus_target(g, amount), g);
+        store(e + c * L::lanes, select_equal(number, own_class, own_grad, g));
+    }
+}
+
+// As take_gradients without t, with the gradient going to the rows at `at`.
 template <class S> void write_gradients(const LaneGroup<S> &group, const S *e, std::ptrdiff_t n, S *const *at) {
     using R = Pack<S, 1>;
     lanes_to_rows_of(e, n, at, [&](auto i, std::ptrdiff_t c, R column) {

@@ -28,20 +28,21 @@ struct alignas(64) RowDiagnostics {
 struct alignas(64) RowNumbers {
     static constexpr int rows = RowDiagnostics::rows;
     double R[rows], R_low[rows], m[rows], m_shifted[rows], n0[rows], mass[rows], cross[rows], weight[rows], unit[rows];
+    double log_high[rows], log_low[rows];                      // the logarithm as a sum of two, if a z-loss has a gradient
     RowDiagnostics diagnostics;
 };
 static_assert(RowNumbers::rows % Lanes<float>::lanes == 0 && RowNumbers::rows % Lanes<double>::lanes == 0, "whole groups");
 
 // The numbers of the rows in the lanes of the narrow kernel, which are those from row k on.
 struct LaneNumbers {
-    double *R, *R_low, *m, *m_shifted, *n0, *mass, *cross, *weight;
+    double *R, *R_low, *m, *m_shifted, *n0, *mass, *cross, *weight, *log_high, *log_low;
     RowDiagnostics *diagnostics;                               // of all rows
     std::ptrdiff_t k;
 
     LaneNumbers() = default;
     LaneNumbers(RowNumbers &rows, std::ptrdiff_t k)
         : R(rows.R + k), R_low(rows.R_low + k), m(rows.m + k), m_shifted(rows.m_shifted + k), n0(rows.n0 + k), mass(rows.mass + k),
-          cross(rows.cross + k), weight(rows.weight + k), diagnostics(&rows.diagnostics), k(k) {}
+          cross(rows.cross + k), weight(rows.weight + k), log_high(rows.log_high + k), log_low(rows.log_low + k), diagnostics(&rows.diagnostics), k(k) {}
 };
 
 // The denominator of a row's probabilities, R + e_m.
@@ -67,25 +68,41 @@ template <class S> constexpr double largest_number(const S *) { return std::nume
 template <class S> constexpr int largest_scale_exponent(const S *) { return sizeof(S) < sizeof(double) ? 120 : 1000; }
 template <class S> constexpr double largest_scale(const S *) { return sizeof(S) < sizeof(double) ? 0x1p120 : 0x1p1000; }
 
+// (R + R_low) / e_m = value + low / e_m, for exponentials of the type S. If S is float, `low` and `e_m` are not set.
+template <int N> struct RestRatio { Pack<double, N> value, low, e_m; };
+template <class S, int N>
+SOFTXENT_INLINE RestRatio<N> rest_ratio(
+    const Pack<double, N> &R, const Pack<double, N> &R_low, const Pack<double, N> &m_shifted, const Pack<double, N> &n0
+) {
+    using P = Pack<double, N>;
+    constexpr double UNIT = ExpConstants<S>::UNIT;
+    RestRatio<N> ratio;
+    // log(e_m / unit_size) as a sum of two, to twice double's digits.
+    P zero(0), high = m_shifted - n0 * P(ExpConstants<double>::LN2_HI), low = zero - n0 * P(ExpConstants<double>::LN2_LO);
+    if constexpr (sizeof(S) < sizeof(double)) {
+        ratio.value = R * exp_parts(zero - high, zero - low).high * P(1 / UNIT);
+    } else {
+        // The roundings on the way are corrected. Those of the exponentials and of the result remain.
+        auto exp = exp_parts(high, low);
+        P e_m_low = exp.low * P(UNIT);
+        ratio.e_m = exp.high * P(UNIT);
+        ratio.value = R / ratio.e_m;
+        ratio.low = exact_fma(zero - ratio.value, ratio.e_m, R) + (R_low - ratio.value * e_m_low);
+    }
+    return ratio;
+}
+template <class S, int N> SOFTXENT_INLINE TwoDoubles<N> log1p_of(const RestRatio<N> &ratio) {
+    auto log = log1p_parts(ratio.value);
+    if constexpr (sizeof(S) < sizeof(double)) return log;
+    return {log.high, log.low + ratio.low / (ratio.e_m * (Pack<double, N>(1) + ratio.value))};
+}
+
 // log1p((R + R_low) / e_m), for exponentials of the type S.
 template <class S, int N>
 SOFTXENT_INLINE TwoDoubles<N> log1p_rest(
     const Pack<double, N> &R, const Pack<double, N> &R_low, const Pack<double, N> &m_shifted, const Pack<double, N> &n0
 ) {
-    using P = Pack<double, N>;
-    constexpr double UNIT = ExpConstants<S>::UNIT;
-    // log(e_m / unit_size) as a sum of two, to twice double's digits.
-    P zero(0), high = m_shifted - n0 * P(ExpConstants<double>::LN2_HI), low = zero - n0 * P(ExpConstants<double>::LN2_LO);
-    if constexpr (sizeof(S) < sizeof(double)) {
-        return log1p_parts(R * exp_parts(zero - high, zero - low).high * P(1 / UNIT));
-    } else {
-        // The roundings on the way are corrected. Those of the exponentials and of the result remain.
-        auto exp = exp_parts(high, low);
-        P e_m = exp.high * P(UNIT), e_m_low = exp.low * P(UNIT), ratio = R / e_m;
-        auto log = log1p_parts(ratio);
-        P ratio_low = exact_fma(zero - ratio, e_m, R) + (R_low - ratio * e_m_low);
-        return {log.high, log.low + ratio_low / (e_m * (P(1) + ratio))};
-    }
+    return log1p_of<S>(rest_ratio<S>(R, R_low, m_shifted, n0));
 }
 
 template <class S>
@@ -99,17 +116,31 @@ template <class S> double log1p_rest(const S *t, double R, double R_low, double 
     return lane0(log1p_rest(t, V(R), V(R_low), V(m_shifted), V(n0)));
 }
 
+// Find the logarithm of row k; returns its log-sum-exp.
+template <class S> double find_log(const S *, RowNumbers *rows, int k) {
+    using V = Vec<double>;
+    auto log = log1p_rest<S>(V(rows->R[k]), V(rows->R_low[k]), V(rows->m_shifted[k]), V(rows->n0[k]));
+    rows->log_high[k] = lane0(log.high);
+    rows->log_low[k] = lane0(log.low);
+    return rows->m[k] + (rows->log_high[k] + rows->log_low[k]);
+}
+
 // lse, from m and log(S / e_m).
 template <int N> SOFTXENT_INLINE TwoDoubles<N> log_sum_exp(const Pack<double, N> &m, const TwoDoubles<N> &log) {
     Pack<double, N> one = log.high + log.low, sum = m + one;
     return {sum, rounded_off(m, one, sum) + rounded_off(log.high, log.low, one)};
 }
 
-// The losses of the rows from k on, as many as P has lanes; z_loss is not 0 only if HAS_Z.
-template <bool HAS_Z, class S, class P> SOFTXENT_INLINE P losses_at(const RowNumbers &rows, int k, double z_loss) {
+// The losses of the rows from k on, as many as P has lanes; z_loss is not 0 only if HAS_Z. `has_logs`: rows has logarithms.
+template <bool HAS_Z, class S, class P> SOFTXENT_INLINE P losses_at(const RowNumbers &rows, int k, double z_loss, bool has_logs) {
     P zero(0), mass = load_pack<P>(rows.mass + k), cross = load_pack<P>(rows.cross + k), weight = load_pack<P>(rows.weight + k);
-    auto log = log1p_rest<S>(
-        load_pack<P>(rows.R + k), load_pack<P>(rows.R_low + k), load_pack<P>(rows.m_shifted + k), load_pack<P>(rows.n0 + k));
+    TwoDoubles<P::registers> log;
+    if (HAS_Z && has_logs) {
+        log = {load_pack<P>(rows.log_high + k), load_pack<P>(rows.log_low + k)};
+    } else {
+        log = log1p_rest<S>(
+            load_pack<P>(rows.R + k), load_pack<P>(rows.R_low + k), load_pack<P>(rows.m_shifted + k), load_pack<P>(rows.n0 + k));
+    }
     // A row of weight 0 has no loss, whatever it holds.
     const auto if_it_counts = [&](const P &loss) { return select_equal(weight, zero, zero, loss); };
     // If the loss is infinite, `low` is NaN (inf - inf) and is left out.
@@ -135,21 +166,23 @@ template <bool HAS_Z, class S, class P> SOFTXENT_INLINE P losses_at(const RowNum
     }
 }
 
-template <bool HAS_Z, class S> void row_losses_of(const RowNumbers &rows, int count, double z_loss, double *losses) {
+// Numbers of several rows side by side, to hide the latency of their logarithms.
+using Several = Pack<double, Vec<double>::registers < 4 ? 4 : Vec<double>::registers>;
+
+template <bool HAS_Z, class S> void row_losses_of(const RowNumbers &rows, int count, double z_loss, bool has_logs, double *losses) {
     using V = Vec<double>;
-    using Several = Pack<double, V::registers < 4 ? 4 : V::registers>;         // side by side, to hide their latency
     using Many = Pack<double, V::registers == 1 ? 8 : Several::registers>;
     int k = 0;
     for (; k + Several::lanes < count && k + Many::lanes <= RowNumbers::rows; k += Many::lanes)
-        store(losses + k, losses_at<HAS_Z, S, Many>(rows, k, z_loss));
+        store(losses + k, losses_at<HAS_Z, S, Many>(rows, k, z_loss, has_logs));
     for (; k + V::lanes < count && k + Several::lanes <= RowNumbers::rows; k += Several::lanes)
-        store(losses + k, losses_at<HAS_Z, S, Several>(rows, k, z_loss));
-    for (; k < count; k += V::lanes) store(losses + k, losses_at<HAS_Z, S, V>(rows, k, z_loss));
+        store(losses + k, losses_at<HAS_Z, S, Several>(rows, k, z_loss, has_logs));
+    for (; k < count; k += V::lanes) store(losses + k, losses_at<HAS_Z, S, V>(rows, k, z_loss, has_logs));
 }
 
 // The losses of the first `count` rows; elements of `losses` beyond them are overwritten too.
-template <class S> void row_losses(const S *, const RowNumbers &rows, int count, double z_loss, double *losses) {
-    z_loss == 0 ? row_losses_of<false, S>(rows, count, 0, losses) : row_losses_of<true, S>(rows, count, z_loss, losses);
+template <class S> void row_losses(const S *, const RowNumbers &rows, int count, double z_loss, bool has_logs, double *losses) {
+    z_loss == 0 ? row_losses_of<false, S>(rows, count, 0, false, losses) : row_losses_of<true, S>(rows, count, z_loss, has_logs, losses);
 }
 
 }  // namespace softxent

@@ -87,30 +87,11 @@ Probabilities<Vec<double>> lane_probabilities(
     return find_probabilities(t, R, R_low, e_m.high, e_m.low);
 }
 
-// The probability of a, from exponentials of the type S.
-template <class S>
-Vec<double> largest_probability(
-    const S *, const Vec<double> &R, const Vec<double> &R_low, const Vec<double> &m_shifted, const Vec<double> &n0
-) {
-    auto e_m = exact_e_m<S>(m_shifted, n0);
-    return Denominator<S, Vec<double>>(R, R_low + e_m.low, e_m.high).under(e_m.high);
-}
-
 // How many classes are ahead of `label`: their logit is larger, or they have the same one and come first. NaN is not.
 template <class S> std::ptrdiff_t count_ahead(const S *x, std::ptrdiff_t n, std::ptrdiff_t label) {
-    const double nan = std::numeric_limits<double>::quiet_NaN(), logit = static_cast<double>(x[label]);
-    Sum<S> total;
-    double low;
-    sweep<S>(0, label, [&](auto p, std::ptrdiff_t i, auto count) {
-        using P = decltype(p);
-        P v = load_some(p, x + i, count, nan);
-        total.add(fold_sum(select_equal(maximum(v, P(logit)), v, P(1), P(0))));
-    });
-    sweep<S>(label + 1, n, [&](auto p, std::ptrdiff_t i, auto count) {
-        using P = decltype(p);
-        total.add(fold_sum(select_equal(maximum(load_some(p, x + i, count, nan), P(logit)), P(logit), P(0), P(1))));
-    });
-    return static_cast<std::ptrdiff_t>(total.value().minus(0, &low));
+    std::ptrdiff_t ahead = 0;
+    for (std::ptrdiff_t c = 0; c < n; ++c) ahead += x[c] > x[label] || (x[c] == x[label] && c < label);
+    return ahead;
 }
 
 // Logarithms of probabilities from logits; high + low is log(S / e_a).

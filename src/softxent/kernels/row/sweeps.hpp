@@ -177,35 +177,65 @@ SOFTXENT_INLINE Carried<double> exp_sum(
     return total.value();
 }
 
-// As exp_sum without writing, and the DiagnosticSums of the stretch.
-template <class S>
-Carried<double> exp_and_diagnostic_sums(
-    const S *x, std::ptrdiff_t n, std::ptrdiff_t left_out, RowUnit<S> unit, double m, DiagnosticSums *diagnostics,
-    std::ptrdiff_t prefetch_distance
+// As exp_sum without writing, and the DiagnosticSums of the stretch. Classes ahead of `label`, which may lie in another
+// stretch, are counted if COUNTS_AHEAD: their logit is larger than `logit`, or they have the same one and come first.
+template <bool COUNTS_AHEAD, class S>
+Carried<double> exp_and_diagnostic_sums_of(
+    const S *x, std::ptrdiff_t n, std::ptrdiff_t left_out, RowUnit<S> unit, double m, std::ptrdiff_t label, S logit,
+    DiagnosticSums *diagnostics, std::ptrdiff_t prefetch_distance
 ) {
+    // Up to `same_from` a class with the same logit comes first: it is above the number below that, unless that is -inf.
+    const std::ptrdiff_t first = std::clamp<std::ptrdiff_t>(label, 0, n), blocks = first < n ? first - first % Block<S>::lanes : n;
+    const std::ptrdiff_t same_from = static_cast<double>(logit) == -INF ? 0 : blocks;
+    const double below = std::nextafter(logit, static_cast<S>(-INF));
     Sum<S> total, R, gaps;
+    Vec<S> ahead(0);
     std::ptrdiff_t argmax = -1;
+    bool is_apart = false;                                     // R is not `total` any more
     sweep<S>(0, n, [&](auto p, std::ptrdiff_t start, auto count) {
-        constexpr std::ptrdiff_t lanes = decltype(p)::lanes;
+        using P = decltype(p);
         if (prefetch_distance != 0) prefetch(reinterpret_cast<const char *>(x + start + prefetch_distance), sizeof(p));
-        decltype(p) logits = load_some(p, x + start, count, -INF), e = exp(logits, unit);
+        P logits = load_some(p, x + start, count, -INF), e = exp(logits, unit);
         gaps.add(fold_sum(entropy_terms(e, logits, m)));
-        Vec<S> sum = fold_sum(e), sum_of_R = sum;
+        if constexpr (COUNTS_AHEAD) {
+            ahead = count_greater(ahead, logits, P(start < same_from ? below : static_cast<double>(logit)));
+        }
+        Vec<S> sum = fold_sum(e), rest = sum;
         if (argmax < 0) {
             argmax = first_equal(logits, m);
             if (argmax >= 0) {
-                sum_of_R = fold_sum(without_lane(e, argmax));
+                rest = fold_sum(without_lane(e, argmax));
                 argmax += start;
+                if (argmax != left_out) {
+                    is_apart = true;
+                    R = total;
+                }
             }
         }
-        if (start <= left_out && left_out < start + lanes) sum = fold_sum(without_lane(e, left_out - start));
-        R.add(sum_of_R);
+        if (start <= left_out && left_out < start + P::lanes) sum = fold_sum(without_lane(e, left_out - start));
+        if (is_apart) R.add(rest);
         total.add(sum);
     });
-    diagnostics->R = R.value();
     diagnostics->gaps = gaps.value();
     diagnostics->argmax = argmax < n ? argmax : -1;
+    if constexpr (COUNTS_AHEAD) {
+        double low;
+        diagnostics->ahead = static_cast<std::ptrdiff_t>(Sum<S>(ahead).value().minus(0, &low));
+        for (std::ptrdiff_t c = same_from; c < first; ++c) diagnostics->ahead += x[c] == logit;
+    }
+    diagnostics->R = is_apart ? R.value() : total.value();
     return total.value();
+}
+template <class S>
+Carried<double> exp_and_diagnostic_sums(
+    const S *x, std::ptrdiff_t n, std::ptrdiff_t left_out, RowUnit<S> unit, double m, std::ptrdiff_t label, S logit,
+    DiagnosticSums *diagnostics, std::ptrdiff_t prefetch_distance
+) {
+    if (static_cast<double>(logit) == m) {
+        diagnostics->ahead = 0;
+        return exp_and_diagnostic_sums_of<false>(x, n, left_out, unit, m, label, logit, diagnostics, prefetch_distance);
+    }
+    return exp_and_diagnostic_sums_of<true>(x, n, left_out, unit, m, label, logit, diagnostics, prefetch_distance);
 }
 
 // The sum of m - x.
@@ -215,20 +245,49 @@ template <class S> SOFTXENT_INLINE Carried<double> gap_sum(const S *x, std::ptrd
     return total.value();
 }
 
-// As blend_row, for the target of a label: t need not be filled in before.
+// The sum of w (m - x), for weights w of the classes: 0 * inf is 0 if LOOKS_FOR_0, else NaN. `top` becomes the first class
+// with x = m and w != 0, -1 if there is none.
+template <bool LOOKS_FOR_0, class S>
+SOFTXENT_INLINE Carried<double> weighted_gap_sum(const S *x, const S *w, std::ptrdiff_t n, double m, std::ptrdiff_t *top) {
+    Sum<S> total;
+    std::ptrdiff_t found = -1;
+    sweep<S>(0, n, [&](auto p, std::ptrdiff_t i, auto count) {
+        using P = decltype(p);
+        P weights = load_some(p, w + i, count, 0), logits = load_some(p, x + i, count, m);
+        total.add(fold_sum(weights * gap<LOOKS_FOR_0>(weights, logits, P(m))));
+        if (found < 0) {
+            std::ptrdiff_t c = first_equal(logits, m);
+            if (c < 0) return;
+            for (c += i; c < std::min<std::ptrdiff_t>(n, i + P::lanes); ++c)
+                if (static_cast<double>(x[c]) == m && w[c] != 0) {
+                    found = c;
+                    return;
+                }
+        }
+    });
+    *top = found;
+    return total.value();
+}
+// The gaps of a row with weights of classes; the argmax is the label if that is one, else the first class there is.
+template <class S> void find_weighted_gaps(RowSums *sums, const S *x, const S *w, std::ptrdiff_t n, double m) {
+    std::ptrdiff_t top;
+    sums->gaps = weighted_gap_sum<false>(x, w, n, m, &top);
+    if (sums->gaps.sum != sums->gaps.sum) sums->gaps = weighted_gap_sum<true>(x, w, n, m, &top);
+    if (sums->argmax < 0) sums->argmax = top;
+}
+
+// As blend_row with a mask, for the target of a label: t need not be filled in before.
 template <class S>
 void build_label_row(
     S *t, std::ptrdiff_t n, std::ptrdiff_t label, double smoothing, const unsigned char *allowed, const S *class_weight
 ) {
-    const std::ptrdiff_t n_allowed = allowed == nullptr ? n : count_allowed(allowed, n);
-    const double share = share_of_each(smoothing, static_cast<double>(n_allowed), 1.0);
+    const double share = share_of_each(smoothing, static_cast<double>(count_allowed(allowed, n)), 1.0);
     sweep<S>(0, n, [&](auto p, std::ptrdiff_t i, auto count) {
-        decltype(p) amount(share);
-        if (allowed != nullptr) amount = select_some(allowed + i, count, amount, decltype(p)(0));
+        decltype(p) amount = select_some(allowed + i, count, decltype(p)(share), decltype(p)(0));
         if (class_weight != nullptr) amount = amount * load_some(p, class_weight + i, count, 0);
         store_some(t + i, count, amount);
     });
-    t[label] = static_cast<S>(smoothed(smoothing, 1.0, allowed == nullptr || allowed[label] != 0 ? share : 0));
+    t[label] = static_cast<S>(smoothed(smoothing, 1.0, allowed[label] != 0 ? share : 0));
     if (class_weight != nullptr) t[label] *= class_weight[label];
 }
 

@@ -29,6 +29,7 @@ struct DiagnosticSums {
     Carried<double> R;                                         // the exponentials but that at `argmax`
     Carried<double> gaps;                                      // e_j (m - x_j), or e_j (v_a - v_j)
     std::ptrdiff_t argmax;                                     // the first class with x_j = m, -1 for none
+    std::ptrdiff_t ahead;                                      // how many classes are ahead of the label, unless it has m
 };
 
 // What the classes with the exponentials e and the logits x add to `gaps`. From m - FAR_GAP on, an exponential is 0.
@@ -79,6 +80,16 @@ void blend_row(S *t, std::ptrdiff_t n, double smoothing, double mass, const unsi
     }
     for (std::ptrdiff_t c = 0; class_weight != nullptr && c < n; ++c) t[c] *= class_weight[c];
 }
+// The sum of n weights, with what its additions round off.
+template <class S> Carried<double> carried_sum(const S *v, std::ptrdiff_t n) {
+    constexpr std::ptrdiff_t lanes = Vec<double>::lanes;
+    Sum<double> total;
+    std::ptrdiff_t i = 0;
+    for (; i + lanes <= n; i += lanes) total.add(load_as_double(v + i));
+    Carried<double> sum = total.value();
+    for (; i < n; ++i) sum.add(static_cast<double>(v[i]));
+    return sum;
+}
 template <class S> double row_mass(const S *t, std::ptrdiff_t n) {
     return mass_of<double>([=](std::ptrdiff_t c) { return static_cast<double>(t[c]); }, n);
 }
@@ -99,6 +110,7 @@ template <class S> struct RowArrays {
     S *hess;                                                   // of a HESSIAN; else null
     const Scale *hess_scale;
     std::ptrdiff_t top;                                        // then: the first class with the largest logit
+    const S *spread;                                           // the weights by which smoothing spreads a label; else null
     Target<S> target;
 };
 
@@ -107,7 +119,7 @@ struct RowSums {
     Carried<double> R;                                         // the exponentials but that at `argmax`
     Carried<double> rest;                                      // t_j but that at `argmax`
     Carried<double> cross;                                     // t_j (m - x_j)
-    Carried<double> gaps;                                      // m - x_j, if the target is to be smoothed
+    Carried<double> gaps;                                      // m - x_j, if the target is smoothed; w_j (m - x_j): see Formula
     bool far;                                                  // cross and gaps are multiplied by FAR_STEP^2
     std::ptrdiff_t argmax;                                     // the first class with x_j = m and t_j != 0, -1 for none
     double t_at_argmax;

@@ -416,6 +416,13 @@ template <class S, int N>
 SOFTXENT_INLINE Pack<S, N> select_equal(const Pack<S, N> &a, const Pack<S, N> &b, const Pack<S, N> &yes, const Pack<S, N> &no) {
     return map([](auto x, auto y, auto u, auto v) { return isa::select_equal(x, y, u, v); }, a, b, yes, no);
 }
+// n + 1 where a > b, else n, lane by lane. The registers of n are used again for those of a that are more.
+template <class S, int M, int N>
+SOFTXENT_INLINE Pack<S, M> count_greater(const Pack<S, M> &n, const Pack<S, N> &a, const Pack<S, N> &b) {
+    Pack<S, M> out = n;
+    repeat<N>([&](auto i) { out.r[i % M] = isa::count_greater(out.r[i % M], a.r[i], b.r[i]); });
+    return out;
+}
 
 // One bit per lane, set where a == b.
 template <class S, int N> SOFTXENT_INLINE unsigned equal_bits(const Pack<S, N> &a, const Pack<S, N> &b) {
