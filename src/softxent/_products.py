@@ -88,7 +88,7 @@ class Operand:
         try:
             matrix[0:0]
             self.has_rows = True
-        except (IndexError, NotImplementedError, TypeError, ValueError):  # a linear operator, a COO matrix
+        except (IndexError, NotImplementedError, TypeError, ValueError):  # such as a linear operator
             self.has_rows = False
 
     def __getitem__(self, rows: Selection) -> Any:
