@@ -972,6 +972,29 @@ def compare_family(case: Case) -> None:
         raise Misbehaved(f"the Hessian has shape {hess.shape} and dtype {hess.dtype}")
 
 
+def compare_linear(case: Case) -> None:
+    """A linear head whose weights are the identity has its inputs for logits, however they are cut into chunks."""
+    x, rows = case.truth["logits"], case.truth.get("sample_weight", 1)
+    if case.axis != len(case.leading) or case.n_classes > 100 or case.is_wild or not np.isfinite(x).all():
+        return
+    if np.any(~(np.asarray(rows) >= 0)):  # what the mean divides by may be a small difference
+        return
+    given = {name: value for name, value in case.arguments.items() if name not in ("out", "axis")}
+    same_loss, same_grad = sx.value_and_grad(**given)
+    identity = np.eye(case.n_classes, dtype=same_grad.dtype)
+    memory = case.rng.choice((1, 3000, 1e9))
+    loss, grads = sx.linear_value_and_grad(given.pop("logits"), identity, **given, memory=memory)
+    if case.truth["reduction"] == "none" and not np.array_equal(loss, same_loss, equal_nan=True):
+        raise Misbehaved(f"losses {loss} of a linear head, and {same_loss} of its logits")
+    eps, _, least = ends(min(same_grad.dtype, case.computed_in, key=lambda each: each.itemsize))
+    grad, same_grad = grads.inputs.astype("f8"), same_grad.astype("f8")
+    counts = np.isfinite(same_grad).all(axis=-1, keepdims=True)
+    # An entry is a difference of terms that are as large as the largest entries.
+    size = np.where(counts, np.abs(same_grad), 0).max(initial=0)
+    if np.any(np.abs(np.where(counts, grad - same_grad, 0)) > 64 * eps * size + 16 * least):
+        raise Misbehaved(f"gradient {grad} of a linear head, and {same_grad} of its logits")
+
+
 def run(case: Case, snapshot: list[bytes]) -> None:
     """Make the call and look at all that came of it."""
     with np.errstate(all="ignore"):
@@ -998,6 +1021,7 @@ def run(case: Case, snapshot: list[bytes]) -> None:
             compare(case, want, result)
             if "out" not in case.arguments:
                 compare_family(case)
+                compare_linear(case)
     for number, (memory, before) in enumerate(zip(case.memories, snapshot, strict=True)):
         after = before
         if out is not None and case.places[id(out)][0] == number:

@@ -232,7 +232,7 @@ class Chunks:
             # Besides the buffers, a product of theirs.
             tiles, row, most = 0, (n_buffers + 1) * head.n_classes * itemsize, head.n_rows
         else:
-            tiles = 2 * min(head.n_classes, tile_of(head.n_inputs, head.dtype)) * head.n_inputs * itemsize
+            tiles = 2 * min(head.n_classes, tile_of(head.n_inputs, head.dtype, head.memory)) * head.n_inputs * itemsize
             row = (n_buffers * head.n_classes + 2 * head.n_inputs) * itemsize
             most = min(max(NEAR // ((head.n_classes + head.n_inputs) * itemsize), ENOUGH), BLOCK)
 
@@ -272,7 +272,9 @@ class Gradients:
         self.head, self.arrays, self.accumulate = head, arrays, accumulate
         self.weight = self.bias = self.inputs = None
         if "linear_weight" in arrays:
-            self.weight = SumOfProducts(arrays["linear_weight"], head.dtype, accumulate, apart=head.is_operand)
+            self.weight = SumOfProducts(
+                arrays["linear_weight"], head.dtype, head.memory, accumulate, apart=head.is_operand
+            )
         if "linear_bias" in arrays:
             self.bias = ColumnSums(head)
         if "inputs" in arrays:
@@ -322,7 +324,7 @@ class ColumnSums:
 
 def visit(head: Head, gradients: Gradients | None) -> float | np.ndarray:
     """The loss; what there is of gradients is added to them. Call it with floating-point errors ignored."""
-    weights, chunks = Weights(head.weight, head.dtype), Chunks(head, 1)
+    weights, chunks = Weights(head.weight, head.dtype, head.memory), Chunks(head, 1)
     bias = None if head.bias is None else taken_as(head.bias, head.dtype)
     of_rows = Rows(np.zeros(head.leading, head.dtype), len(head.leading)) if head.per_row else None
     sums, means = [], []
@@ -357,13 +359,13 @@ def _loss_of(head: Head, total: float, by_chunks: float) -> float:
 
 def multiply_hessian(head: Head, along: np.ndarray, bias_along: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """The products of the Hessian, for weights and bias."""
-    directions, chunks = Weights(along, head.dtype), Chunks(head, 1 + (head.probs is None))
-    weights = None if head.weight is None else Weights(head.weight, head.dtype)
+    directions, chunks = Weights(along, head.dtype, head.memory), Chunks(head, 1 + (head.probs is None))
+    weights = None if head.weight is None else Weights(head.weight, head.dtype, head.memory)
     bias = None if head.bias is None else taken_as(head.bias, head.dtype)
     bias_direction = None if bias_along is None else taken_as(bias_along, head.dtype)
     rows_of_probs: Any = None if head.probs is None else Rows(head.probs, len(head.leading))
     out = np.empty((head.n_classes, head.n_inputs), head.dtype, order="F" if head.is_operand else "C")
-    product = SumOfProducts(out, head.dtype, accumulate=False, apart=head.is_operand)
+    product = SumOfProducts(out, head.dtype, head.memory, accumulate=False, apart=head.is_operand)
     bias_product = ColumnSums(head)
     for block in head.blocks():
         for rows, _, (u, *others), n_at_once in chunks.of(block):

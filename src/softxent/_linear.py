@@ -14,7 +14,15 @@ from numpy.typing import ArrayLike
 
 from softxent._head import MEMORY, Gradients, Head, multiply_hessian, read_real, visit
 from softxent._inputs import Pair, read_out, result_dtypes
-from softxent._options import LinearMeanCall, LinearRowsCall, LinearSumCall, Options, read_options, with_options
+from softxent._options import (
+    LinearMeanCall,
+    LinearProductCall,
+    LinearRowsCall,
+    LinearSumCall,
+    Options,
+    read_options,
+    with_options,
+)
 from softxent._second_order import read_smooth_options
 from softxent.call._call import share_memory
 
@@ -91,7 +99,7 @@ def linear_cross_entropy(
         How many threads softxent's part of this call may use; see `set_num_threads`. The threads of the products are
         those of NumPy's BLAS.
     **options
-        See `Options`; ``C`` and ``(..., C)`` are the classes and the shape of the logits.
+        See `Options`.
 
     Returns
     -------
@@ -258,6 +266,26 @@ def linear_value_and_grad(
     return loss, LinearGradients(**{**arrays, **given})
 
 
+@overload
+def linear_hvp(
+    inputs: Any,
+    linear_weight: ArrayLike | None,
+    targets: ArrayLike | Pair,
+    vectors: ArrayLike,
+    *,
+    bias_vector: None = None,
+    **call: Unpack[LinearProductCall],
+) -> np.ndarray: ...
+@overload
+def linear_hvp(
+    inputs: Any,
+    linear_weight: ArrayLike | None,
+    targets: ArrayLike | Pair,
+    vectors: ArrayLike,
+    *,
+    bias_vector: ArrayLike,
+    **call: Unpack[LinearProductCall],
+) -> tuple[np.ndarray, np.ndarray]: ...
 @with_options
 def linear_hvp(
     inputs: Any,
@@ -278,10 +306,12 @@ def linear_hvp(
 
     Parameters
     ----------
-    inputs, linear_weight, targets, linear_bias
+    inputs, linear_weight, targets
         As in `linear_cross_entropy`.
     vectors : array_like, shape (C, D)
         What to multiply by, of any real or bool dtype, in the shape of the weights.
+    linear_bias
+        As in `linear_cross_entropy`.
     bias_vector : array_like, shape (C,), optional
         The same for the bias: the Hessian is then that with respect to weights and bias together.
     reduction, normalizer

@@ -103,6 +103,12 @@ class LinearCall(Options, total=False):
     n_threads: SupportsIndex | None
 
 
+class LinearProductCall(LinearCall, total=False):
+    reduction: Literal["mean", "sum", "none"]
+    normalizer: SupportsFloat | None
+    probs: ArrayLike | None
+
+
 class LinearMeanCall(LinearCall, Mean, total=False): ...
 
 

@@ -88,7 +88,7 @@ class Operand:
         try:
             matrix[0:0]
             self.has_rows = True
-        except (IndexError, NotImplementedError, TypeError, ValueError):  # a linear operator, a COO matrix
+        except (IndexError, NotImplementedError, TypeError, ValueError):  # such as a linear operator
             self.has_rows = False
 
     def __getitem__(self, rows: Selection) -> Any:
@@ -106,21 +106,21 @@ def _shape_and_dtype(matrix: Any) -> tuple[tuple[int, int], np.dtype]:
         ) from None
 
 
-def tile_of(n_columns: int, dtype: np.dtype) -> int:
-    """How many rows of a matrix make a tile."""
-    return max(LEAST_TILE, TILE_BYTES // max(1, n_columns * dtype.itemsize))
+def tile_of(n_columns: int, dtype: np.dtype, memory: float) -> int:
+    """How many rows of a matrix make a tile; there are two of them in the memory, and much else."""
+    return max(LEAST_TILE, int(min(TILE_BYTES, memory / 8)) // max(1, n_columns * dtype.itemsize))
 
 
 class Weights:
     """A matrix (C, D) of any dtype and strides, to multiply by in `dtype`."""
 
-    def __init__(self, matrix: np.ndarray, dtype: np.dtype) -> None:
+    def __init__(self, matrix: np.ndarray, dtype: np.dtype, memory: float) -> None:
         self.matrix, self.dtype = matrix, dtype
         self.transposed: np.ndarray | None = None
         n_classes, n_columns = matrix.shape
         self.n_at_once = n_classes
         if not is_for_blas(matrix, dtype):
-            self.n_at_once = min(n_classes, tile_of(n_columns, dtype))
+            self.n_at_once = min(n_classes, tile_of(n_columns, dtype, memory))
             self.buffer = np.empty((self.n_at_once, n_columns), dtype)
             if self.n_at_once == n_classes:
                 widen(matrix, self.buffer)
@@ -173,7 +173,7 @@ class SumOfProducts:
     It is summed in `out` itself where BLAS can write there, unless `apart`.
     """
 
-    def __init__(self, out: np.ndarray, dtype: np.dtype, accumulate: bool, apart: bool) -> None:
+    def __init__(self, out: np.ndarray, dtype: np.dtype, memory: float, accumulate: bool, apart: bool) -> None:
         self.out, self.accumulate, self.apart = out, accumulate, apart
         self.total = out
         self.is_empty = True
@@ -183,7 +183,7 @@ class SumOfProducts:
             self.is_empty = not accumulate
         else:
             self.total = np.empty(out.shape, dtype)
-        self.n_at_once = min(len(out), tile_of(out.shape[1], dtype))
+        self.n_at_once = min(len(out), tile_of(out.shape[1], dtype, memory))
         self.buffer = np.empty((self.n_at_once, out.shape[1]), dtype)
 
     def add(self, g: np.ndarray, x: Any) -> None:

@@ -320,6 +320,7 @@ def test_parts_of_a_batch_add_up(dtype: str, memory: float) -> None:
     head.check(sum_of_losses, again, times=2)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("wrt", [(), "inputs", "linear_weight", ("linear_bias",), ["linear_bias", "inputs"], WRT])
 def test_only_what_is_asked_for(wrt: Any) -> None:
     head = Head((20,), 4, 5)

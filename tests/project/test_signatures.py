@@ -20,6 +20,7 @@ from softxent import _options
 
 FUNCTIONS = [sx.cross_entropy, sx.value_and_grad, sx.evaluate, sx.value_grad_and_hess, sx.hvp]
 FAMILY = [sx.softmax, sx.log_softmax, sx.logsumexp, sx.softmax_vjp, sx.log_softmax_vjp]
+LINEAR = [sx.linear_cross_entropy, sx.linear_value_and_grad, sx.linear_hvp]
 NAMED = ["logits", "targets", "axis", "reduction", "normalizer", "n_threads"]
 ALLOWED = np.array([True, True, False])
 VALUES: dict[str, Any] = {
@@ -106,6 +107,18 @@ def test_help_has_every_parameter(function: Callable[..., Any]) -> None:
     assert "As in `softmax`.\n" not in parameters
     assert ("The share of each target, in ``[0, 1]``" in parameters) == (function in FUNCTIONS)
     assert max(map(len, function.__doc__.splitlines())) <= 120
+
+
+@pytest.mark.parametrize("function", LINEAR, ids=lambda function: function.__name__)
+def test_the_linear_head_has_every_option_and_explains_each_argument(function: Callable[..., Any]) -> None:
+    parameters = inspect.signature(function).parameters
+    assert list(parameters)[-len(_options.OPTIONS) :] == list(_options.OPTIONS)
+    assert not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
+    page = pydoc.plain(pydoc.render_doc(function))
+    explained = page.partition("Parameters\n    ----------\n")[2].partition("\n    Returns\n")[0]
+    assert re.findall(r"^    (\w+) : ", explained, re.MULTILINE) == list(parameters)
+    assert "As in `" not in re.findall(r"^        (.*)$", explained, re.MULTILINE)
+    assert "The threads of the products" in explained
 
 
 def test_help_of_the_list() -> None:

@@ -47,6 +47,12 @@ def mean(normalizer: float | None, options: sx.Options) -> float:
 assert_type(any_reduction("sum", z_loss=1).loss, float | np.ndarray | None)
 assert_type(sx.evaluate(x, temperature=2).loss, None)
 assert_type(sx.softmax(x, out=g, temperature=2), np.ndarray)
+assert_type(sx.linear_cross_entropy(x, x, y, linear_bias=y, memory=1000, label_smoothing=0.1), float)
+assert_type(sx.linear_cross_entropy(x, x, y, reduction="none"), np.ndarray)
+assert_type(sx.linear_value_and_grad(x, x, y, wrt="inputs", out=(g, None, None)), tuple[float, sx.LinearGradients])
+assert_type(sx.linear_value_and_grad(x, x, y, reduction="none"), tuple[np.ndarray, sx.LinearGradients])
+assert_type(sx.linear_hvp(x, x, y, x), np.ndarray)
+assert_type(sx.linear_hvp(x, None, y, x, bias_vector=y, probs=x), tuple[np.ndarray, np.ndarray])
 """
 BAD = [
     '{}(x, y, reduction="avg")',
@@ -90,6 +96,7 @@ def test_bad_calls(complaints: Complaints) -> None:
     functions = ("sx.cross_entropy", "sx.value_and_grad", "sx.evaluate")
     calls = [call.format(function) for call in BAD for function in functions]
     calls += ["sx.cross_entropy(x, y, out=g)", "sx.evaluate(x, y, out=g)", "sx.cross_entropy(x)"]
+    calls += ["sx.linear_cross_entropy(x, x, y, axis=1)", "sx.linear_hvp(x, x, y)"]
     calls += ["sx.value_and_grad(x)", "sx.softmax(x, weight=y)", "sx.softmax(x, reduction='mean')"]
     first = IMPORTS.count("\n") + 1
     assert complaints.about(IMPORTS + "\n".join(calls) + "\n") == set(range(first, first + len(calls)))

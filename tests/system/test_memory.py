@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.ma
 import pytest
-from support import FLOATS, OPTIONS, optioned
+from support import FLOATS, HALVES, OPTIONS, optioned
 
 import softxent as sx
 
@@ -147,3 +147,36 @@ def test_out_of_place_one_gradient_is_allocated(dtype: str, order: str) -> None:
     logits, labels = np.zeros((600, 600), dtype, order), np.zeros(600, int)
     most = SMALL + 600 * 600 * (4 if dtype == "float32" else 8) + (PANELS if order == "F" else 0)
     assert peak(lambda: sx.value_and_grad(logits, labels, n_threads=1)) < most
+
+
+# What a linear head may take besides its buffers: reading arguments, and a piece of the target's weights.
+HEAD = 2**19
+
+
+@pytest.mark.parametrize("dtype", [*HALVES, *FLOATS])
+@pytest.mark.parametrize(("n_rows", "n_inputs", "n_classes"), [(9000, 8, 300), (500, 16, 5000), (40_000, 4, 10)])
+def test_the_loss_of_a_linear_head_takes_no_more_than_its_memory(
+    n_rows: int, n_inputs: int, n_classes: int, dtype: str
+) -> None:
+    inputs, weight = np.zeros((n_rows, n_inputs), dtype), np.zeros((n_classes, n_inputs), dtype)
+    targets = np.zeros(n_rows, int)
+    targets[::7] = -1
+    for memory in (2**20, 2**22):
+        used = peak(lambda: sx.linear_cross_entropy(inputs, weight, targets, ignore_index=-1, memory=memory))  # noqa: B023
+        assert used < memory + HEAD
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_a_chunk_of_a_linear_head_makes_no_array_of_the_size_of_its_weights(dtype: str) -> None:
+    inputs, weight, bias = np.zeros((100, 64), dtype), np.zeros((20_000, 64), dtype), np.zeros(20_000, dtype)
+    out = (np.zeros_like(inputs), np.zeros_like(weight), np.zeros_like(bias))
+    targets = np.zeros(100, int)
+    memory = weight.nbytes / 4
+    used = peak(
+        lambda: sx.linear_value_and_grad(
+            inputs, weight.T.copy().T, targets, linear_bias=bias, out=out, accumulate=True, memory=memory
+        )
+    )
+    assert used < weight.nbytes + memory + HEAD  # the copy above, and the buffers
+    strided = np.zeros((40_000, 128), dtype)[::2, ::2]
+    assert peak(lambda: sx.linear_cross_entropy(inputs, strided, targets, memory=memory)) < memory + HEAD
