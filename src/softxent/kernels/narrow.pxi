@@ -87,8 +87,7 @@ cdef void find_weighted_gaps_of_lanes(
     cdef Py_ssize_t c, lane
     lane_weighted_gap_sums(x, class_weight, n, group.m, gaps)
     for c in range(n - 1, -1, -1):
-        if class_weight[c] != 0:
-            argmax = select_equal(load_lanes(x + c * lanes_of(x)), m, class_in_lanes(x, c), argmax)
+        argmax = select_equal(load_lanes(x + c * lanes_of(x)), m, class_in_lanes(x, c), argmax)
     store(found, argmax)
     for lane in range(lanes_of(x)):
         if group.argmax[lane] < 0:

@@ -246,7 +246,7 @@ template <class S> SOFTXENT_INLINE Carried<double> gap_sum(const S *x, std::ptrd
 }
 
 // The sum of w (m - x), for weights w of the classes: 0 * inf is 0 if LOOKS_FOR_0, else NaN. `top` becomes the first class
-// with x = m and w != 0, -1 if there is none.
+// with x = m, -1 if there is none.
 template <bool LOOKS_FOR_0, class S>
 SOFTXENT_INLINE Carried<double> weighted_gap_sum(const S *x, const S *w, std::ptrdiff_t n, double m, std::ptrdiff_t *top) {
     Sum<S> total;
@@ -256,19 +256,14 @@ SOFTXENT_INLINE Carried<double> weighted_gap_sum(const S *x, const S *w, std::pt
         P weights = load_some(p, w + i, count, 0), logits = load_some(p, x + i, count, m);
         total.add(fold_sum(weights * gap<LOOKS_FOR_0>(weights, logits, P(m))));
         if (found < 0) {
-            std::ptrdiff_t c = first_equal(logits, m);
-            if (c < 0) return;
-            for (c += i; c < std::min<std::ptrdiff_t>(n, i + P::lanes); ++c)
-                if (static_cast<double>(x[c]) == m && w[c] != 0) {
-                    found = c;
-                    return;
-                }
+            found = first_equal(logits, m);
+            if (found >= 0) found += i;
         }
     });
-    *top = found;
+    *top = found < n ? found : -1;
     return total.value();
 }
-// The gaps of a row with weights of classes; the argmax is the label if that is one, else the first class there is.
+// The gaps of a row with weights of classes; the argmax is the label if that is one, else the first class with x = m.
 template <class S> void find_weighted_gaps(RowSums *sums, const S *x, const S *w, std::ptrdiff_t n, double m) {
     std::ptrdiff_t top;
     sums->gaps = weighted_gap_sum<false>(x, w, n, m, &top);
