@@ -47,12 +47,8 @@ def of_classes(counts: list[int], n_rows: int, n_classes: int, repeats: int) -> 
     costs = [cost_of_parts(logits, labels, n_parts, true, repeats) for n_parts in counts]
     compute, merge = min(cost[0] for cost in costs), costs[-1][1] / counts[-1]
 
-    print(
-        f"\nA holder of C / P classes of a row computes for C / P times {compute * 1e9:.1f} ns. If each merges all P summaries,"
-    )
-    print(
-        f"add 80 P bytes and P times {merge * 1e6:.2f} us. If each merges those of its share of the rows, and sends the"
-    )
+    print(f"\nA holder of C / P classes of a row computes for C / P times {compute * 1e9:.1f} ns. If each merges all")
+    print(f"summaries, add 80 P bytes and P times {merge * 1e6:.2f} us. If each merges its share of rows and sends the")
     print("merged ones to all, add 160 bytes and the time of one. Parts at which this takes as long as computing:")
     for name, bandwidth in BANDWIDTHS.items():
         for classes in (32_000, 128_000):
