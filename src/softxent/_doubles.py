@@ -2,12 +2,13 @@
 
 A pair `(high, low)` stands for high + low: `high` is the number rounded to float64, `low` what is left. NumPy has no
 fused multiply-add, so that products are split by Dekker's method. All functions work on whole arrays, element by
-element. Infinities and NaN stay as they are, with a `low` of 0.
+element. Beside infinities and NaN, `low` is NaN: see `settled`.
 """
 
 from __future__ import annotations
 
 import math
+from decimal import Decimal, localcontext
 
 import numpy as np
 
@@ -17,15 +18,25 @@ LN2_HI = float.fromhex("0x1.62e42fefap-1")  # 37 bits: products with exponents a
 LN2_LO = float.fromhex("0x1.cf79abc9e3b3ap-40")
 FAR = -2000.0  # an exponential from here on is 0, also in the units of its callers
 SPLITTER = 2.0**27 + 1
-HALVINGS = 6  # of the argument of an exponential, before its power series
+STEPS = 64  # of the table of exponentials, in 1
+
+
+def _table() -> Pair:
+    """The exponentials of multiples of 1 / STEPS from -ln(2) / 2 to ln(2) / 2, from 40 decimal digits."""
+    reach = STEPS // 2
+    with localcontext(prec=40):
+        exact = [(Decimal(i) / STEPS).exp() for i in range(-reach, reach + 1)]
+        return np.array([float(x) for x in exact]), np.array([float(x - Decimal(float(x))) for x in exact])
+
+
+EXP_HIGH, EXP_LOW = _table()
 
 
 def two_sum(a: np.ndarray, b: np.ndarray | float) -> Pair:
     """a + b, and what it rounds off (Knuth)."""
     total = a + b
     b_taken = total - a
-    low = (a - (total - b_taken)) + (b - b_taken)
-    return total, np.where(np.isfinite(low), low, 0)
+    return total, (a - (total - b_taken)) + (b - b_taken)
 
 
 def two_product(a: np.ndarray, b: np.ndarray) -> Pair:
@@ -33,39 +44,55 @@ def two_product(a: np.ndarray, b: np.ndarray) -> Pair:
     product = a * b
     a_high, b_high = (SPLITTER * x - (SPLITTER * x - x) for x in (a, b))
     a_low, b_low = a - a_high, b - b_high
-    low = a_low * b_low - (((product - a_high * b_high) - a_low * b_high) - a_high * b_low)
-    return product, np.where(np.isfinite(low), low, 0)
+    return product, a_low * b_low - (((product - a_high * b_high) - a_low * b_high) - a_high * b_low)
+
+
+def settled(pair: Pair) -> Pair:
+    """The pair with a `low` of 0 where it is no number, as beside an infinity."""
+    return pair[0], np.where(np.isfinite(pair[1]), pair[1], 0)
 
 
 def add(a: Pair, b: Pair) -> Pair:
-    total, low = two_sum(a[0], b[0])
-    return two_sum(total, low + (a[1] + b[1]))
+    """a + b; infinite, with a `low` of 0, if one of them is."""
+    total, low = settled(two_sum(a[0], b[0]))
+    return settled(two_sum(total, low + (a[1] + b[1])))
 
 
 def multiply(a: Pair, b: Pair) -> Pair:
     product, low = two_product(a[0], b[0])
-    low = low + (a[0] * b[1] + a[1] * b[0])
-    return two_sum(product, np.where(np.isfinite(low), low, 0))
+    return two_sum(product, low + (a[0] * b[1] + a[1] * b[0]))
+
+
+def sum_first_axis(pair: Pair) -> Pair:
+    """The sum over the first axis, in pairs of neighbours, then of these, and so on."""
+    high, low = pair
+    while len(high) > 1:
+        odd = len(high) % 2
+        rest = high[len(high) - odd :], low[len(low) - odd :]
+        even, uneven = slice(0, len(high) - odd, 2), slice(1, len(high) - odd, 2)
+        sums = add((high[even], low[even]), (high[uneven], low[uneven]))
+        high, low = (np.concatenate(parts) for parts in zip(sums, rest, strict=True))
+    return high[0], low[0]
 
 
 def exp(x: Pair) -> tuple[Pair, np.ndarray]:
     """The exponential of x <= 0 as `(pair, n)`, for pair * 2^n, to about 2^-70 of itself.
 
-    With x = n ln 2 + r it is 2^n e^r, and e^r - 1 comes from a power series of r / 2^6 and six times (1 + y)^2 - 1.
+    With x = n ln 2 + i / STEPS + r it is 2^n e^(i / STEPS) e^r, from a table, and from a power series in r.
     """
     far = x[0] < FAR
     high, low = np.where(far, FAR, x[0]), np.where(far, 0, x[1])
     n = np.rint(high / math.log(2))
     r = two_sum(high, -n * LN2_HI)
-    r = two_sum(r[0], r[1] + (low - n * LN2_LO))
-    r = (r[0] / 2**HALVINGS, r[1] / 2**HALVINGS)
+    i = np.rint(r[0] * STEPS)
+    r = two_sum(r[0] - i / STEPS, r[1] + (low - n * LN2_LO))
     square = two_product(r[0], r[0])
     series = 1 / 6 + r[0] * (1 / 24 + r[0] * (1 / 120 + r[0] * (1 / 720 + r[0] / 5040)))
     y = two_sum(r[0], square[0] / 2)
     y = two_sum(y[0], y[1] + (r[1] + square[1] / 2 + r[0] * r[1] + square[0] * r[0] * series))
-    for _ in range(HALVINGS):
-        y = add((2 * y[0], 2 * y[1]), multiply(y, y))
-    return add((np.ones_like(y[0]), np.zeros_like(y[0])), y), n.astype(np.int32)
+    place = i.astype(np.intp) + STEPS // 2
+    base = EXP_HIGH[place], EXP_LOW[place]
+    return add(base, multiply(base, y)), n.astype(np.int32)
 
 
 def split_for_sum(values: np.ndarray) -> Pair:

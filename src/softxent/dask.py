@@ -761,11 +761,11 @@ def _add_parts(parts: Any, axis: Any, keepdims: bool) -> np.ndarray:
     return _exact_sum(np.concatenate(list(_leaves(parts))))
 
 
-def _round_sum(parts: Any, axis: Any, keepdims: bool) -> np.ndarray:
-    return np.array(math.fsum(np.concatenate(list(_leaves(parts)))))
+def _round_sum(parts: Any, axis: Any, keepdims: bool) -> np.float64:
+    return np.float64(math.fsum(np.concatenate(list(_leaves(parts)))))
 
 
-def _divide(total: np.ndarray, divisor: Any) -> np.ndarray:
+def _divide(total: np.float64, divisor: Any) -> np.float64:
     """The mean; 0 if the divisor is."""
     with np.errstate(all="ignore"):
-        return np.array(total / divisor if divisor else 0.0)
+        return np.float64(total / divisor if divisor else 0.0)

@@ -698,7 +698,7 @@ def _exponentials(z: np.ndarray, m: np.ndarray, keeps_low: bool) -> tuple[np.nda
 
 def _gaps(m: np.ndarray, z: np.ndarray) -> _doubles.Pair:
     """m - z, infinite for every z that is -inf."""
-    gap, low = _doubles.two_sum(m[:, np.newaxis], -z)
+    gap, low = _doubles.settled(_doubles.two_sum(m[:, np.newaxis], -z))
     return np.where(np.isneginf(z), np.inf, gap), low
 
 
@@ -719,34 +719,33 @@ def _merge_sorted(blocks: np.ndarray) -> np.ndarray:
     merged["argmax"] = np.where(is_known, np.take_along_axis(blocks["argmax"], top, 0)[0], -1)
     merged["n_allowed"] = blocks["n_allowed"].sum(axis=0)
 
-    distance, distance_low = _doubles.two_sum(m, -largest)
+    distance, distance_low = _doubles.settled(_doubles.two_sum(m, -largest))
     distance = np.where(np.isnan(distance), 0, distance)  # of two infinities
     power, exponent = _doubles.exp((-distance, -distance_low))
     is_top_block = np.arange(len(blocks)).reshape(-1, *(1 for _ in m.shape)) == top
     own = np.where(is_top_block | (blocks["argmax"] < 0), 0.0, UNIT)  # of the largest logit of each block
     rest = _doubles.two_sum(blocks["rest"], own)
     rest = _doubles.multiply((rest[0], rest[1] + blocks["rest_low"]), power)
-    rest = (np.ldexp(rest[0], exponent), np.ldexp(rest[1], exponent))
 
-    shift = _doubles.two_product(blocks["mass"], distance)
-    shift = _doubles.two_sum(shift[0], shift[1] + blocks["mass"] * distance_low)
+    shift, shift_low = _doubles.settled(_doubles.two_product(blocks["mass"], distance))
+    shift_low = shift_low + blocks["mass"] * distance_low
     counts = blocks["mass"] != 0
-    shift = (np.where(counts, shift[0], 0), np.where(counts, shift[1], 0))
-    sums = {
-        "rest": rest,
-        "gap": _doubles.add((blocks["gap"], blocks["gap_low"]), shift),
-        "mass": (blocks["mass"], np.zeros_like(distance)),
-        "target": (blocks["target"], np.zeros_like(distance)),
-        "class_weight": (blocks["class_weight"], np.zeros_like(distance)),
-        "spread_gap": _doubles.two_sum(blocks["spread_gap"], _products(blocks["class_weight"], distance)),
-    }
-    for name, (high, low) in sums.items():
-        total = (high[0], low[0])
-        for i in range(1, len(blocks)):
-            total = _doubles.add(total, (high[i], low[i]))
-        merged[name] = total[0]
-        if f"{name}_low" in SUMMARY.names:  # type: ignore[operator]
-            merged[f"{name}_low"] = total[1]
+    shifts = (np.where(counts, shift, 0), np.where(counts, shift_low, 0))
+    gap = _doubles.add((blocks["gap"], blocks["gap_low"]), shifts)
+    spread_gap = _doubles.two_sum(blocks["spread_gap"], _products(blocks["class_weight"], distance))
+
+    names = ("rest", "gap", "spread_gap", "mass", "target", "class_weight")
+    high = np.zeros((len(blocks), len(names), *m.shape))
+    low = np.zeros(high.shape)
+    high[:, 0], low[:, 0] = np.ldexp(rest[0], exponent), np.ldexp(rest[1], exponent)
+    high[:, 1], low[:, 1] = gap
+    high[:, 2], low[:, 2] = _doubles.settled(spread_gap)
+    for i, name in enumerate(names[3:], 3):
+        high[:, i] = blocks[name]
+    high, low = _doubles.sum_first_axis((high, low))
+    for i, name in enumerate(names):
+        merged[name] = high[i]
+    merged["rest_low"], merged["gap_low"] = low[0], low[1]
     return merged
 
 
@@ -814,7 +813,8 @@ class _Rows:
         rows = self.summary
         log, log_low = _log1p_rest(rows)
         product, product_low = _doubles.two_product(rows["mass"], log)
-        total, low = _doubles.add((product, product_low + rows["mass"] * log_low), (rows["gap"], rows["gap_low"]))
+        gap = (rows["gap"], rows["gap_low"])
+        total, low = _doubles.add((product, product_low + rows["mass"] * log_low), gap)
         losses = total + low
         if self.smoothing:
             spread = rows["class_weight"] * log + rows["spread_gap"]
