@@ -50,8 +50,7 @@ copybutton_exclude = ".linenos, .gp, .go"  # prompts and output are not copied
 autosummary_generate = True
 default_role = "py:obj"  # `cross_entropy` in a docstring is a link
 autodoc_typehints = "none"  # numpydoc shows what the docstring says
-numpydoc_class_members_toctree = False
-numpydoc_show_inherited_class_members = False
+numpydoc_show_class_members = False  # autodoc shows them, in full
 
 # --- the theme
 
@@ -150,6 +149,11 @@ def chart_of_ratios(page: str) -> str:
     )
 
 
+def skip_field(app: Sphinx, kind: str, name: str, member: object, skip: bool, options: object) -> bool | None:
+    """The fields of a named tuple are described by its docstring already."""
+    return True if type(member).__name__ == "_tuplegetter" else None
+
+
 def link_names(app: Sphinx, page: nodes.document, docname: str) -> None:
     """Lead the name of a public function or class, in the text of a page, to its place in the reference."""
     for literal in list(page.findall(nodes.literal)):
@@ -190,6 +194,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("builder-inited", write_examples, priority=1)
     app.connect("builder-inited", draw_pictures, priority=1)
     app.connect("source-read", read_source)
+    app.connect("autodoc-skip-member", skip_field)
     app.connect("doctree-resolved", link_names)
     app.connect("html-page-context", simplify)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
