@@ -9,6 +9,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ copybutton_exclude = ".linenos, .gp, .go"  # prompts and output are not copied
 
 autosummary_generate = True
 default_role = "py:obj"  # `cross_entropy` in a docstring is a link
+autodoc_mock_imports = [name for name in ("dask", "torch") if find_spec(name) is None]
 autodoc_typehints = "none"  # numpydoc shows what the docstring says
 numpydoc_show_class_members = False  # autodoc shows them, in full
 
