@@ -5,9 +5,11 @@ made of files at the root of the repository, pictures drawn at build time, formu
 gallery. Everything generated goes to `docs/generated`. Nothing is fetched from the network, here or by a reader.
 """
 
+import json
 import re
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -48,15 +50,16 @@ copybutton_exclude = ".linenos, .gp, .go"  # prompts and output are not copied
 
 autosummary_generate = True
 default_role = "py:obj"  # `cross_entropy` in a docstring is a link
+autodoc_mock_imports = [name for name in ("dask", "torch") if find_spec(name) is None]
 autodoc_typehints = "none"  # numpydoc shows what the docstring says
-numpydoc_class_members_toctree = False
-numpydoc_show_inherited_class_members = False
+numpydoc_show_class_members = False  # autodoc shows them, in full
 
 # --- the theme
 
 html_theme = "pydata_sphinx_theme"
 html_static_path = ["_static"]
 html_css_files = ["softxent.css"]
+html_js_files = ["ratios.js"]
 html_show_sourcelink = False
 html_copy_source = False
 html_theme_options: dict[str, Any] = {
@@ -78,11 +81,14 @@ html_sidebars: dict[str, list[str]] = {name: [] for name in WITHOUT_SIDEBAR}
 
 # --- pages
 
+# What the results have beside libraries that compute a loss: softxent itself and yardsticks.
+NO_LIBRARIES = {"softxent", "softxent-kernel", "copy", "read", "exponentials"}
 # The pages that are files at the root of the repository.
 OF_THE_ROOT = ("CHANGELOG", "CONTRIBUTING", "SECURITY")
 # Pages end their examples with an empty line, for doctest.
 END_OF_EXAMPLE = re.compile(r"\n\n```$", re.MULTILINE)
 # A comment in a page, where the site shows a picture: <!-- picture: name: what it shows -->
+CHART = "<!-- chart of ratios -->"
 PICTURE = re.compile(r"<!-- picture: (?P<name>\w+): (?P<caption>.+?) -->", re.DOTALL)
 
 
@@ -120,9 +126,46 @@ def read_source(app: Sphinx, docname: str, source: list[str]) -> None:
         )
 
     text = END_OF_EXAMPLE.sub("\n```", PICTURE.sub(shown, source[0]))
+    if CHART in text:
+        text = text.replace(CHART, chart_of_ratios(text))
     for name in OF_THE_ROOT:
         text = text.replace(f"](../{name}.md", f"](generated/{name.lower()}.md")
     source[0] = text.replace("](../examples/)", "](generated/gallery/index.md)")
+
+
+def chart_of_ratios(page: str) -> str:
+    """Where ratios.js draws, and what: how many times as fast softxent is, by task, shape and name."""
+    (name,) = set(re.findall(r"bench/results/([\w.-]+\.json)\)", page))
+    measured: dict[str, dict[str, dict[str, float]]] = {"loss and gradient": {}, "loss only": {}}
+    for timing in json.loads((ROOT / "bench" / "results" / name).read_text("utf-8"))["timings"]:
+        if timing["dtype"] == "float32" and timing["threads"] == 1:
+            task = "loss and gradient" if timing["task"] == "grad" else "loss only"
+            shape = timing["shape"].replace("x", " x ").replace("@", ", axis ")
+            others = timing["figures"].keys() - NO_LIBRARIES
+            measured[task][shape] = {name: timing["figures"][name]["to_softxent"] for name in sorted(others)}
+    common = [shape for shape in measured["loss and gradient"] if shape in measured["loss only"]]
+    chosen = {task: {shape: ratios[shape] for shape in common} for task, ratios in measured.items()}
+    return (
+        "softxent is this many times as fast, in float32 on one thread:\n\n```{raw} html\n"
+        f'<div class="ratios"><script type="application/json">{json.dumps(chosen)}</script></div>\n```'
+    )
+
+
+def skip_field(app: Sphinx, kind: str, name: str, member: object, skip: bool, options: object) -> bool | None:
+    """The fields of a named tuple are described by its docstring already."""
+    return True if type(member).__name__ == "_tuplegetter" else None
+
+
+def link_names(app: Sphinx, page: nodes.document, docname: str) -> None:
+    """Lead the name of a public function or class, in the text of a page, to its place in the reference."""
+    for literal in list(page.findall(nodes.literal)):
+        name = "softxent." + re.sub(r"^(sx|softxent)\.", "", literal.astext())
+        described = f"generated/api/{name}" in app.env.found_docs
+        if described and isinstance(literal.parent, nodes.paragraph | nodes.entry | nodes.strong):
+            place = app.builder.get_relative_uri(docname, f"generated/api/{name}")
+            link = nodes.reference(refuri=f"{place}#{name}", internal=True)
+            literal.replace_self(link)
+            link += literal
 
 
 # --- formulas
@@ -153,6 +196,8 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("builder-inited", write_examples, priority=1)
     app.connect("builder-inited", draw_pictures, priority=1)
     app.connect("source-read", read_source)
+    app.connect("autodoc-skip-member", skip_field)
+    app.connect("doctree-resolved", link_names)
     app.connect("html-page-context", simplify)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 

@@ -18,7 +18,7 @@ import softxent as sx
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 INDENTED = re.compile(r"^(?:    .*\n)+", re.MULTILINE)
-MISSING = re.compile(r"^(?P<package>[\w.]+) is missing", re.MULTILINE)
+MISSING = re.compile(r"^(?P<package>[\w.]+) is missing\. To install", re.MULTILINE)
 
 
 class Example(NamedTuple):
