@@ -1,13 +1,13 @@
 """How fast is softxent, next to copying its input and to every peer that is installed?
 
-Times the mean softmax cross-entropy of labelled logits with its gradient ("grad") and without ("forward"), again and
-again on the same arrays, all contenders in one process for each number of threads; `measure.py` tells how. A result is
-checked against float64 first, and gets no time if it is wrong. The yardsticks always have one thread: `np.copyto(out,
-logits)`, `logits.max()` over contiguous memory ("read") for the loss alone, and as many exponentials of numbers in the
-cache; "bound" is the copy or the read, then the exponentials. Small shapes show the bare compiled call too ("softxent-
-kernel"), other dtypes softxent in float32. `--memory` looks at memory instead, as `memory.py` tells. Not measured:
-first calls, compilation, conversion between libraries. SOFTXENT_SIMD chooses the level as ever; to choose the CPUs,
-start this under taskset.
+Times the mean softmax cross-entropy of labelled logits with its gradient ("grad") and without ("forward"), the
+softmax family and second derivatives, again and again on the same arrays, all contenders in one process for each
+number of threads; `measure.py` tells how. A result is checked against float64 first, and gets no time if it is
+wrong. The yardsticks always have one thread: `np.copyto(out, logits)`, `logits.max()` over contiguous memory
+("read") for the loss alone, and as many exponentials of numbers in the cache; "bound" is the copy or the read, then
+the exponentials. Small shapes show the bare compiled call too ("softxent-kernel"), other dtypes softxent in
+float32. `--memory` looks at memory instead, as `memory.py` tells. Not measured: first calls, compilation,
+conversion between libraries. SOFTXENT_SIMD chooses the level as ever; to choose the CPUs, start this under taskset.
 """
 
 import argparse
@@ -48,14 +48,14 @@ def main() -> int:
     for threads, cases in groupby(args.cases, key=lambda case: case.threads):
         with worker(threads) as pool:
             for case in cases:
-                found.timings.append(pool.submit(measure, case, peers, args.seconds).result())
+                found.timings.append(pool.submit(measure, case, those_with(case, peers), args.seconds).result())
                 print(table(found.timings[-1]), flush=True)
     for shape, group in args.cost_cases:
         with worker(1) as pool:
             found.costs.append(pool.submit(options.measure_costs, shape, group, options.SECONDS).result())
         print(options.table(found.costs[-1]), flush=True)
     for case in args.memory_cases:
-        found.memory.append(memory.measure_memory(case, [SOFTXENT, *peers], in_fresh_process))
+        found.memory.append(memory.measure_memory(case, [SOFTXENT, *those_with(case, peers)], in_fresh_process))
         print(table_of_memory(found.memory[-1]), flush=True)
 
     if args.full or args.json:
@@ -63,6 +63,11 @@ def main() -> int:
         found.save(path)
         print(f"\nWritten: {path}")
     return 1 if found.own_failures() else 0
+
+
+def those_with(case: Case, peers: Sequence[Contender]) -> list[Contender]:
+    """The peers that have the task of a case at all."""
+    return [peer for peer in peers if case.task in peer.tasks]
 
 
 def in_fresh_process(case: Case, contender: Contender) -> int:
@@ -105,7 +110,7 @@ def parse_arguments() -> argparse.Namespace:
         " written to bench/results unless --json says otherwise"
     )
     what.add_argument("--full", action="store_true", help=about)
-    add_list(parser, "--tasks", one_of(TASKS), TASKS, "with the gradient, and without")
+    add_list(parser, "--tasks", one_of(TASKS), TASKS, "loss with gradient, loss alone, and the other results")
     add_list(parser, "--dtypes", one_of(DTYPES), DTYPES[:1], f"of {', '.join(DTYPES)}")
     add_list(parser, "--threads", thread_count, [1], "how many threads each contender may use")
     add_list(parser, "--peers", one_of(names), names, "empty for none")

@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from itertools import chain, product
 from typing import Any, Literal, NamedTuple, get_args
 
-Task = Literal["grad", "forward"]
+# The mean loss with its gradient, and without. Then the softmax family, loss and gradient with the diagonal of the
+# Hessian, and the product of the Hessian with a vector, from logits and from probabilities that were kept.
+Task = Literal["grad", "forward", "softmax", "log_softmax", "logsumexp", "hess", "hvp", "hvp_of_probs"]
 
 TASKS: tuple[Task, ...] = get_args(Task)
+LOSS_TASKS, FAMILY_TASKS = TASKS[:2], TASKS[2:]
 BYTES = {"float32": 4, "float64": 8, "float16": 2, "bfloat16": 2}
 DTYPES = tuple(BYTES)
 
@@ -95,6 +98,7 @@ SHAPES = shapes(
     " 8x21x256x256@1 8x1000x4096@1 1x1000000 2x128256 32x10 1x10 1x1000"
 )
 QUICK_SHAPES = shapes("1024x1000 128x1000 32x10")
+FAMILY_SHAPES = shapes("1024x1000 256x50257 200000x10 20000x64")
 DTYPE_SHAPES = shapes("1024x1000 256x50257 200000x10 2x21x256x256@1")
 THREAD_SHAPES = shapes("1024x1000 256x50257 64x128256 8x1000000 200000x10 200000x100 8x21x256x256@1 1x1000000")
 MEMORY_SHAPES = shapes("1024x1000 256x50257 8x1000000 200000x10 8x21x256x256@1")
@@ -114,9 +118,10 @@ def grid(
 def full_run(n_cpus: int) -> list[Case]:
     """Everything that the page shows, memory apart."""
     one_thread = chain(
-        grid(TASKS, SHAPES),
-        grid(TASKS, DTYPE_SHAPES, DTYPES[1:]),
+        grid(LOSS_TASKS, SHAPES),
+        grid(LOSS_TASKS, DTYPE_SHAPES, DTYPES[1:]),
         grid(["grad"], [*CLASS_SWEEP, *ROW_SWEEP]),
+        grid(FAMILY_TASKS, FAMILY_SHAPES),
     )
     return [*dict.fromkeys(one_thread), *grid(["grad"], THREAD_SHAPES, threads=thread_counts(n_cpus))]
 
@@ -127,4 +132,4 @@ def thread_counts(n_cpus: int) -> Sequence[int]:
 
 
 def full_memory_run() -> list[Case]:
-    return grid(TASKS, MEMORY_SHAPES)
+    return grid(LOSS_TASKS, MEMORY_SHAPES)

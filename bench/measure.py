@@ -22,7 +22,8 @@ from typing import Any
 
 from cases import Case
 from machine import OthersWatch
-from peers import COPY, EXPONENTIALS, READ, SOFTXENT, Contender, Problem, find_error, reference, yardsticks
+from peers import COPY, EXPONENTIALS, READ, SOFTXENT, Contender, yardsticks
+from problems import Problem, find_error, reference
 
 SAMPLE_SECONDS = 200e-6  # a quick call is repeated for this long in one sample; reading the clock costs about 0.1 us
 BURST_SECONDS = 20e-3

@@ -19,7 +19,8 @@ from typing import Any
 
 from cases import BYTES, Case
 from measure import compact
-from peers import Contender, Problem
+from peers import Contender
+from problems import Problem
 
 MIB = 2**20
 RESOLUTION = MIB // 4

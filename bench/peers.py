@@ -1,32 +1,25 @@
-"""Who takes part in the benchmark, and whether what each one computes is right.
+"""Who takes part in the benchmark.
 
 A contender is set up by a function from a `Problem` to an `Entry`: a call that does the whole work, and the names of
 what it returns. Compiling, converting and allocating what can be kept between calls belong to the set-up, as they would
 in a training loop. Each peer is written the fastest way that its own interface offers, and imported only if it takes
-part. Every result is the mean over the rows.
+part. This file has the losses and their gradients; family.py has the other tasks.
 """
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import family
 import numpy as np
-import numpy.typing as npt
-from cases import DTYPES, Case, Shape, Task
+from cases import DTYPES, LOSS_TASKS, TASKS, Case, Shape, Task
+from problems import Entry, Problem
 
 import softxent as sx
 from softxent import _dispatch
 
-Array = npt.NDArray[Any]
-
-LOGIT_SCALE = 3.0
-# The largest error allowed in a probability, in a loss (relative to it, where it is above 1) and in an entry of the
-# gradient (times the number of rows, which makes it a probability less a target). For the halves, four of their eps.
-TOLERANCES = {"float32": 1e-5, "float64": 1e-12, "float16": 4 * 2.0**-10, "bfloat16": 4 * 2.0**-7}
-# The gradient of many rows may be below the normal numbers: so far apart are its neighbours there.
-SMALLEST_SUBNORMAL = {"float16": 2.0**-24}
 # Beyond this, what Python costs does not show.
 LARGEST_KERNEL_CALL = 10_000
 # So many numbers and their exponentials stay in a cache, and a call for each such piece costs next to nothing.
@@ -34,59 +27,14 @@ CACHED_NUMBERS = 2**15
 
 
 @dataclass(frozen=True)
-class Problem:
-    """Logits and labels of which the mean loss is wanted and, if the task is "grad", its gradient.
+class ByTask:
+    """One set-up for the losses and their gradients, another one for the other tasks."""
 
-    Whoever accepts a buffer for its result gets `out`, so that no contender has luckier memory than another. With
-    `keep_nothing`, memory is being watched: whoever can must not hold on to what it has freed.
-    """
+    of_loss: Callable[[Problem], Entry]
+    of_family: Callable[[Problem], Entry]
 
-    task: Task
-    logits: Array
-    labels: npt.NDArray[np.int64]
-    class_axis: int
-    out: Array
-    n_threads: int
-    keep_nothing: bool = False
-
-    @classmethod
-    def random(cls, case: Case, keep_nothing: bool = False) -> "Problem":
-        rng = np.random.default_rng(0)
-        shape = case.shape
-        logits = (LOGIT_SCALE * rng.standard_normal(shape.axes)).astype(dtype_of(case.dtype))
-        labels = rng.integers(shape.n_classes, size=shape.of_labels)
-        out = np.zeros_like(logits)  # touched, so that no first call pays for its pages
-        return cls(case.task, logits, labels, shape.class_axis, out, case.threads, keep_nothing)
-
-    @property
-    def results(self) -> tuple[str, ...]:
-        return ("loss", "gradient") if self.task == "grad" else ("loss",)
-
-    @property
-    def at_labels(self) -> tuple[Array, ...]:
-        """The index of one logit a row: its label's."""
-        index: list[Array] = list(np.indices(self.labels.shape, sparse=True))
-        index.insert(self.class_axis, self.labels)
-        return tuple(index)
-
-
-def dtype_of(name: str) -> np.dtype[Any]:
-    if name == "bfloat16":
-        import ml_dtypes
-
-        name = ml_dtypes.bfloat16
-    return np.dtype(name)
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A contender ready to run: `call` returns one value for each name in `results`."""
-
-    call: Callable[[], Sequence[Any]]
-    results: tuple[str, ...]
-    to_numpy: Callable[[Any], Array] = np.asarray
-    computed_in: str | None = None  # a dtype, if not that of the logits
-    scratch: tuple[Array, ...] = ()  # kept from call to call; neither input nor result
+    def __call__(self, problem: Problem) -> Entry:
+        return (self.of_loss if problem.task in LOSS_TASKS else self.of_family)(problem)
 
 
 def any_shape(shape: Shape) -> bool:
@@ -108,6 +56,7 @@ class Contender:
     enter: Callable[[Problem], Entry]
     dtypes: Sequence[str] = DTYPES
     takes_shape: Callable[[Shape], bool] = any_shape
+    tasks: Sequence[Task] = TASKS
 
     def refusal(self, case: Case) -> str | None:
         """Why it takes no part in this case, if it does not."""
@@ -123,36 +72,6 @@ class Contender:
 
     def versions(self) -> dict[str, str]:
         return {module: importlib.import_module(module).__version__ for module in self.modules}
-
-
-def reference(problem: Problem) -> dict[str, Array]:
-    """All that a contender may return, computed in float64 with plain NumPy."""
-    axis, at_labels, n_rows = problem.class_axis, problem.at_labels, problem.labels.size
-    x = problem.logits.astype(np.float64)
-    x -= x.max(axis=axis, keepdims=True)
-    probabilities = np.exp(x)
-    total = probabilities.sum(axis=axis, keepdims=True)
-    probabilities /= total
-    gradient = probabilities / n_rows
-    gradient[at_labels] -= 1 / n_rows
-    loss = np.mean(np.log(total.squeeze(axis)) - x[at_labels])
-    return {"loss": loss, "gradient": gradient, "probabilities": probabilities, "logits": problem.logits}
-
-
-def find_error(entry: Entry, problem: Problem, right: Mapping[str, Array]) -> str | None:
-    """Run the entry once and say what is wrong with its results, if anything is."""
-    dtype = entry.computed_in or problem.logits.dtype.name
-    units = {"loss": max(1.0, abs(float(right["loss"]))), "gradient": 1 / problem.labels.size}
-    for name, value in zip(entry.results, entry.call(), strict=True):
-        got = entry.to_numpy(value)
-        if got.shape != right[name].shape:
-            return f"wrong {name}: its shape is {got.shape}, not {right[name].shape}"
-        unit = units.get(name, 1.0)
-        error = float(np.max(np.abs(got.astype(np.float64) - right[name]))) / unit
-        allowed = TOLERANCES[dtype] + SMALLEST_SUBNORMAL.get(dtype, 0) / unit
-        if not error <= allowed:  # NaN is refused too
-            return f"wrong {name}: off by {error:.1e}, allowed {allowed:.0e}"
-    return None
 
 
 def enter_softxent(problem: Problem) -> Entry:
@@ -174,9 +93,8 @@ def enter_softxent(problem: Problem) -> Entry:
 
 def enter_softxent_float32(problem: Problem) -> Entry:
     """The same logits in float32, to show in one run what another dtype costs."""
-    x = problem.logits.astype(np.float32)
-    entry = enter_softxent(replace(problem, logits=x, out=np.zeros_like(x)))
-    return replace(entry, computed_in=None if problem.logits.itemsize < x.itemsize else "float32")
+    entry = SOFTXENT.enter(problem.in_dtype(np.float32))
+    return replace(entry, computed_in=None if problem.logits.itemsize < 4 else "float32")
 
 
 def enter_softxent_kernel(problem: Problem) -> Entry:
@@ -343,63 +261,59 @@ def enter_jax(problem: Problem) -> Entry:
 
 def enter_onnxruntime_softmax(problem: Problem) -> Entry:
     """The probabilities alone: the runtime has no cross-entropy, and computes no gradient."""
-    import onnxruntime
-    from onnx import helper
-
-    x, out = problem.logits, problem.out
-    element = helper.np_dtype_to_tensor_dtype(x.dtype)
-    graph = helper.make_graph(
-        [helper.make_node("Softmax", ["logits"], ["probabilities"], axis=problem.class_axis)],
-        "softmax",
-        [helper.make_tensor_value_info("logits", element, x.shape)],
-        [helper.make_tensor_value_info("probabilities", element, x.shape)],
-    )
-    opset = helper.make_opsetid("", 13)
-    # The oldest format that holds this opset: an installed runtime may be older than the installed onnx.
-    model = helper.make_model(graph, opset_imports=[opset], ir_version=helper.find_min_ir_version_for([opset]))
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = problem.n_threads
-    options.inter_op_num_threads = 1
-    options.enable_cpu_mem_arena = not problem.keep_nothing
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    # Binding spares the copies into and out of the runtime's own tensors.
-    binding = session.io_binding()
-    binding.bind_input("logits", "cpu", 0, x.dtype.type, x.shape, x.ctypes.data)
-    binding.bind_output("probabilities", "cpu", 0, x.dtype.type, x.shape, out.ctypes.data)
-
-    def softmax() -> Sequence[Any]:
-        session.run_with_iobinding(binding)
-        return (out,)
-
-    return Entry(softmax, ("probabilities",))
+    return family.enter_onnxruntime(replace(problem, task="softmax"))
 
 
-SOFTXENT = Contender("softxent", ("softxent",), enter_softxent)
+SINGLE_AND_DOUBLE = ("float32", "float64")
+SOFTXENT = Contender("softxent", ("softxent",), ByTask(enter_softxent, family.enter_softxent))
 # Runs beside the others if they have several threads, to show in one run what the further threads bring.
 SOFTXENT_ONE_THREAD = Contender(
-    "softxent-1-thread", ("softxent",), lambda problem: enter_softxent(replace(problem, n_threads=1))
+    "softxent-1-thread", ("softxent",), lambda problem: SOFTXENT.enter(replace(problem, n_threads=1))
 )
 SOFTXENT_FLOAT32 = Contender("softxent-float32", ("softxent",), enter_softxent_float32)
-SOFTXENT_KERNEL = Contender("softxent-kernel", ("softxent",), enter_softxent_kernel)
+SOFTXENT_KERNEL = Contender("softxent-kernel", ("softxent",), enter_softxent_kernel, tasks=LOSS_TASKS)
 COPY = Contender("copy", ("numpy",), enter_copy)
 READ = Contender("read", ("numpy",), enter_read)
 EXPONENTIALS = Contender("exponentials", ("softxent",), enter_exponentials)
 SOFTMAX_ONLY = Contender(
-    "onnxruntime-softmax-only", ("onnxruntime", "onnx"), enter_onnxruntime_softmax, dtypes=("float32", "float64")
+    "onnxruntime-softmax-only",
+    ("onnxruntime", "onnx"),
+    enter_onnxruntime_softmax,
+    dtypes=SINGLE_AND_DOUBLE,
+    tasks=LOSS_TASKS,
 )
 PEERS = (
-    Contender("numpy", ("numpy",), enter_numpy),
-    Contender("scipy", ("scipy",), enter_scipy, dtypes=("float32", "float64", "float16")),
+    Contender("numpy", ("numpy",), ByTask(enter_numpy, family.enter_numpy)),
+    Contender(
+        "scipy",
+        ("scipy",),
+        ByTask(enter_scipy, family.enter_scipy),
+        dtypes=("float32", "float64", "float16"),
+        tasks=(*LOSS_TASKS, "softmax", "log_softmax", "logsumexp"),
+    ),
     Contender(
         "scikit-learn",
         ("sklearn",),
-        enter_scikit_learn,
-        dtypes=("float32", "float64"),
+        ByTask(enter_scikit_learn, family.enter_scikit_learn),
+        dtypes=SINGLE_AND_DOUBLE,
         takes_shape=rows_by_classes,
+        tasks=(*LOSS_TASKS, "hess"),
     ),
-    Contender("torch", ("torch",), enter_torch, takes_shape=classes_second),
-    Contender("jax", ("jax",), enter_jax),
+    Contender(
+        "torch",
+        ("torch",),
+        ByTask(enter_torch, family.enter_torch),
+        takes_shape=classes_second,
+        tasks=tuple(task for task in TASKS if task != "hess"),
+    ),
+    Contender("jax", ("jax",), ByTask(enter_jax, family.enter_jax)),
+    Contender(
+        "onnxruntime",
+        ("onnxruntime", "onnx"),
+        family.enter_onnxruntime,
+        dtypes=SINGLE_AND_DOUBLE,
+        tasks=("softmax", "log_softmax", "logsumexp"),
+    ),
     SOFTMAX_ONLY,
 )
 
@@ -407,12 +321,13 @@ PEERS = (
 def yardsticks(case: Case) -> list[Contender]:
     """What is timed beside softxent in this case, to judge it by."""
     found = [COPY, EXPONENTIALS]
-    if case.task == "forward":
+    if case.task in ("forward", "logsumexp"):
         found.append(READ)
     if case.threads > 1:
         found.append(SOFTXENT_ONE_THREAD)
     if case.dtype != "float32":
         found.append(SOFTXENT_FLOAT32)
-    if case.dtype in ("float32", "float64") and case.shape.is_matrix and case.shape.size <= LARGEST_KERNEL_CALL:
+    small = case.shape.is_matrix and case.shape.size <= LARGEST_KERNEL_CALL
+    if case.dtype in SINGLE_AND_DOUBLE and small and case.task in SOFTXENT_KERNEL.tasks:
         found.append(SOFTXENT_KERNEL)
     return found

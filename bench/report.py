@@ -6,7 +6,8 @@ from typing import Any
 from machine import BUSY
 from measure import Figures, Timing
 from memory import MIB, RESOLUTION, Memory
-from peers import SOFTXENT, TOLERANCES, Contender
+from peers import SOFTXENT, Contender
+from problems import TOLERANCES
 
 
 def header(facts: dict[str, Any], missing: Sequence[Contender]) -> str:

@@ -25,7 +25,16 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-TASK_TITLES = {"grad": "loss and gradient", "forward": "loss only"}
+TASK_TITLES = {
+    "grad": "loss and gradient",
+    "forward": "loss only",
+    "softmax": "softmax",
+    "log_softmax": "log-softmax",
+    "logsumexp": "log-sum-exp",
+    "hess": "loss, gradient and diagonal",
+    "hvp": "Hessian-vector product",
+    "hvp_of_probs": "the same from kept probabilities",
+}
 DPI = 100
 FONTS: dict[Any, Any] = {"font.size": 12, "axes.titlesize": 13, "figure.titlesize": 14, "lines.markersize": 6}
 
@@ -40,6 +49,7 @@ STYLES: dict[str, dict[str, Any]] = {
     "scikit-learn": {"color": "#CC79A7", "marker": "P", "linestyle": ":"},
     "torch": {"color": "#D55E00", "marker": "s"},
     "jax": {"color": "#0072B2", "marker": "^", "linestyle": "--"},
+    "onnxruntime": {"color": "#56B4E9", "marker": "X"},
     "onnxruntime-softmax-only": {"color": "#56B4E9", "marker": "X", "linestyle": "-."},
 }
 DRAWN = [SOFTXENT.name, SOFTXENT_ONE_THREAD.name, SOFTXENT_KERNEL.name, COPY.name, *[peer.name for peer in PEERS]]

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from unittest import mock
 
+import mpmath
 import numpy as np
 
 import softxent as sx
@@ -23,10 +24,23 @@ from softxent import _dispatch, _loss
 
 sys.path += [str(Path(__file__).parents[2] / folder) for folder in ("bench", "tests")]
 import charts
-from contract import DTYPES, GRAD_ULP, LARGEST_MARGIN, LOSS_ULP, Case, Row, cases
-from exact import Truth, solve
+from contract import (
+    DTYPES,
+    GRAD_ULP,
+    HESS_ULP,
+    LARGEST_MARGIN,
+    LOG_SOFTMAX_ULP,
+    LOSS_ULP,
+    LSE_ULP,
+    SOFTMAX_ULP,
+    Case,
+    Row,
+    cases,
+)
+from exact import ENLARGED, Family, Truth, exact, solve, solve_family
 from pages import IN_PAGE, best_in_bold, fill, table
-from peers import PEERS, SOFTXENT, Array
+from peers import PEERS, SOFTXENT
+from problems import Array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,7 +70,11 @@ class Error:
     def between(cls, got: Array, truth: Truth) -> "Error":
         if got.size == 0:
             return cls()
-        off, true = truth.error_in_ulp(got), truth.nearest
+        return cls.worst_of(got, truth, truth.error_in_ulp(got))
+
+    @classmethod
+    def worst_of(cls, got: Array, truth: Truth, off: Array) -> "Error":
+        true = truth.nearest
         worst = int(np.argmax(off))
         lost = (got == 0) & (np.abs(true) >= np.finfo(got.dtype).smallest_subnormal)
         return cls(float(off[worst]), float(got[worst]), float(true[worst]), bool(lost.any()))
@@ -226,6 +244,207 @@ def table_of_peers(quantity: str, found: Table) -> str:
     return table(["logits", *names], rows)
 
 
+# Softmax, log-softmax, log-sum-exp and, for label 0, the diagonal of the Hessian of rows of logits.
+FAMILY_QUANTITIES = ("softmax", "log_softmax", "logsumexp", "diagonal of the Hessian")
+ComputeFamily = Callable[[Array], Sequence[Any]]
+
+
+def family_contract(dtype: str) -> dict[str, float]:
+    bounds = (SOFTMAX_ULP, LOG_SOFTMAX_ULP[dtype], LSE_ULP, HESS_ULP)
+    return dict(zip(FAMILY_QUANTITIES, bounds, strict=True))
+
+
+def family_of_softxent(x: Array) -> Sequence[Any]:
+    hess = sx.value_grad_and_hess(x, np.zeros(len(x), np.int64), reduction="sum")[2]
+    return sx.softmax(x), sx.log_softmax(x), sx.logsumexp(x), hess
+
+
+def family_of_numpy(x: Array) -> Sequence[Any]:
+    m = x.max(axis=1, keepdims=True)
+    e = np.exp(x - m)
+    total = e.sum(axis=1, keepdims=True)
+    p = e / total
+    return p, x - m - np.log(total), (m + np.log(total))[:, 0], p * (1 - p)
+
+
+def family_of_scipy(x: Array) -> Sequence[Any]:
+    from scipy import special
+
+    p = special.softmax(x, axis=1)
+    return p, special.log_softmax(x, axis=1), special.logsumexp(x, axis=1), p * (1 - p)
+
+
+def family_of_scikit_learn(x: Array) -> Sequence[Any]:
+    from sklearn._loss.loss import HalfMultinomialLoss  # private: it may move or change
+
+    criterion = HalfMultinomialLoss(n_classes=x.shape[1])
+    return None, None, None, criterion.gradient_hessian(np.zeros(len(x), x.dtype), x)[1]
+
+
+def family_of_torch(x: Array) -> Sequence[Any]:
+    import torch
+
+    logits = torch.from_numpy(x)
+    p = torch.softmax(logits, 1)
+    return [t.numpy() for t in (p, torch.log_softmax(logits, 1), torch.logsumexp(logits, 1), p * (1 - p))]
+
+
+@functools.cache
+def family_compiled_by_jax() -> ComputeFamily:
+    import jax
+
+    def family(x: Any) -> Sequence[Any]:
+        p = jax.nn.softmax(x, axis=1)
+        return p, jax.nn.log_softmax(x, axis=1), jax.nn.logsumexp(x, axis=1), p * (1 - p)
+
+    compiled: ComputeFamily = jax.jit(family)
+    return compiled
+
+
+FAMILY: dict[str, ComputeFamily] = {
+    SOFTXENT.name: family_of_softxent,
+    "torch": family_of_torch,
+    "jax": lambda x: family_compiled_by_jax()(x),
+    "scipy": family_of_scipy,
+    "scikit-learn": family_of_scikit_learn,
+    "numpy": family_of_numpy,
+}
+
+
+def error_of_lse(got: Array, truth: Truth, x: Array) -> Error:
+    """In ulp of the largest logit or of the truth, whichever is larger."""
+    spacing = max(np.spacing(np.abs(x.max())), np.spacing(np.abs(truth.nearest[0]).astype(x.dtype)))
+    return Error.worst_of(got, truth, truth.distance(got) / np.ldexp(float(spacing), ENLARGED))
+
+
+def measure_family(compute: ComputeFamily, rows: Sequence[tuple[Array, Family]]) -> dict[str, Error | None]:
+    """The worst over all rows of each quantity; None for what is not computed."""
+    worst: dict[str, Error | None] = dict.fromkeys(FAMILY_QUANTITIES, Error())
+    for x, true in rows:
+        try:
+            results = compute(x[None])
+        except (TypeError, ValueError):  # scikit-learn wants two classes
+            continue
+        for name, result, truth in zip(
+            FAMILY_QUANTITIES, results, (true.softmax, true.log_softmax, true.lse, true.hess), strict=True
+        ):
+            so_far = worst[name]
+            if result is None or so_far is None:
+                worst[name] = None
+                continue
+            got = np.asarray(result, x.dtype).reshape(-1)
+            error = error_of_lse(got, truth, x) if name == "logsumexp" else Error.between(got, truth)
+            worst[name] = so_far.or_worse(error)
+    return worst
+
+
+FamilyTable = dict[str, dict[str, Error | None]]  # by contender
+
+
+def measure_family_of(names: Sequence[str], dtype: str) -> tuple[FamilyTable, list[str]]:
+    """The worst of each contender over all rows, of softxent over all levels too; and what is not as promised."""
+    distinct = {row.logits.tobytes(): row.logits for case in cases(dtype) for row in case.rows}
+    rows = [(logits, solve_family(logits)) for logits in distinct.values()]
+    found = {name: measure_family(FAMILY[name], rows) for name in names}
+    own, missed = found[SOFTXENT.name], []
+    for level in _dispatch.usable_levels():
+        with mock.patch.object(_loss, "_kernels", _dispatch.load(level)):
+            of_level = measure_family(family_of_softxent, rows)
+        for name, bound in family_contract(dtype).items():
+            error = of_level[name] or Error()
+            own[name] = (own[name] or Error()).or_worse(error)
+            if not error.ulps <= bound or error.lost:
+                missed.append(f"{dtype}, {name}: {error.ulps:.2f} ulp, {error.got!r} for {error.true!r} ({level})")
+    return found, missed
+
+
+def table_of_family(names: Sequence[str], found: dict[str, FamilyTable]) -> str:
+    rows = []
+    for dtype in DTYPES:
+        for quantity, bound in family_contract(dtype).items():
+            errors = [found[dtype][name][quantity] for name in names]
+            cells = best_in_bold(["-" if error is None else str(error) for error in errors])
+            rows.append([dtype, quantity, f"{bound:g}", *cells])
+    return table(["dtype", "result", "promised", *names], rows)
+
+
+def vjp_by_formula(name: str) -> Callable[[Array, Array], Any]:
+    def vjp(x: Array, u: Array) -> Any:
+        p = FAMILY[name](x)[0]
+        return p * (u - (p * u).sum(axis=1, keepdims=True))
+
+    return vjp
+
+
+def vjp_of_torch(x: Array, u: Array) -> Any:
+    import torch
+
+    logits = torch.from_numpy(x).requires_grad_()
+    return torch.autograd.grad(torch.softmax(logits, 1), logits, torch.from_numpy(u))[0].numpy()
+
+
+def vjp_of_jax(x: Array, u: Array) -> Any:
+    import jax
+
+    return jax.vjp(functools.partial(jax.nn.softmax, axis=1), x)[1](u)[0]
+
+
+VJP: dict[str, Callable[[Array, Array], Any]] = {
+    SOFTXENT.name: sx.softmax_vjp,
+    "torch": vjp_of_torch,
+    "jax": vjp_of_jax,
+    "scipy": vjp_by_formula("scipy"),
+    "numpy": vjp_by_formula("numpy"),
+}
+
+
+class Example(NamedTuple):
+    """A result at one class of a row of float32 logits; that of `softmax_vjp` if there is a cotangent."""
+
+    quantity: str
+    logits: Sequence[float]
+    c: int = 0
+    cotangent: Sequence[float] = ()
+
+    def truth(self) -> float:
+        row = exact(np.array(self.logits, np.float32), 0)
+        p = row.p[self.c]
+        if self.cotangent:
+            u = [mpmath.mpf(float(np.float32(value))) for value in self.cotangent]
+            return float(p * (u[self.c] - mpmath.fsum(a * b for a, b in zip(row.p, u, strict=True))))
+        return float((p, mpmath.log(p), row.lse, p * (1 - p))[FAMILY_QUANTITIES.index(self.quantity)])
+
+    def result(self, name: str) -> float:
+        x = np.array([self.logits], np.float32)
+        if self.cotangent:
+            found = VJP[name](x, np.array([self.cotangent], np.float32)) if name in VJP else None
+        else:
+            found = FAMILY[name](x)[FAMILY_QUANTITIES.index(self.quantity)]
+        return math.nan if found is None else float(np.asarray(found).reshape(-1)[self.c])
+
+
+EXAMPLES = (
+    Example("softmax", (0, -100), c=1),
+    Example("log_softmax", (0, -18, -20)),
+    Example("logsumexp", (0, -18, -20)),
+    Example("diagonal of the Hessian", (0, -18, -20)),
+    Example("softmax_vjp, constant cotangent", (0, -1, -2), cotangent=(0.1, 0.1, 0.1)),
+    Example("softmax_vjp, cotangent [1, 2, 0]", (0, -18, -20), cotangent=(1, 2, 0)),
+)
+
+
+def table_of_examples(names: Sequence[str]) -> str:
+    rows = []
+    for example in EXAMPLES:
+        with mpmath.workdps(50):
+            truth = example.truth()
+        numbers = [example.result(name) for name in names]
+        cells = best_in_bold(["-" if math.isnan(number) else f"{number:.5g}" for number in numbers], truth)
+        place = "" if example.quantity == "logsumexp" else f", class {example.c}"
+        rows.append([f"{example.quantity} of {list(example.logits)}{place}", f"{truth:.5g}", *cells])
+    return table(["result", "truth", *names], rows)
+
+
 class HalfCase(NamedTuple):
     dtype: str
     n_rows: int
@@ -348,7 +567,11 @@ def versions(names: Sequence[str]) -> str:
 
 
 def values(
-    names: Sequence[str], levels: dict[str, Table], peers: dict[str, Table], missed: Sequence[str]
+    names: Sequence[str],
+    levels: dict[str, Table],
+    peers: dict[str, Table],
+    family: dict[str, FamilyTable],
+    missed: Sequence[str],
 ) -> dict[str, str]:
     """What stands at the named places of the page."""
     usable = ", ".join(f"`{level}`" for level in _dispatch.usable_levels())
@@ -364,6 +587,8 @@ def values(
         "versions": f"Measured with {versions(names)}.\nsoftxent's levels on this CPU: {usable}.",
         "levels": f"{table_of_levels(levels)}\n\n{verdict}",
         **tables,
+        "family": table_of_family(names, family),
+        "examples": table_of_examples(names),
         "halves": table_of_halves([name for name in names if name in HALF]),
     }
 
@@ -375,6 +600,7 @@ def main() -> int:
 
     levels: dict[str, Table] = {}
     peers: dict[str, Table] = {}
+    family: dict[str, FamilyTable] = {}
     missed = []
     for dtype in DTYPES:
         rows_of = {case.name: solve_all(case) for case in cases(dtype)}
@@ -383,9 +609,11 @@ def main() -> int:
         peers[dtype] = {
             case: {name: measure(COMPUTE[name], rows, dtype) for name in names} for case, rows in rows_of.items()
         }
+        family[dtype], missed_by_family = measure_family_of(names, dtype)
+        missed += missed_by_family
     print(table_of_levels(levels))
     page = PAGE.read_text(encoding="utf-8")
-    PAGE.write_text(fill(page, IN_PAGE, values(names, levels, peers, missed)), encoding="utf-8")
+    PAGE.write_text(fill(page, IN_PAGE, values(names, levels, peers, family, missed)), encoding="utf-8")
     draw(names)
     print("\n".join(["missed:", *missed]) if missed else "The contract holds.")
     return 1 if missed else 0

@@ -11,6 +11,15 @@ IN_TEMPLATE = re.compile(r"(?P<before>)\{\{(?P<name>\w+)\}\}(?P<after>)")
 IN_PAGE = re.compile(r"(?P<before><!-- begin: (?P<name>\w+) -->\n\n).*?(?P<after>\n\n<!-- end -->)", re.DOTALL)
 
 
+# <!-- part: name --> ... <!-- end of part --> in a template.
+PART = re.compile(r"<!-- part: (?P<name>\w+) -->\n(?P<text>.*?)<!-- end of part -->\n", re.DOTALL)
+
+
+def choose_parts(text: str, wanted: Mapping[str, bool]) -> str:
+    """Leave out the parts of a template that are not wanted."""
+    return PART.sub(lambda found: found["text"] if wanted[found["name"]] else "", text)
+
+
 def fill(text: str, place: re.Pattern[str], values: Mapping[str, str]) -> str:
     """Put each value at the places of its name."""
     names = {found["name"] for found in place.finditer(text)}

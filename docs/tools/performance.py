@@ -14,14 +14,17 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
 from cases import (
     DTYPE_SHAPES,
     DTYPES,
+    FAMILY_SHAPES,
+    FAMILY_TASKS,
+    LOSS_TASKS,
     ROW_SWEEP,
     ROW_SWEEP_CLASSES,
     SHAPES,
     SWEEP_LOGITS,
-    TASKS,
     THREAD_SHAPES,
     Case,
     count_threads,
+    full_run,
     grid,
 )
 from charts import CHARTS, TASK_TITLES, speed_to_one_thread
@@ -29,7 +32,7 @@ from machine import BUSY
 from measure import BURST_SECONDS, MAX_SAMPLES, MIN_ROUNDS, Figures, Timing
 from memory import MIB, RESOLUTION, Memory
 from options import OUT, WITH_OPTIONS
-from pages import IN_TEMPLATE, best_in_bold, fill, table
+from pages import IN_TEMPLATE, best_in_bold, choose_parts, fill, table
 from peers import (
     PEERS,
     SOFTMAX_ONLY,
@@ -37,13 +40,14 @@ from peers import (
     SOFTXENT_FLOAT32,
     SOFTXENT_KERNEL,
     SOFTXENT_ONE_THREAD,
-    TOLERANCES,
 )
+from problems import TOLERANCES
 from resultset import Results
 
 TEMPLATE = Path(__file__).with_name("performance.template.md")
 PAGE = Path(__file__).parents[1] / "performance.md"
 NONE = "-"
+FAMILY_CASES = grid(FAMILY_TASKS, FAMILY_SHAPES)
 
 
 def main() -> int:
@@ -54,8 +58,14 @@ def main() -> int:
     args = parser.parse_args()
 
     found = Results.load(args.results)
+    missing = [case for case in full_run(found.facts["cpus"]) if not found.of(case)]
+    if missing and not args.check:
+        parser.error(
+            f"{args.results} has no results of {len(missing)} cases of a full run, such as {title(missing[0])}"
+        )
     values = {"source": args.results.name, **facts(found), **method(found), **tables(found), **findings(found)}
-    text = fill(TEMPLATE.read_text(encoding="utf-8"), IN_TEMPLATE, values)
+    parts = {"family": bool(found.of(*FAMILY_CASES))}
+    text = fill(choose_parts(TEMPLATE.read_text(encoding="utf-8"), parts), IN_TEMPLATE, values)
     if args.check:
         same = args.page.read_text(encoding="utf-8") == text
         print(f"{args.page} is{'' if same else ' not'} what {TEMPLATE.name} and {args.results} give.")
@@ -99,10 +109,12 @@ def method(found: Results) -> dict[str, str]:
 
 
 def tables(found: Results) -> dict[str, str]:
-    of_task = {task: found.of(*grid([task], SHAPES)) for task in TASKS}
+    of_task = {task: found.of(*grid([task], SHAPES)) for task in LOSS_TASKS}
+    of_family = found.of(*FAMILY_CASES)
     return {
         **{f"{task}_table": table_of_shapes(timings) for task, timings in of_task.items()},
         **{f"{task}_summary": summary(timings) for task, timings in of_task.items()},
+        **({"family_table": table_of_family(of_family), "family_summary": summary(of_family)} if of_family else {}),
         "dtypes_table": table_of_dtypes(found),
         "options_table": table_of_costs(found, WITH_OPTIONS),
         "out_table": table_of_costs(found, OUT),
@@ -118,10 +130,15 @@ def table_of_shapes(timings: Sequence[Timing]) -> str:
 
 def summary(timings: Sequence[Timing]) -> str:
     """The least and the largest ratio to a copy and to each peer."""
-    to_copy = [(ratio, t.case.shape.title) for t in timings if (ratio := own(t).to_copy) is not None]
+    several = len({timing.case.task for timing in timings}) > 1
+
+    def place(case: Case) -> str:
+        return f"{TASK_TITLES[case.task]}, {case.shape.title}" if several else case.shape.title
+
+    to_copy = [(ratio, place(t.case)) for t in timings if (ratio := own(t).to_copy) is not None]
     lines = [f"softxent takes {from_to(to_copy)} times as long as a copy."]
     for name in present(timings):
-        ratios = [(ratio, t.case.shape.title) for t in timings if (ratio := t.to_softxent(name)) is not None]
+        ratios = [(ratio, place(t.case)) for t in timings if (ratio := t.to_softxent(name)) is not None]
         if ratios:
             lines.append(f"softxent is {from_to(ratios)} times as fast as {name}.")
     return bullets(lines)
@@ -132,9 +149,15 @@ def from_to(ratios: Sequence[tuple[float, str]]) -> str:
     return f"{number(least)} ({at_least}) to {number(most)} ({at_most})"
 
 
+def table_of_family(timings: Sequence[Timing]) -> str:
+    return table_of(
+        timings, lambda timing: [TASK_TITLES[timing.case.task], timing.case.shape.title], ["task", "rows x classes"]
+    )
+
+
 def table_of_dtypes(found: Results) -> str:
-    timings = found.of(*grid(TASKS, DTYPE_SHAPES, DTYPES[1:]))
-    timings.sort(key=lambda timing: (TASKS.index(timing.case.task), DTYPE_SHAPES.index(timing.case.shape)))
+    timings = found.of(*grid(LOSS_TASKS, DTYPE_SHAPES, DTYPES[1:]))
+    timings.sort(key=lambda timing: (LOSS_TASKS.index(timing.case.task), DTYPE_SHAPES.index(timing.case.shape)))
 
     def head(timing: Timing) -> list[str]:
         case, to_float32 = timing.case, timing.to_softxent(SOFTXENT_FLOAT32.name)
@@ -144,9 +167,9 @@ def table_of_dtypes(found: Results) -> str:
 
 
 def table_of_small_calls(found: Results) -> str:
-    cases = dict.fromkeys(grid(TASKS, [*ROW_SWEEP, *SHAPES]))
+    cases = dict.fromkeys(grid(LOSS_TASKS, [*ROW_SWEEP, *SHAPES]))
     timings = [timing for timing in found.of(*cases) if timing.to_softxent(SOFTXENT_KERNEL.name)]
-    timings.sort(key=lambda timing: (TASKS.index(timing.case.task), timing.case.shape.size))
+    timings.sort(key=lambda timing: (LOSS_TASKS.index(timing.case.task), timing.case.shape.size))
     rows = [
         [
             TASK_TITLES[timing.case.task],

@@ -32,7 +32,7 @@ def softmax(
         Where to write the result: any writeable array of the logits' shape and of a floating dtype, with any strides,
         or the logits themselves, which are then overwritten. If it overlaps the logits in another way, the result is
         the same as if it did not, at the cost of a copy. Two arrays count as overlapping if their memory ranges
-        overlap.
+        overlap. If it is float64, the result is computed in float64.
     n_threads, temperature, softcap, where
         As in `cross_entropy`.
 
@@ -213,7 +213,8 @@ def softmax_vjp(
     out : ndarray, shape (..., C), optional
         Where to write the result: any writeable array of the logits' shape and of a floating dtype, with any strides,
         or the logits or the cotangent themselves, which are then overwritten. If it overlaps one of them in another
-        way, the result is the same as if it did not, at the cost of a copy.
+        way, the result is the same as if it did not, at the cost of a copy. If it is float64, the result is computed in
+        float64.
     n_threads, temperature, softcap, where
         As in `cross_entropy`.
 

@@ -504,3 +504,163 @@ def test_evaluation_of_logits_that_a_temperature_takes_out_of_range(dtype: str, 
     result = sx.evaluate([row] * n_rows, [1] * n_rows, temperature=0.55)
     np.testing.assert_allclose(result.log_prob, 0.125 / 0.55 * float(lowest), rtol=1e-6)
     np.testing.assert_allclose(result.lse, row[0] / 0.55, rtol=1e-6)
+
+
+# Logits in shares of the largest number, z_loss, label; derivatives or their parts are beyond the range.
+Z_LOSSES: dict[str, tuple[list[float], float, int]] = {
+    "one far above": ([0.3, 0.0], 1e3, 0),
+    "the label far below": ([0.3, 0.0, 0.2], 1e3, 1),
+    "all far below 0": ([-0.3, -0.3, -0.35], 1e3, 0),
+    "equal ones": ([0.25, 0.25, 0.25], 1e30, 2),
+    "as large a weight as there is": ([0.25, 0.0, 0.25], 1.5e308, 0),
+}
+# Those of near logits: the z-loss alone is too large.
+NEAR: dict[str, tuple[list[float], float, int]] = {
+    "confident": ([5.0, -60.0, 0.0], 1e40, 0),
+    "confident and wrong": ([5.0, -60.0, 0.0], 1e40, 1),
+    "below 0": ([-5.0, -60.0, -7.0], 1e40, 2),
+    "two that cancel": ([-0.75, -1.0, -1.25], 1e39, 0),
+}
+
+
+FEWER_DIGITS = 200  # enough where logits are less than 100 apart, or so far that nothing is left of an exponential
+
+
+def second_truth(x: np.ndarray, t: Any, v: np.ndarray, **options: Any) -> dict[str, list[mpmath.mpf]]:
+    """Gradient, diagonal of the Hessian, product of the Hessian with v, and the size of its parts."""
+    with mpmath.workdps(FEWER_DIGITS):
+        row = exact(x, t, digits=FEWER_DIGITS, **options)
+        z = mpmath.mpf(options.get("z_loss", 0))
+        slope = 1 / mpmath.mpf(options.get("temperature", 1))
+        mass, p = mpmath.fsum(row.u) + 2 * z * row.lse, row.p
+        w = [mpmath.mpf(value) for value in v.tolist()]
+        mean = mpmath.fsum(a * b for a, b in zip(p, w, strict=True))
+        gaps = [abs(value - w[int(np.argmax(x))]) for value in w]
+        mean_gap = mpmath.fsum(a * b for a, b in zip(p, gaps, strict=True))
+        return {
+            "size": [
+                slope**2 * a * (abs(mass) * (gap + mean_gap) + 2 * z * abs(mean))
+                for a, gap in zip(p, gaps, strict=True)
+            ],
+            "grad": row.grad,
+            "hess": [slope**2 * (mass * a * (1 - a) + 2 * z * a * a) for a in p],
+            "hvp": [slope**2 * a * (mass * (b - mean) + 2 * z * mean) for a, b in zip(p, w, strict=True)],
+            "vjp": [slope * a * (b - mean) for a, b in zip(p, w, strict=True)],
+        }
+
+
+def assert_all_close(actual: np.ndarray, truth: list[mpmath.mpf], sizes: Any = 0.0) -> None:
+    """Each row within a few ulp of the true numbers, or of `sizes`; infinite where the truth is beyond the range."""
+    rows = actual.reshape(-1, len(truth))
+    np.testing.assert_array_equal(rows, np.tile(rows[0], (len(rows), 1)))
+    assert not np.isnan(rows).any()
+    of_class = [in_dtype(size, actual.dtype) for size in np.broadcast_to(sizes, len(truth))]
+    for value, true, size in zip(rows[0], truth, of_class, strict=True):
+        if math.isfinite(size):  # else any result is within its rounding errors
+            expected = in_dtype(true, actual.dtype)
+            assert_close(value, expected, actual.dtype, max(size, abs(expected)) if math.isfinite(expected) else 0)
+
+
+@pytest.mark.parametrize("n_classes", [3, 300])
+@pytest.mark.parametrize("n_rows", [1, N_ROWS])
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("name", [*Z_LOSSES, *NEAR])
+def test_derivatives_of_a_z_loss_that_is_too_large(name: str, dtype: str, n_rows: int, n_classes: int) -> None:
+    """They are infinite where the true ones are, and never NaN."""
+    shares, z_loss, label = Z_LOSSES[name] if name in Z_LOSSES else NEAR[name]
+    row = np.full(n_classes, -np.inf, dtype)
+    row[: len(shares)] = np.array(shares) * (float(np.finfo(dtype).max) if name in Z_LOSSES else 1)
+    if dtype == "float64" and name in NEAR:
+        z_loss *= 1e268
+    v = np.linspace(1, 2, n_classes).astype(dtype)
+    x, vectors, labels = np.tile(row, (n_rows, 1)), np.tile(v, (n_rows, 1)), np.full(n_rows, label)
+    soft = np.zeros((n_rows, n_classes), dtype)
+    soft[:, label] = 0.75
+    soft[:, 0] += 0.25
+    pair = (np.tile([label, 0], (n_rows, 1)), np.tile(np.array([0.75, 0.25], dtype), (n_rows, 1)))
+    for targets, smoothing, temperature in (
+        (labels, 0, 1),
+        (soft, 0, 1),
+        (pair, 0, 1),
+        (labels, 0.1, 1),
+        (labels, 0, 2),
+    ):
+        t = label if targets is labels else soft[0].astype(np.float64)
+        options = {"z_loss": z_loss, "label_smoothing": smoothing, "temperature": temperature}
+        finite = np.arange(n_classes) < len(shares)
+        if smoothing:  # spread over classes that are infinitely far below, the loss alone would be infinite
+            options["where"] = finite
+        true = second_truth(row, t, v, **options)
+        _, grad, hess = sx.value_grad_and_hess(x, targets, reduction="sum", **options)
+        same = sx.value_and_grad(x, targets, reduction="sum", **options)[1]
+        np.testing.assert_array_equal(grad, same)
+        assert_all_close(grad, true["grad"])
+        assert_all_close(hess, true["hess"])
+        assert_all_close(sx.hvp(x, targets, vectors, reduction="sum", **options), true["hvp"], true["size"])
+        across = sx.value_grad_and_hess(x.T, targets if targets is not soft else soft.T, axis=0, reduction="sum",
+                                        **options)  # fmt: skip
+        np.testing.assert_array_equal(across[1].T, grad)
+        np.testing.assert_array_equal(across[2].T, hess)
+
+
+@pytest.mark.parametrize("n_rows", [1, N_ROWS])
+@pytest.mark.parametrize("n_classes", [3, 300])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_products_with_vectors_as_large_as_there_are(dtype: str, n_classes: int, n_rows: int) -> None:
+    """Neither the differences of two of them nor their sum fit the dtype, but the products do."""
+    largest = float(np.finfo(dtype).max)
+    for logits, shares in (
+        ([0.0, 0.0, -1.0], [0.9, -0.9, 0.0]),
+        ([0.5, 0.0, 0.0], [0.0, -1.0, 1.0]),
+        ([0.0, 1.0, 0.9], [-1.0, 0.1, 1.0]),
+        ([0.0, -40.0, -60.0], [-0.9, 0.9, 0.0]),
+        ([0.0, -40.0, 0.0], [1.0, 1.0, 1.0]),
+    ):
+        row = np.full(n_classes, -np.inf, dtype)
+        row[:3] = logits
+        v = np.zeros(n_classes, dtype)
+        v[:3] = np.array(shares) * largest
+        x, vectors, labels = np.tile(row, (n_rows, 1)), np.tile(v, (n_rows, 1)), np.zeros(n_rows, int)
+        true = second_truth(row, 0, v)
+        size = largest * float(sx.softmax(row.astype(np.float64))[np.argsort(row)[-2]])
+        assert_all_close(sx.softmax_vjp(x, vectors), true["vjp"], size)
+        assert_all_close(sx.hvp(x, labels, vectors, reduction="sum"), true["hvp"], size)
+        probs = sx.softmax(x)
+        kept = sx.hvp(None, labels, vectors, probs=probs, reduction="sum")
+        np.testing.assert_allclose(kept, sx.hvp(x, labels, vectors, reduction="sum"), rtol=1e-5, atol=size * 1e-6)
+        in_place = vectors.copy()
+        np.testing.assert_array_equal(sx.softmax_vjp(x, in_place, out=in_place), sx.softmax_vjp(x, vectors))
+        u = [mpmath.mpf(value) for value in v.tolist()]
+        total = mpmath.fsum(u)
+        p = [mpmath.mpf(float(value)) for value in sx.softmax(row.astype(np.float64))]
+        logs = sx.log_softmax_vjp(x, vectors)
+        assert_all_close(logs, [a - b * total for a, b in zip(u, p, strict=True)], largest)
+    assert not sx.softmax_vjp(x[:, [0, 2]], vectors[:, [0, 2]]).any()
+    assert not sx.log_softmax_vjp(x[:, [0, 2]], vectors[:, [0, 2]]).any()
+
+
+@pytest.mark.parametrize("n_rows", [1, N_ROWS])
+@pytest.mark.parametrize("n_classes", [3, 300])
+@pytest.mark.parametrize("dtype", ["float32", *HALVES])
+def test_a_float64_out_holds_what_the_logits_cannot(dtype: str, n_classes: int, n_rows: int) -> None:
+    """The softmax family computes in float64 if that is where its results go."""
+    row = np.zeros(n_classes, np.dtype(dtype))
+    row[:3] = np.array([1.0, -1.0, 0.5]) * float(np.finfo(np.float32 if dtype == "float32" else np.float16).max) * 0.9
+    x = np.tile(row, (n_rows, 1))
+    for logits, axis in ((x, -1), (np.asfortranarray(x), -1), (x.T.copy(), 0)):
+        for temperature in (1.0, 0.01, 1e-37):
+            out = np.empty(logits.shape)
+            options: dict[str, Any] = {"axis": axis, "temperature": temperature}
+            sx.log_softmax(logits, out=out, **options)
+            np.testing.assert_array_equal(out, sx.log_softmax(logits.astype(np.float64), **options))
+            assert np.isfinite(out).all()
+            sx.softmax(logits, out=out, **options)
+            np.testing.assert_array_equal(out, sx.softmax(logits.astype(np.float64), **options))
+            for product in (sx.softmax_vjp, sx.log_softmax_vjp):
+                product(logits, logits, out=out, **options)
+                np.testing.assert_array_equal(
+                    out, product(logits.astype(np.float64), logits.astype(np.float64), **options)
+                )
+    near = np.tile(np.array([0.0, -80.0, -8.0]).astype(x.dtype), (n_rows, 1))
+    out = np.empty(near.shape)
+    np.testing.assert_allclose(sx.softmax(near, out=out, temperature=0.25)[:, 1], np.exp(-320.0), rtol=1e-12)

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numerics
 import pytest
-from cases import Shape
-from measure import Figures, figures_of
+from cases import FAMILY_TASKS, Case, Shape, Task
+from measure import Figures, figures_of, measure
 from options import WITH_OPTIONS, Costs, measure_costs
-from pages import IN_PAGE, IN_TEMPLATE, fill, table
+from pages import IN_PAGE, IN_TEMPLATE, choose_parts, fill, table
+from peers import PEERS
 from resultset import Results
 from support import ROOT
 
@@ -72,6 +73,16 @@ def test_a_run_checks_and_times_every_contender(tmp_path: Path) -> None:
     assert all(figures.seconds > 0 for figures in timing.figures.values())
 
 
+@pytest.mark.parametrize("task", FAMILY_TASKS)
+def test_every_peer_computes_what_it_takes_part_in(task: Task) -> None:
+    for shape in ("12x70", "3x9x5@1"):
+        case = Case(task, Shape.parse(shape))
+        peers = [peer for peer in PEERS if peer.installed and task in peer.tasks and peer.refusal(case) is None]
+        timing = measure(case, peers, seconds=0.001)
+        assert (timing.failed, timing.absent) == ({}, {})
+        assert {"softxent", "copy", *[peer.name for peer in peers]} <= set(timing.figures)
+
+
 @pytest.mark.parametrize("file", RESULTS, ids=lambda file: file.stem)
 def test_results_are_saved_as_they_are_loaded(file: Path, tmp_path: Path) -> None:
     Results.load(file).save(tmp_path / "again.json")
@@ -83,6 +94,22 @@ def test_the_page_on_performance_is_what_its_results_give() -> None:
     assert source, "the page does not name its results"
     done = run("docs/tools/performance.py", source[1], "--check")
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_no_page_of_half_a_run(tmp_path: Path) -> None:
+    found = Results.load(RESULTS[0])
+    found.timings.pop()
+    found.save(tmp_path / "half.json")
+    done = run("docs/tools/performance.py", tmp_path / "half.json", tmp_path / "page.md")
+    assert done.returncode == 2
+    assert "cases of a full run, such as" in done.stderr
+    assert not (tmp_path / "page.md").exists()
+
+
+def test_parts_of_a_template_are_left_out() -> None:
+    text = "a\n<!-- part: b -->\n{{c}}\n<!-- end of part -->\nd\n"
+    assert choose_parts(text, {"b": False}) == "a\nd\n"
+    assert choose_parts(text, {"b": True}) == "a\n{{c}}\nd\n"
 
 
 def test_values_stand_at_the_places_of_their_names() -> None:
@@ -102,8 +129,12 @@ def test_the_page_on_numerics_has_a_place_for_every_table(monkeypatch: pytest.Mo
     of_case = dict.fromkeys(numerics.QUANTITIES, numerics.Error(ulps=1.25, got=1.0, true=1.0))
     levels = {dtype: {"all equal": dict.fromkeys(_dispatch.usable_levels(), of_case)} for dtype in numerics.DTYPES}
     peers = {dtype: {"all equal": {"softxent": of_case, "numpy": None}} for dtype in numerics.DTYPES}
-    filled = fill(page, IN_PAGE, numerics.values(["softxent"], levels, peers, ["a miss"]))
+    of_family = dict.fromkeys(numerics.FAMILY_QUANTITIES, numerics.Error(ulps=1.75, got=1.0, true=1.0))
+    family = {dtype: {"softxent": of_family} for dtype in numerics.DTYPES}
+    filled = fill(page, IN_PAGE, numerics.values(["softxent"], levels, peers, family, ["a miss"]))
     assert filled.count(table(["logits", "softxent", "numpy"], [["all equal", "**1.2**", "refused"]])) == 6
     assert "\n**Outside the contract:**\n\n- a miss\n" in filled
+    assert "| float64 | logsumexp | 2.1 | **1.8** |\n" in filled
+    assert "| diagonal of the Hessian of [0, -18, -20], class 0 | 1.7291e-08 | **1.7291e-08** |\n" in filled
     assert "| float16 | 1 x 131072 | mean loss | 11.78 | **11.78** |\n" in filled
     assert IN_PAGE.sub("", filled) == IN_PAGE.sub("", page)

@@ -194,6 +194,10 @@ cdef bint describe_vectors(Job* job, vectors, cnp.ndarray x, int axis, int compu
     return job.targets.element != NO_ELEMENT
 
 
+cdef bint is_double(grad):
+    return cnp.PyArray_CheckExact(grad) and element_type(grad) == FLOAT64
+
+
 cdef bint describe_losses(Job* job, cnp.ndarray losses):
     """Fill in where the losses of the rows go."""
     if losses is None:
@@ -284,7 +288,8 @@ cdef class Kernels:
     ):
         """Returns the sum or mean of the losses as a float, or a status. Fills `losses` and `grad`, each if not None.
 
-        The type computed in is float32 for float16, bfloat16 and float32 logits, and float64 for all others.
+        The type computed in is float32 for float16, bfloat16 and float32 logits, and float64 for all others, and for a
+        `grad` of float64 if there are no targets.
 
         - logits: any shape, with the classes along `axis`.
         - targets: class labels, without that axis; distributions, with it; or a tuple of indices (int64) and probs (of
@@ -315,6 +320,8 @@ cdef class Kernels:
         job.n_rows = cnp.PyArray_SIZE(logits) // job.n_classes
         element = element_type(logits)
         computed_in = type_computed_in(element)
+        if targets is none_needed and grad is not None and is_double(grad):
+            computed_in = cnp.NPY_DOUBLE
         job.in_double = computed_in == cnp.NPY_DOUBLE
         read_layout(&job.logits, logits, axis, computed_in)
         job.has_grad = grad is not None

@@ -58,11 +58,21 @@ cdef inline bint is_across(const Layout* rows) noexcept nogil:
     return not rows.packed and llabs(rows.step) < llabs(rows.class_stride) and rows.length >= FEW_PANEL_ROWS
 
 
+cdef inline bint has_second_panel(const Job* job) noexcept nogil:
+    return (job.result == PRODUCT and is_across(&job.vectors)) or (job.result == HESSIAN and is_across(&job.hess))
+
+
 cdef inline bint has_panels(const Job* job) noexcept nogil:
-    """Whether the wide kernel would visit rows of some array in panels; it does not where there is a second one."""
-    return job.result != PRODUCT and job.result != HESSIAN and (
-        is_across(&job.logits) or (job.has_grad and is_across(&job.grad))
+    """Whether the wide kernel would visit rows of some array in panels."""
+    return (
+        is_across(&job.logits) or (job.has_grad and is_across(&job.grad)) or has_second_panel(job)
         or (job.kind == DISTRIBUTIONS and is_across(&job.targets)) or (job.has_allowed and is_across(&job.allowed)))
+
+
+cdef inline bint copies_second(const Job* job) noexcept nogil:
+    """Whether the wide kernel needs a row of scratch for a vector, or for the diagonal of a Hessian."""
+    return (job.result == PRODUCT and not is_direct(&job.vectors)) or (
+        job.result == HESSIAN and not is_direct(&job.hess))
 
 
 cdef inline bint fits_lanes(const Job* job, bint direct, Py_ssize_t itemsize) noexcept nogil:
@@ -103,8 +113,9 @@ cdef void place_panels(Job* job, Py_ssize_t itemsize) noexcept nogil:
     """Fill in which rows are visited in panels, and how many rows a panel has."""
     cdef bint of_targets = job.kind == DISTRIBUTIONS and is_across(&job.targets)
     cdef bint of_logits = is_across(&job.logits), of_grad = job.has_grad and is_across(&job.grad)
-    cdef bint of_allowed = job.has_allowed and is_across(&job.allowed)
-    cdef Py_ssize_t n_panels = (of_logits or of_grad) + of_targets, class_bytes = n_panels * itemsize + of_allowed
+    cdef bint of_allowed = job.has_allowed and is_across(&job.allowed), of_second = has_second_panel(job)
+    cdef Py_ssize_t second = (of_logits or of_grad) + of_targets, n_panels = second + of_second
+    cdef Py_ssize_t class_bytes = n_panels * itemsize + of_allowed
     cdef Py_ssize_t line = CACHE_LINE // itemsize, row_bytes, n_rows, size
     if not has_panels(job) or job.n_classes > PANEL_BYTES // FEW_PANEL_ROWS:
         return
@@ -121,7 +132,9 @@ cdef void place_panels(Job* job, Py_ssize_t itemsize) noexcept nogil:
     # The gradient overwrites the logits.
     job.logits.panel = 0 if of_logits else -1
     job.grad.panel = 0 if of_grad else -1
-    job.targets.panel = (n_panels - 1) * size * itemsize if of_targets else -1
+    job.targets.panel = (second - 1) * size * itemsize if of_targets else -1
+    job.vectors.panel = second * size * itemsize if of_second and job.result == PRODUCT else -1
+    job.hess.panel = second * size * itemsize if of_second and job.result == HESSIAN else -1
     job.allowed.panel = n_panels * size * itemsize if of_allowed else -1
     job.panels_size = size * class_bytes // itemsize
 
@@ -131,8 +144,7 @@ cdef void make_plan(Job* job, bint in_place, int n_threads) noexcept nogil:
     cdef Py_ssize_t itemsize = sizeof(double) if job.in_double else sizeof(float)
     cdef bint makes_target = job.builds_target or (job.kind == DISTRIBUTIONS and not job.targets.direct)
     cdef bint direct = job.logits.direct and (not job.has_grad or job.grad.direct) and not makes_target
-    cdef bint copies = (job.result == PRODUCT and not job.vectors.direct) or (
-        job.result == HESSIAN and not job.hess.direct)
+    cdef bint copies = copies_second(job)
     n_threads = team_size(job.n_rows, job.n_classes, n_threads)
     job.by_stretches = job.n_classes > STRETCH and job.n_rows < 2 * n_threads and job.n_rows % n_threads != 0
     job.n_threads = n_threads if job.by_stretches else min(n_threads, job.n_rows)
@@ -142,18 +154,21 @@ cdef void make_plan(Job* job, bint in_place, int n_threads) noexcept nogil:
     if not job.by_lanes and not job.by_stretches:
         place_panels(job, itemsize)
         makes_target = job.builds_target or (job.kind == DISTRIBUTIONS and not is_direct(&job.targets))
-        direct = is_direct(&job.logits) and (not job.has_grad or is_direct(&job.grad)) and not makes_target
+        copies = copies_second(job)
+        direct = is_direct(&job.logits) and (not job.has_grad or is_direct(&job.grad)) and not (makes_target or copies)
     # A gradient that no cache can hold is better stored past the caches, at once and in whole cache lines.
     job.streaming = not in_place and <double> job.n_rows * job.n_classes >= STREAM_FROM
-    job.streaming = job.streaming and job.has_grad and job.result != HESSIAN
+    job.streaming = job.streaming and job.has_grad
     if job.streaming:
-        if job.by_lanes:
+        if job.by_lanes and job.result == HESSIAN:
+            job.streaming = False
+        elif job.by_lanes:
             job.streaming = direct and streams_rows(job, itemsize) or (
                 job.grad.typed and job.grad.step == itemsize and job.grad.class_stride % CACHE_LINE == 0)
         elif job.grad.panel >= 0:
             job.streaming = job.grad.typed and job.grad.stacked
         else:
-            job.streaming = direct and not job.has_slope and job.n_classes >= STRETCH
+            job.streaming = direct and not job.has_slope and job.n_classes >= STRETCH and job.hess.panel < 0
     # With labels and distributions, at most two gradients of a row are changed after they were stored.
     job.converts_stores = job.has_grad and job.result == GRADIENT and not (
         job.grad.direct or job.by_lanes or job.kind == SPARSE or job.has_slope) and (

@@ -174,6 +174,7 @@ cdef double total_weight_in_panels(const Job* job, real* scratch) noexcept nogil
     cdef Job of_targets = job[0]
     cdef Panels panels
     of_targets.logits.panel = of_targets.grad.panel = of_targets.allowed.panel = -1
+    of_targets.vectors.panel = of_targets.hess.panel = -1
     open_panels(&panels, &of_targets, job.n_rows, <char*> scratch)
     return total_weight(job, &panels, scratch)
 

@@ -1,5 +1,6 @@
-# Rows with numbers out of range: sums of gaps that no double holds, which are held as multiples of FAR_STEP^2, and
-# logits that a temperature takes out of the range of the type computed in.
+# Rows with numbers out of range: sums of gaps that no double holds, which are held as multiples of FAR_STEP^2, logits
+# that a temperature takes out of the range of the type computed in, and derivatives of a z-loss or of vectors that are
+# too large for it.
 
 
 cdef bint may_have_overflowed(const RowArrays[real]* row, Py_ssize_t start, Py_ssize_t n) noexcept nogil:
@@ -114,3 +115,152 @@ cdef void bring_back(
         elif not is_finite(z) and is_finite(x[c]):
             z = -largest_number(x)
         x[c] = z
+
+
+# A derivative that is out of range, or that is made of numbers out of range, is computed class by class, from numbers
+# that are Scales. Only its value is rounded to the type computed in.
+
+cdef Scale scale_of(double x) noexcept nogil:
+    cdef Scale scale
+    scale.mantissa = frexp(x, &scale.exponent)
+    return scale
+
+
+cdef Scale times(const Scale& a, const Scale& b) noexcept nogil:
+    cdef Scale product
+    product.mantissa, product.exponent = a.mantissa * b.mantissa, a.exponent + b.exponent
+    return product
+
+
+cdef Scale plus(const Scale& a, const Scale& b) noexcept nogil:
+    cdef Scale total
+    if a.mantissa == 0 or b.mantissa == 0:
+        return b if a.mantissa == 0 else a
+    total.exponent = max(a.exponent, b.exponent)
+    total.mantissa = ldexp(a.mantissa, a.exponent - total.exponent) + ldexp(b.mantissa, b.exponent - total.exponent)
+    return total
+
+
+cdef double value_of(const Scale& a) noexcept nogil:
+    return ldexp(a.mantissa, a.exponent)
+
+
+cdef FarNumbers find_far_numbers(
+    const real* tag, const Formula* formula, const Scale* scale, const FarRow* far, double e_m,
+    const RowNumbers* numbers, int k
+) noexcept nogil:
+    """The numbers of the derivatives of row k, whose scale without its weight is `scale`."""
+    cdef FarNumbers found
+    cdef Scale lse
+    found.scale = times(scale[0], scale_of(numbers.weight[k]))
+    found.mass = scale_of(numbers.mass[k])
+    found.pull = found.pull_of_mass = scale_of(0)
+    if formula.z_loss != 0:
+        lse = scale_of(
+            numbers.m[k] + log1p_rest(tag, numbers.R[k], numbers.R_low[k], numbers.m_shifted[k], numbers.n0[k]))
+        if far != NULL and not is_finite(lse.mantissa):
+            lse = scale_of(far.far_m)
+            lse.exponent += 2 * FAR_EXPONENT
+        found.pull = scale_of(formula.z_loss)
+        found.pull.exponent += 1
+        found.pull_of_mass = times(found.pull, lse)
+        found.mass = plus(found.mass, found.pull_of_mass)
+    found.whole = numbers.R[k] + e_m
+    found.not_top = numbers.R[k] / found.whole
+    return found
+
+
+cdef Scale sum_of(const real* t, Py_ssize_t n, Py_ssize_t left_out) noexcept nogil:
+    """The sum of a distribution, which may be too large for a double, without the class `left_out`."""
+    cdef Carried[double] total = Carried[double](0, 0)
+    cdef double low
+    cdef Py_ssize_t c
+    for c in range(n):
+        if c != left_out:
+            total.add(t[c] * FAR_STEP)
+    return times(scale_of(total.minus(0, &low)), scale_of(1 / FAR_STEP))
+
+
+cdef void end_far_gradient(
+    FarNumbers far, const RowArrays[real]* row, const RowSums* sums, const Formula* formula
+) noexcept nogil:
+    """Make the gradient of the probabilities that are in row.grad."""
+    cdef real* g = row.grad
+    cdef const real* t = row.target.distribution
+    cdef const real* spread = row.spread
+    cdef double low, share = 0, others = row.n - 1
+    cdef Scale own, rest = scale_of(sums.rest.minus(0, &low))
+    cdef Py_ssize_t c, i
+    cdef bint has_own = sums.argmax >= 0 and far.not_top < 0.5
+    if t != NULL and not is_finite(far.mass.mantissa):
+        far.mass = plus(sum_of(t, row.n, -1), far.pull_of_mass)
+        rest = sum_of(t, row.n, sums.argmax)
+    if formula.smoothing != 0:
+        share = formula.smoothing / row.n
+        if row.spread != NULL:
+            others = formula.weights - (row.spread[sums.argmax] if sums.argmax >= 0 else 0)
+        else:
+            share *= value_of(rest) + sums.t_at_argmax
+        rest = plus(times(rest, scale_of(1 - formula.smoothing)), scale_of(share * others))
+    if has_own:
+        # As find_factors: nothing cancels here.
+        own = plus(plus(rest, far.pull_of_mass), times(far.mass, scale_of(-far.not_top)))
+    for c in range(row.n):
+        if is_allowed(row.allowed, c):
+            g[c] = <real> value_of(times(far.scale, plus(
+                times(far.mass, scale_of(g[c])),
+                scale_of(-share * (spread[c] if spread != NULL else 1)
+                         - ((1 - formula.smoothing) * t[c] if t != NULL else 0)))))
+    for i in range(row.target.count):
+        c = row.target.indices[i]
+        if 0 <= c < row.n and is_allowed(row.allowed, c):
+            g[c] = <real> (g[c] - value_of(times(
+                far.scale, scale_of((1 - formula.smoothing) * row.target.amount(i, c)))))
+    if has_own:
+        g[sums.argmax] = <real> value_of(times(far.scale, own))
+    if row.converted_grad.data != NULL:
+        write_row(row.converted_grad.data, <const real*> g, row.converted_grad.layout, row.n)
+
+
+cdef void end_far_hessian(const FarNumbers& far, const RowArrays[real]* row, Py_ssize_t top) noexcept nogil:
+    """Make the diagonal of the Hessian of the probabilities that are in row.hess."""
+    cdef real* h = row.hess
+    cdef double p, not_p
+    cdef Py_ssize_t c
+    for c in range(row.n):
+        p = h[c]
+        not_p = far.not_top if c == top and far.not_top < 0.5 else 1 - p
+        h[c] = <real> value_of(times(far.scale, plus(
+            times(far.mass, scale_of(p * not_p)), times(times(far.pull, scale_of(p)), scale_of(p)))))
+
+
+cdef void find_far_mean(FarNumbers* far, const RowArrays[real]* row) noexcept nogil:
+    """The mean of the vector, relative to its value at the class with the largest logit."""
+    cdef const real* e = row.x if row.has_probs else <const real*> row.e
+    cdef Carried[double] total = Carried[double](0, 0)
+    cdef double at_top = row.vector[row.top], low
+    cdef Py_ssize_t c
+    for c in range(row.n):
+        if e[c] != 0:
+            total.add(e[c] / far.whole * (<double> row.vector[c] / 4 - at_top / 4))
+    far.quarter_mean = total.minus(0, &low)
+
+
+cdef void take_far_product(
+    const FarNumbers& far, const RowArrays[real]* row, Py_ssize_t start, Py_ssize_t stop
+) noexcept nogil:
+    """The product of a Hessian with the vector, from the exponentials, for the classes [start, stop)."""
+    cdef const real* e = row.x if row.has_probs else <const real*> row.e
+    cdef const real* v = row.vector
+    cdef real* g = row.grad
+    cdef double at_top = v[row.top]
+    cdef Scale mean = plus(scale_of(at_top), times(scale_of(4), scale_of(far.quarter_mean)))
+    cdef Scale of_pull = times(far.pull, mean), gap
+    cdef Py_ssize_t c
+    for c in range(start, stop):
+        if e[c] == 0 or not is_allowed(row.allowed, c):
+            g[c] = 0
+        else:
+            gap = times(scale_of(4), scale_of(<double> v[c] / 4 - at_top / 4 - far.quarter_mean))
+            g[c] = <real> value_of(times(
+                times(far.scale, scale_of(e[c] / far.whole)), plus(times(far.mass, gap), of_pull)))

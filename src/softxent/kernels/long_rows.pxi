@@ -68,10 +68,7 @@ cdef void visit_long_row(
             stretch.R = exp_sum(x + start, e + start if e != NULL else NULL, count, stretch.argmax, unit, 0)
         add_stretch(&sums, &stretch, start, e_m)
     scaling = finish_row(&sums, row, formula, m, unit, e_m, scale, NULL, &gradient, numbers, k)
-    end_row(row, &sums, NULL, numbers, k)
-    if row.grad == NULL:
-        return
-    for i in range(n_stretches):
+    for i in range(n_stretches if row.grad != NULL else 0):
         start, count = i * length, min(length, n - i * length)
         of_stretch = gradient
         of_stretch.factor = ldexp(gradient.factor, steps[i])
@@ -79,4 +76,6 @@ cdef void visit_long_row(
             exp_sum(x + start, e + start, count, -1, unit, 0)
             of_stretch.factor = gradient.factor
         take_gradient_of(&of_stretch, &scaling, row, start, start + count, streaming)
-    set_own_classes(&gradient, &scaling, row)
+    if row.grad != NULL:
+        end_gradient(&gradient, &scaling, row, &sums, formula, scale, NULL, e_m, numbers, k)
+    end_row(row, &sums, NULL, numbers, k)

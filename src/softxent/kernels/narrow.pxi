@@ -220,8 +220,8 @@ cdef bint visit_lanes(
         job.kind == LABELS and job.class_weight == NULL and job.formula.z_loss == 0 and not job.has_sample_weight
         and not job.has_ignored)
     cdef real* x = tile.space
-    cdef NextRows nothing_new = NextRows(<char*> x, 0)
-    cdef NextRows next_logits = nothing_new, next_grad = nothing_new, next_hess = nothing_new
+    cdef NextRows next_logits = NextRows(<char*> x, 0)          # prefetches nothing new
+    cdef NextRows next_grad = next_logits, next_others = next_logits
     group.label = label
     read_tiles(job, i, count, x, &tiles)
     if job.has_grad and (job.result == GRADIENT or job.result == HESSIAN):
@@ -235,12 +235,15 @@ cdef bint visit_lanes(
         next_logits = find_next_rows(&job.logits, i + count, count, n)
         if job.has_grad and not job.streaming:
             next_grad = find_next_rows(&job.grad, i + count, count, n)
-        if job.result == HESSIAN:
-            next_hess = find_next_rows(&job.hess, i + count, count, n)
+        if job.second_tile > 0:
+            next_others = find_next_rows(
+                &job.vectors if job.result == PRODUCT else &job.hess, i + count, count, n)
     if tiles.kept_logits != NULL:
         memcpy(tiles.kept_logits, x, size * sizeof(real))
-    if not job.has_probs:
-        take_exponentials_of_lanes(&group, x, n, next_logits, next_grad, next_hess, numbers[0])
+    if not job.has_probs and job.second_tile > 0:
+        take_exponentials_of_lanes(&group, x, n, numbers[0], next_logits, next_grad, next_others)
+    elif not job.has_probs:
+        take_exponentials_of_lanes(&group, x, n, numbers[0], next_logits, next_grad)
     if job.diagnostics.argmax != NULL:
         find_diagnostics_of_lanes(job, &group, <const real*> tiles.kept_logits, <const real*> x, numbers)
     if job.result != GRADIENT and job.result != HESSIAN:

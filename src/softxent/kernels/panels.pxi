@@ -132,6 +132,10 @@ cdef inline Py_ssize_t rows_together(const Job* job, Py_ssize_t i, Py_ssize_t co
         count = run_from(&job.targets, i, count)
     if job.allowed.panel >= 0:
         count = run_from(&job.allowed, i, count)
+    if job.vectors.panel >= 0:
+        count = run_from(&job.vectors, i, count)
+    if job.hess.panel >= 0:
+        count = run_from(&job.hess, i, count)
     return count
 
 
@@ -156,14 +160,16 @@ cdef inline void place_rows(Layout* rows, Py_ssize_t i, char* panel, Py_ssize_t 
 
 
 cdef void close_panels(Panels* panels, const real* tag) noexcept nogil:
-    """Copy the gradient of the rows in the panels to where it belongs."""
+    """Copy the results of the rows in the panels to where they belong."""
     cdef const Job* job = panels.call
-    if job.grad.panel >= 0 and panels.stop > panels.row:
+    cdef Py_ssize_t count = panels.stop - panels.row, n = job.n_classes, pitch = job.panel_pitch
+    if job.grad.panel >= 0 and count > 0:
         write_panel(
-            &job.grad, panels.row, panels.stop - panels.row, job.n_classes, <real*> (panels.space + job.grad.panel),
-            job.panel_pitch, job.streaming)
+            &job.grad, panels.row, count, n, <real*> (panels.space + job.grad.panel), pitch, job.streaming)
         if job.streaming:
             fence_streams()
+    if job.hess.panel >= 0 and count > 0:
+        write_panel(&job.hess, panels.row, count, n, <real*> (panels.space + job.hess.panel), pitch, False)
 
 
 cdef Py_ssize_t turn_panels(Panels* panels, Py_ssize_t i, const real* tag) noexcept nogil:
@@ -188,4 +194,9 @@ cdef Py_ssize_t turn_panels(Panels* panels, Py_ssize_t i, const real* tag) noexc
     if job.allowed.panel >= 0:
         read_panel_of_bytes(&job.allowed, i, count, n, panels.space + job.allowed.panel, pitch)
         place_rows(&on_panels.allowed, i, panels.space + job.allowed.panel, pitch, 1)
+    if job.vectors.panel >= 0:
+        read_panel(&job.vectors, i, count, n, <real*> (panels.space + job.vectors.panel), pitch)
+        place_rows(&on_panels.vectors, i, panels.space + job.vectors.panel, pitch, sizeof(real))
+    if job.hess.panel >= 0:
+        place_rows(&on_panels.hess, i, panels.space + job.hess.panel, pitch, sizeof(real))
     return count

@@ -6,6 +6,11 @@ cdef inline double not_allowed(Result result) noexcept nogil:
     return -INFINITY if result == LOG_SOFTMAX else 0
 
 
+cdef inline bint finds_next_top(Result result) noexcept nogil:
+    """Whether visit_row finds numbers.top of the next row. (For a PRODUCT, that would take longer than to wait.)"""
+    return result == SOFTMAX or result == LOG_SOFTMAX
+
+
 cdef inline void begin_result(
     const RowArrays[real]* row, double m, RowUnit[real] unit, RowResult* result
 ) noexcept nogil:
@@ -33,8 +38,6 @@ cdef void visit_vector(
         made = row.e + start
         e = made
         sums.R = exp_and_product_sums(x, made, v, n, sums.argmax, unit, at_top, prefetch_distance, &diagnostics.gaps)
-    if not is_finite(diagnostics.gaps.sum):
-        diagnostics.gaps = careful_product_sum(e, v, n, at_top)
 
 
 cdef double find_pull(
@@ -57,12 +60,13 @@ cdef void finish_product(
     """The numbers of the product of row k, whose sum with the vector is in row.diagnostics."""
     cdef const real* x = row.x
     cdef double R = numbers.R[k], R_low = numbers.R_low[k], mass = numbers.mass[k], low, factor
-    cdef double unit = 1, products = row.diagnostics.gaps.minus(0, &low)
+    cdef double unit = 1, products = row.diagnostics.gaps.minus(0, &low), pull
     if row.has_probs:
         R = R_low = 0
         e_m = 1
     result.steps = 0
     factor = in_steps(scale, numbers.weight[k], mass, x, &result.steps)
+    pull = factor * 2 * formula.z_loss
     mass += find_pull(x, formula, far, numbers, k)
     if not row.has_probs and fabs(factor * mass) < smallest_normal(x) * (R + e_m):
         # As in finish_row: there is almost no mass.
@@ -70,8 +74,16 @@ cdef void finish_product(
     result.unscale = 1 / unit
     result.product = find_product(
         x, Denominator[real, double](R / unit, R_low / unit, e_m / unit), products / unit,
-        <double> row.vector[row.top], factor * mass, factor * 2 * formula.z_loss)
+        <double> row.vector[row.top], factor * mass, pull)
     result.product.pulled = formula.z_loss != 0
+    result.is_far = (
+        is_far_derivative(x, factor * mass, pull) or is_far_derivative(x, 0, result.product.pull)
+        or not fabs(result.product.shift) <= largest_shift(x))
+    if result.is_far:
+        result.far = find_far_numbers(x, formula, scale, far, e_m, numbers, k)
+        if row.has_probs:
+            result.far.whole = 1
+        find_far_mean(&result.far, row)
 
 
 cdef void finish_hessian(
@@ -83,7 +95,7 @@ cdef void finish_hessian(
     cdef double R = numbers.R[k], R_low = numbers.R_low[k], mass = numbers.mass[k], factor
     cdef Py_ssize_t n = row.n
     result.top = top
-    if top < 0:
+    if top < 0 and R < e_m:
         result.top = find_top(e, n, e_m)
     if top < 0 and has_lost_digits(e, R, e_m, n):
         R = rest_of(<const real*> e, n, result.top).minus(0, &R_low)
@@ -91,6 +103,14 @@ cdef void finish_hessian(
     factor = in_steps(row.hess_scale, numbers.weight[k], mass, e, &result.steps)
     mass += find_pull(e, formula, far, numbers, k)
     result.after = 1
+    result.is_far = is_far_derivative(e, factor * mass, factor * 2 * formula.z_loss)
+    if result.is_far:
+        # end_far_hessian makes the Hessian of the probabilities.
+        result.far = find_far_numbers(e, formula, row.hess_scale, far, e_m, numbers, k)
+        result.far.not_top = R / (R + e_m)
+        result.hessian.factor, result.hessian.minus_inverse = 1 / ((R + e_m) * unscale), 0
+        result.hessian.pulled = False
+        return
     if fabs(factor * mass) < smallest_normal(e) * (R + e_m) * unscale:
         result.after = 1 / unit_size(e)
         factor *= unit_size(e)
@@ -124,6 +144,9 @@ cdef void take_row_result(
     cdef real* g = row.grad
     cdef Py_ssize_t top = row.top
     cdef int step
+    if row.result == PRODUCT and result.is_far:
+        take_far_product(result.far, row, start, stop)
+        return
     if row.result == PRODUCT:
         if result.unscale != 1:
             multiply(e + start, result.unscale, stop - start)
@@ -171,6 +194,9 @@ cdef void end_hessian(const RowArrays[real]* row, const RowResult* result) noexc
     """Set the class with more than half of the probability, and scale the whole row."""
     cdef real* h = row.hess
     cdef int step
+    if result.is_far:
+        end_far_hessian(result.far, row, result.top)
+        return
     if result.hessian.at_top == result.hessian.at_top:
         h[result.top] = <real> result.hessian.at_top
     for step in range(result.steps):
@@ -223,101 +249,27 @@ cdef inline bint goes_to_rows(const Job* job, const Layout* to, Py_ssize_t n, co
         and not (job.streaming or job.has_sample_weight or job.has_ignored or job.has_slope or job.has_allowed))
 
 
-cdef void find_probabilities_of_lanes(
-    const real* tag, LaneGroup[real]* group, LaneNumbers* numbers, Probabilities[Lanes[real]]* result
-) noexcept nogil:
-    """As find_probabilities, for each lane."""
-    cdef real[MAX_LANES] high, low, at_top
-    cdef Probabilities[Vec[double]] some
-    cdef Py_ssize_t i = 0
-    while i < lanes_of(tag):
-        some = lane_probabilities(
-            tag, load(numbers.R + i), load(numbers.R_low + i), load(numbers.m_shifted + i), load(numbers.n0 + i))
-        store_rounded(&at_top[i], some.at_top)
-        store_rounded(&high[i], some.high)
-        store_rounded(&low[i], some.low)
-        i += ROWS_AT_ONCE
-    result.high, result.low = load_lanes(&high[0]), load_lanes(&low[0])
-    result.at_top = load_lanes(&at_top[0])
-
-
-cdef void find_log_probabilities_of_lanes(
-    const real* tag, LaneGroup[real]* group, LaneNumbers* numbers, LogProbabilities[Lanes[real]]* result
-) noexcept nogil:
-    """As find_log_probabilities, for each lane."""
-    cdef real[MAX_LANES] high, low
-    cdef LogProbabilities[Vec[double]] some
-    cdef Py_ssize_t i = 0
-    while i < lanes_of(tag):
-        some = find_log_probabilities(
-            tag, load(numbers.m + i), load(numbers.R + i), load(numbers.R_low + i), load(numbers.m_shifted + i),
-            load(numbers.n0 + i))
-        store_rounded(&high[i], some.high)
-        store_rounded(&low[i], some.low)
-        i += ROWS_AT_ONCE
-    result.m, result.high, result.low = load_lanes(<const real*> group.m), load_lanes(&high[0]), load_lanes(&low[0])
-
-
 cdef bint take_lane_hessians(
     const Job* job, Py_ssize_t i, Py_ssize_t count, LaneGroup[real]* group, Tiles[real]* tiles, const real* e,
     double* scales, LaneNumbers* numbers
 ) noexcept nogil:
     """The Hessians of `count` rows from i on, as finish_hessian and end_hessian; False as in visit_lanes."""
     cdef Hessian[Lanes[real]] hessian
-    cdef Hessian[Vec[double]] some
-    cdef Denominator[real, Vec[double]] whole
-    cdef real[MAX_LANES] factor, minus_inverse, pull, at_top, own_e, tops, nothing
     cdef double[MAX_LANES] pulls, R, R_low
     cdef char* at_rows[MAX_LANES]
-    cdef Vec[double] mass, scale, e_m, rest, size, zero = Vec[double](0), most = zero, least = Vec[double](-INFINITY)
-    cdef Lanes[real] here, own, top
-    cdef Py_ssize_t n = job.n_classes, lane, c, at
+    cdef Lanes[real] here, own
+    cdef Py_ssize_t n = job.n_classes, c, at
     cdef double ratio = job.hess_scale.mantissa / job.scale.mantissa
-    cdef bint has_rest = True
     cdef real* h = tiles.hess
     if job.hess_scale.exponent != 0:
         return False
-    for lane in range(lanes_of(e)):
-        R[lane], R_low[lane] = numbers.R[lane], numbers.R_low[lane]
-        has_rest &= group.argmax[lane] >= 0 or not has_lost_digits(e, R[lane], group.e_m[lane], n)
-    if not has_rest:
-        top = Lanes[real](-1)
-        for c in range(n):
-            top = select_equal(load_lanes(e + c * lanes_of(e)), load_lanes(group.e_m), class_in_lanes(e, c), top)
-        store(tops, top)
-        store(nothing, Lanes[real](0))
-        lane_sums(e, n, &tops[0], &nothing[0], R, R_low)
-        for lane in range(lanes_of(e)):
-            if group.argmax[lane] >= 0 or not has_lost_digits(e, numbers.R[lane], group.e_m[lane], n):
-                R[lane], R_low[lane] = numbers.R[lane], numbers.R_low[lane]
+    find_rests(group[0], e, n, numbers[0], R, R_low)
     if job.formula.z_loss != 0:
         find_pulls(e, job.formula, numbers[0], pulls)
-    lane = 0
-    while lane < lanes_of(e):
-        mass = load(numbers.mass + lane)
-        scale = load(&scales[lane]) * Vec[double](ratio)
-        if job.formula.z_loss != 0:
-            mass = mass + load(&pulls[lane])
-        size = maximum(scale * mass, zero - scale * mass)
-        most = maximum(size, most)
-        least = maximum(zero - size, least)
-        e_m = load_as_double(group.e_m + lane)
-        rest = load(&R[lane])
-        whole = Denominator[real, Vec[double]](rest, load(&R_low[lane]), e_m)
-        some = find_hessian(e, whole, rest, e_m, scale * mass, scale * Vec[double](2 * job.formula.z_loss))
-        # Where R < e_m, no other class has the exponential e_m.
-        store_rounded(&own_e[lane], select_equal(maximum(rest, e_m), rest, Vec[double](-1), e_m))
-        store_rounded(&factor[lane], some.factor)
-        store_rounded(&minus_inverse[lane], some.minus_inverse)
-        store_rounded(&pull[lane], some.pull)
-        store_rounded(&at_top[lane], some.at_top)
-        lane += ROWS_AT_ONCE
-    if not (largest(most) <= largest_scale(e) and largest(least) <= -smallest_scale(e)):
+    if not find_hessians_of_lanes(
+        group[0], job.formula, R, R_low, pulls, scales, ratio, numbers[0], &hessian, &own
+    ):
         return False
-    hessian.factor, hessian.minus_inverse = load_lanes(&factor[0]), load_lanes(&minus_inverse[0])
-    hessian.pull, hessian.at_top = load_lanes(&pull[0]), load_lanes(&at_top[0])
-    hessian.pulled = job.formula.z_loss != 0
-    own = load_lanes(&own_e[0])
     if goes_to_rows(job, &job.hess, n, e):
         place_lanes(&job.hess, i, count, lanes_of(e), at_rows, <char*> tiles.staging)
         write_hessians(hessian, own, e, n, <real**> at_rows)
@@ -343,7 +295,7 @@ cdef bint take_lane_products(
     cdef Product[Vec[double]] some
     cdef Denominator[real, Vec[double]] whole
     cdef real[MAX_LANES] at_top, shift, factor, pull
-    cdef double[MAX_LANES] products, scales, pulls, weights, low
+    cdef double[MAX_LANES] products, scales, pulls, of_pull, shifts
     cdef char* at_rows[MAX_LANES]
     cdef Vec[double] mass, scale
     cdef Py_ssize_t n = job.n_classes, size = n * lanes_of(e), lane = 0, c, at
@@ -353,10 +305,7 @@ cdef bint take_lane_products(
         at_top[lane] = tiles.vectors[group.top[lane] * lanes_of(e) + lane]
     lane_product_sums(<const real*> e, tiles.vectors, n, at_top, products)
     if not are_finite(products, lanes_of(e)):
-        lane_gaps(tiles.vectors, e, n, at_top, group.argmax, pulls, weights, low)
-        for lane in range(lanes_of(e)):
-            if not is_finite(products[lane]):
-                products[lane] = pulls[lane]
+        return False
     if job.has_probs:
         memset(numbers.R, 0, lanes_of(e) * sizeof(double))
         memset(numbers.R_low, 0, lanes_of(e) * sizeof(double))
@@ -374,6 +323,8 @@ cdef bint take_lane_products(
         some = find_product(
             e, whole, load(&products[lane]), load_as_double(&at_top[lane]), scale * mass,
             scale * Vec[double](2 * job.formula.z_loss))
+        store(&shifts[lane], some.shift)
+        store(&of_pull[lane], some.pull)
         store_rounded(&shift[lane], some.shift)
         store_rounded(&factor[lane], some.factor)
         store_rounded(&pull[lane], some.pull)
@@ -382,6 +333,8 @@ cdef bint take_lane_products(
     for lane in range(lanes_of(e)):
         if fabs(scales[lane]) > largest_scale(e) or fabs(scales[lane]) < smallest_scale(<const real*> e):
             return False
+    if largest_size(shifts, lanes_of(e)) > largest_shift(e) or largest_size(of_pull, lanes_of(e)) > largest_scale(e):
+        return False
     product.at_top, product.shift = load_lanes(&at_top[0]), load_lanes(&shift[0])
     product.factor, product.pull = load_lanes(&factor[0]), load_lanes(&pull[0])
     product.pulled = job.formula.z_loss != 0
@@ -418,7 +371,7 @@ cdef bint take_lane_results(
     if goes_to_rows(job, &job.grad, n, x):
         place_lanes(&job.grad, i, count, lanes_of(x), at_rows, <char*> tiles.staging)
     if job.result == SOFTMAX:
-        find_probabilities_of_lanes(x, group, numbers, &probabilities)
+        find_probabilities_of_lanes(<const real*> x, numbers[0], &probabilities)
         top = select_equal(
             probabilities.at_top, probabilities.at_top, load_lanes(group.label_class), Lanes[real](-1))
         if goes_to_rows(job, &job.grad, n, x):
@@ -429,7 +382,7 @@ cdef bint take_lane_results(
             store(x + at, select_equal(
                 class_in_lanes(x, c), top, probabilities.at_top, probabilities.of(load_lanes(x + at))))
     else:
-        find_log_probabilities_of_lanes(x, group, numbers, &logs)
+        find_log_probabilities_of_lanes(<const real*> x, numbers[0], &logs)
         if goes_to_rows(job, &job.grad, n, x):
             write_log_probabilities(logs, <const real*> tiles.kept_logits, n, <real**> at_rows)
             return True

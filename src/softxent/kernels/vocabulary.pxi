@@ -128,6 +128,7 @@ cdef extern from "row/numbers.hpp" namespace "softxent" nogil:
         double* cross
         double* weight
         double* unit
+        int64_t* top
 
     cdef cppclass LaneNumbers:
         LaneNumbers()
@@ -245,6 +246,8 @@ cdef extern from "row/sweeps.hpp" namespace "softxent" nogil:
     void multiply_by_slope[T](T* g, const T* slope, Py_ssize_t n)
     Carried[double] exp_sum[T](
         const T* x, T* e, Py_ssize_t n, Py_ssize_t left_out, RowUnit[T], Py_ssize_t prefetch_distance)
+    Carried[double] exp_sum_beside[T](
+        const T* x, T* e, const T* other, Py_ssize_t n, Py_ssize_t left_out, RowUnit[T], Py_ssize_t prefetch_distance)
     Carried[double] exp_and_diagnostic_sums[T](
         const T* x, Py_ssize_t n, Py_ssize_t left_out, RowUnit[T], double m, Py_ssize_t label, T logit,
         DiagnosticSums*, Py_ssize_t prefetch_distance)
@@ -292,13 +295,18 @@ cdef extern from "row/results.hpp" namespace "softxent" nogil:
 
     Hessian[double] find_hessian[T](
         const T*, const Denominator[T, double]&, double R, double e_m, double mass, double pull)
-    Hessian[Vec[double]] find_hessian[T](
-        const T*, const Denominator[T, Vec[double]]&, Vec[double] R, Vec[double] e_m, Vec[double] mass,
-        Vec[double] pull)
     void take_gradient_and_hessian[T](
         const Gradient[double]&, const Hessian[double]&, double unscale, T* e, const T* t, const unsigned char* allowed,
-        T* g, T* h, Py_ssize_t start, Py_ssize_t stop)
+        T* g, T* h, Py_ssize_t start, Py_ssize_t stop, bint streaming)
     Carried[double] rest_of[T](const T* e, Py_ssize_t n, Py_ssize_t top)
+
+    cdef cppclass FarNumbers:
+        FarNumbers()
+        Scale scale, mass, pull, pull_of_mass
+        double whole, not_top, quarter_mean
+
+    bint is_far_derivative "softxent::is_far" [T](const T*, double mass, double pull)
+    double largest_shift[T](const T*)
 
     cdef cppclass RowResult:
         RowResult()
@@ -310,6 +318,8 @@ cdef extern from "row/results.hpp" namespace "softxent" nogil:
         double unscale, after
         Py_ssize_t top
         int steps
+        bint is_far
+        FarNumbers far
 
     Product[double] find_product[T](
         const T*, const Denominator[T, double]&, double products, double at_top, double mass, double pull)
@@ -319,20 +329,14 @@ cdef extern from "row/results.hpp" namespace "softxent" nogil:
     Carried[double] exp_and_product_sums[T](
         const T* x, T* e, const T* v, Py_ssize_t n, Py_ssize_t left_out, RowUnit[T], double at_top,
         Py_ssize_t prefetch_distance, Carried[double]*)
-    Carried[double] careful_product_sum[T](const T* e, const T* v, Py_ssize_t n, double at_top)
     bint has_lost_digits[T](const T*, double R, double e_m, Py_ssize_t n)
     Carried[double] product_sum[T](const T* e, const T* v, Py_ssize_t n, double at_top)
     void take_product[T](
         const Product[double]&, const T* e, const T* v, const unsigned char* allowed, T* g, Py_ssize_t start,
         Py_ssize_t stop, bint streaming)
     Probabilities[double] find_probabilities[T](const T*, double R, double R_low, double e_m, double e_m_low)
-    Probabilities[Vec[double]] lane_probabilities[T](
-        const T*, const Vec[double]& R, const Vec[double]& R_low, const Vec[double]& m_shifted, const Vec[double]& n0)
     LogProbabilities[double] find_log_probabilities[T](
         const T*, double m, double R, double R_low, double m_shifted, double n0)
-    LogProbabilities[Vec[double]] find_log_probabilities[T](
-        const T*, const Vec[double]& m, const Vec[double]& R, const Vec[double]& R_low, const Vec[double]& m_shifted,
-        const Vec[double]& n0)
     void take_result[T, R](
         const R& result, const T* numbers, const unsigned char* allowed, double not_allowed, T* g, Py_ssize_t start,
         Py_ssize_t stop, bint streaming)
@@ -393,8 +397,16 @@ cdef extern from "row/lanes.hpp" namespace "softxent" nogil:
     void write_gradients[T](const LaneGroup[T]&, const T* e, Py_ssize_t n, T** at)
     void find_labels[T](LaneGroup[T]*, const T* x, Py_ssize_t n, const T* class_weight, const LaneNumbers&)
     void take_exponentials_of_lanes[T](
-        LaneGroup[T]*, T* x, Py_ssize_t n, const NextRows& next_logits, const NextRows& next_grad, const NextRows& next_hess,
-        const LaneNumbers&)
+        LaneGroup[T]*, T* x, Py_ssize_t n, const LaneNumbers&, const NextRows&, const NextRows&)
+    void take_exponentials_of_lanes[T](
+        LaneGroup[T]*, T* x, Py_ssize_t n, const LaneNumbers&, const NextRows&, const NextRows&, const NextRows&)
+    void find_probabilities_of_lanes[T](const T*, const LaneNumbers&, Probabilities[Lanes[T]]*)
+    void find_log_probabilities_of_lanes[T](const T*, const LaneNumbers&, LogProbabilities[Lanes[T]]*)
+    void find_rests[T](
+        const LaneGroup[T]&, const T* e, Py_ssize_t n, const LaneNumbers&, double* R, double* R_low)
+    bint find_hessians_of_lanes[T](
+        const LaneGroup[T]&, const Formula&, const double* R, const double* R_low, const double* pulls,
+        const double* scales, double ratio, const LaneNumbers&, Hessian[Lanes[T]]*, Lanes[T]* own)
     void lane_sums[T](const T* v, Py_ssize_t n, const T* left_out, const T* taken_off, double* values, double* rounded)
     void lane_gap_sums[T](const T* x, Py_ssize_t n, const T* m, double* values)
     void lane_weighted_gap_sums[T](const T* x, const T* w, Py_ssize_t n, const T* m, double* values)

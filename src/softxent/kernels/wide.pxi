@@ -58,6 +58,9 @@ cdef inline void visit_stretch(
         label = row.target.indices[0]
         sums.R = exp_and_diagnostic_sums(
             x, n, sums.argmax, unit, m, label - start, row.x[label], diagnostics, prefetch_distance)
+    elif row.hess != NULL and row.e == row.grad and prefetch_distance != 0:      # it is not stored past the caches
+        sums.R = exp_sum_beside(
+            x, row.e + start, <const real*> row.hess + start, n, sums.argmax, unit, prefetch_distance)
     else:
         sums.R = exp_sum(x, row.e + start if row.e != NULL else NULL, n, sums.argmax, unit, prefetch_distance)
 
@@ -98,6 +101,7 @@ cdef struct RowScaling:
     Py_ssize_t own_class  # the class whose gradient is set by itself, -1 for none
     double own_grad       # that gradient
     int steps             # how often the gradient is multiplied by SCALE_STEP at the end: at once would overflow
+    bint is_far           # end_far_gradient makes it of the probabilities
 
 
 cdef double in_steps(const Scale* scale, double weight, double mass, const real* tag, int* steps) noexcept nogil:
@@ -128,7 +132,7 @@ cdef inline RowScaling finish_row(
     cdef const real* x = row.x
     cdef Denominator[real, double] whole
     cdef Factors[double] factors
-    cdef RowScaling scaling = RowScaling(1, -1, 0, 0)
+    cdef RowScaling scaling = RowScaling(1, -1, 0, 0, False)
     if formula.smoothing != 0:
         if formula.weighs and sums.argmax >= 0:
             w_a = row.target.class_weight[sums.argmax]
@@ -155,9 +159,11 @@ cdef inline RowScaling finish_row(
         scaling.unscale = 1 / unit_size(x)
         factors.factor = scale * mass / (whole.sum / unit_size(x))
     elif fabs(factors.factor) > largest_scale(x) or (is_finite(R) and fabs(scale * mass) == INFINITY):
-        # The z-loss of logits near the largest number: every entry that is not 0 becomes infinite.
-        factors.factor = largest_scale(x) if (scale < 0) == (mass < 0) else -largest_scale(x)
-        scaling.own_grad = factors.factor * largest_number(x)
+        # The z-loss of logits near the largest number. The last sweep makes the probabilities.
+        scaling.is_far, scaling.own_class, scaling.steps = True, -1, 0
+        gradient.factor, gradient.offset, gradient.minus = 1 / whole.sum, 0, 0
+        gradient.smoothed = False
+        return scaling
     gradient.factor, gradient.offset, gradient.minus = factors.factor, factors.offset, factors.minus
     gradient.smoothed = formula.smoothing != 0 and not formula.weighs
     return scaling
@@ -186,7 +192,7 @@ cdef inline void subtract_sparse(
 
 cdef inline bint is_converted_now(const RowScaling* scaling, const RowArrays[real]* row) noexcept nogil:
     """Whether the gradient is converted as it is stored. Then the exponentials stay in row.grad, which is scratch."""
-    return row.converted_grad.data != NULL and scaling.steps == 0
+    return row.converted_grad.data != NULL and scaling.steps == 0 and not scaling.is_far
 
 
 cdef inline const real* swept_target(const RowArrays[real]* row, Gradient[double]* gradient) noexcept nogil:
@@ -252,9 +258,21 @@ cdef inline void set_own_classes(
         store_own_classes(scaling, row, label)
 
 
+cdef inline void end_gradient(
+    Gradient[double]* gradient, const RowScaling* scaling, const RowArrays[real]* row, const RowSums* sums,
+    const Formula* formula, const Scale* scale, const FarRow* far, double e_m, const RowNumbers* numbers, int k
+) noexcept nogil:
+    """What the last sweep leaves to do."""
+    cdef const real* x = row.x
+    if scaling.is_far:
+        end_far_gradient(find_far_numbers(x, formula, scale, far, e_m, numbers, k), row, sums, formula)
+    else:
+        set_own_classes(gradient, scaling, row)
+
+
 cdef void take_hessian_of(
     const Gradient[double]* gradient, const RowScaling* scaling, const RowResult* result, const RowArrays[real]* row,
-    Py_ssize_t start, Py_ssize_t stop
+    Py_ssize_t start, Py_ssize_t stop, bint streaming
 ) noexcept nogil:
     """As take_gradient_of, and the diagonal of the Hessian."""
     cdef real* e = row.e
@@ -288,7 +306,7 @@ cdef inline void visit_row(
     """Visit one row. It is row k of `numbers`, which has its maximum and weight already.
 
     The gradient is multiplied by `scale` and by the weight. The maximum of `next_row`, unless that is NULL, becomes
-    numbers.m[k + 1]. The sums of gaps are those of `far`, unless that is NULL.
+    numbers.m[k + 1]; see finds_next_top. The sums of gaps are those of `far`, unless that is NULL.
     """
     cdef double m = numbers.m[k]
     cdef RowUnit[real] unit = RowUnit[real](<real> m)
@@ -316,16 +334,18 @@ cdef inline void visit_row(
     if next_row != NULL:
         # The gradient must wait for its factor. This need not.
         numbers.m[k + 1] = row_max(next_row, row.n)
+        if finds_next_top(row.result):
+            numbers.top[k + 1] = find_top(next_row, row.n, numbers.m[k + 1])
     if row.hess != NULL:
         finish_hessian(row, formula, far, e_m, scaling.unscale, numbers, k, sums[0].argmax, &result)
-        take_hessian_of(&gradient, &scaling, &result, row, 0, row.n)
-        set_own_classes(&gradient, &scaling, row)
+        take_hessian_of(&gradient, &scaling, &result, row, 0, row.n, streaming)
+        end_gradient(&gradient, &scaling, row, sums, formula, scale, far, e_m, numbers, k)
         end_hessian(row, &result)
     elif row.grad != NULL and row.result != GRADIENT:
         take_row_result(row, &result, 0, row.n, streaming)
     elif row.grad != NULL:
         take_gradient_of(&gradient, &scaling, row, 0, row.n, streaming)
-        set_own_classes(&gradient, &scaling, row)
+        end_gradient(&gradient, &scaling, row, sums, formula, scale, far, e_m, numbers, k)
     end_row(row, sums, far, numbers, k)
 
 
@@ -358,8 +378,10 @@ cdef void share_row(
     if row.hess != NULL:
         finish_hessian(row, formula, far, e_m, scaling.unscale, numbers, k, sums.argmax, &result)
         for i in prange(n_stretches, num_threads=n_threads, schedule="static"):
-            take_hessian_of(&gradient, &scaling, &result, row, i * length, min((i + 1) * length, n))
-        set_own_classes(&gradient, &scaling, row)
+            take_hessian_of(&gradient, &scaling, &result, row, i * length, min((i + 1) * length, n), streaming)
+            if streaming:
+                fence_streams()
+        end_gradient(&gradient, &scaling, row, &sums, formula, scale, far, e_m, numbers, k)
         end_hessian(row, &result)
     elif row.grad != NULL and row.result != GRADIENT:
         begin_result(row, m, unit, &result)
@@ -373,7 +395,7 @@ cdef void share_row(
             take_gradient_of(&gradient, &scaling, row, i * length, min((i + 1) * length, n), streaming)
             if streaming:
                 fence_streams()
-        set_own_classes(&gradient, &scaling, row)
+        end_gradient(&gradient, &scaling, row, &sums, formula, scale, far, e_m, numbers, k)
     end_row(row, &sums, far, numbers, k)
 
 
@@ -546,7 +568,8 @@ cdef inline bint visit_row_of(
 ) noexcept nogil:
     """Visit row i, which is row k of `numbers`. Its weight is there already, and its label, if any, in `label`.
 
-    `m_is_known` says that its maximum is there, too. True is returned if the maximum of row k + 1 now is. `scratch` is
+    `m_is_known` says that visit_row found its maximum with the previous row. True is returned if it found that of row
+    k + 1. `scratch` is
     for what cannot be loaded or stored in place: see ScratchRow in job.hpp.
     """
     cdef Py_ssize_t n = job.n_classes, prefetch_distance = 0
@@ -559,6 +582,7 @@ cdef inline bint visit_row_of(
     cdef const real* x
     cdef real* slope = scratch + SLOPE_ROW * n if job.has_slope else NULL
     cdef real* next_row = NULL
+    cdef bint top_is_known
     if numbers.weight[k] == 0:
         skip_row(job, i, numbers, k)
         return False
@@ -571,6 +595,7 @@ cdef inline bint visit_row_of(
     if is_long(job, &row):
         visit_long_row(&row, &job.formula, &job.scale, job.streaming, numbers, k)
         return False
+    top_is_known = m_is_known and finds_next_top(job.result)
     if row.copy == NULL:
         if next_counts and job.has_grad and n <= STRETCH:
             next_row = <real*> row_address(&job.logits, i + 1)
@@ -582,7 +607,7 @@ cdef inline bint visit_row_of(
     if job.result == LOGSUMEXP and fabs(numbers.m[k]) >= PLAIN_LSE_FROM:
         label[0] = -1
     elif job.kind == NO_TARGET or job.result == PRODUCT:
-        row.top = find_top(row.x, n, numbers.m[k])
+        row.top = numbers.top[k] if top_is_known else find_top(row.x, n, numbers.m[k])
         if job.kind == NO_TARGET:
             label[0] = row.top
     if far != NULL and job.result == LOG_SOFTMAX:

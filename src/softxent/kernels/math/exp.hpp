@@ -80,9 +80,9 @@ template <class S, int N, class U> SOFTXENT_INLINE Pack<S, N> exp(const Pack<S, 
     return out;
 }
 
-// The exponentials of a Block at x, added like fold_sum does. They are written to e, which may be x, unless it is NULL.
-// Registers that are added to each other are computed together, so that few are in use at once.
-template <class S, class U> SOFTXENT_INLINE Vec<S> exp_block(const S *x, S *e, const U &unit) {
+// The exponentials of a Block at x, added like fold_sum does. They are written to e, which may be x, unless it is NULL, and
+// to `made`. Registers that are added to each other are computed together, so that few are in use at once.
+template <class S, class U> SOFTXENT_INLINE Vec<S> exp_block(const S *x, S *e, const U &unit, Block<S> *made) {
     constexpr int step = Vec<S>::lanes;
     Vec<S> sums;
     repeat<Vec<S>::registers>([&](auto register_of_sums) {
@@ -91,6 +91,7 @@ template <class S, class U> SOFTXENT_INLINE Vec<S> exp_block(const S *x, S *e, c
         repeat<4>([&](auto j) { v.r[j] = isa::load(x + i + j * step); });
         v = exp(v, unit);
         if (e != nullptr) repeat<4>([&](auto j) { isa::store(e + i + j * step, v.r[j]); });
+        repeat<4>([&](auto j) { made->r[register_of_sums + j * Vec<S>::registers] = v.r[j]; });
         sums.r[register_of_sums] = fold<1>(v, [](auto a, auto b) { return isa::add(a, b); }).r[0];
     });
     return sums;

@@ -383,19 +383,14 @@ struct NextRows {
 // The logits become exponentials; R of each lane is their sum. Meanwhile the next group is prefetched.
 //
 // The sums are another sweep: the CPU has too many exponentials in flight already.
-template <class S>
-void take_exponentials_of_lanes(
-    LaneGroup<S> *group, S *x, std::ptrdiff_t n, const NextRows &next_logits, const NextRows &next_grad, const NextRows &next_hess,
-    const LaneNumbers &numbers
-) {
+template <class S, class... Next>
+void take_exponentials_of_lanes(LaneGroup<S> *group, S *x, std::ptrdiff_t n, const LaneNumbers &numbers, const Next &...next_rows) {
     using L = Lanes<S>;
     S taken_off[L::lanes];
     store(taken_off, select_equal(load_lanes(group->argmax), L(-1), load_lanes(group->e_m), L(0)));
     LanesUnit<S> unit = group->unit;
     for (std::ptrdiff_t c = 0; c < n; ++c) {
-        next_logits.prefetch_for(c);
-        next_grad.prefetch_for(c);
-        next_hess.prefetch_for(c);
+        (next_rows.prefetch_for(c), ...);
         store(x + c * L::lanes, exp(load_lanes(x + c * L::lanes), unit));
     }
     lane_sums(x, n, group->argmax, taken_off, numbers.R, numbers.R_low);
@@ -416,6 +411,32 @@ template <class S> void find_pulls(const S *, const Formula &formula, const Lane
         store(numbers.log_low + i, log.low);
         store(pull + i, D(2 * formula.z_loss) * (load_pack<D>(numbers.m + i) + (log.high + log.low)));
     }
+}
+
+// As find_probabilities and find_log_probabilities, for each lane.
+template <class S> SOFTXENT_INLINE void find_probabilities_of_lanes(const S *tag, const LaneNumbers &numbers, Probabilities<Lanes<S>> *all) {
+    using D = SomeDoubles<S>;
+    repeat<Lanes<S>::lanes / D::lanes>([&](auto part) {
+        constexpr int i = part * D::lanes, first = i / Lanes<S>::width;
+        auto e_m = exact_e_m<S>(load_pack<D>(numbers.m_shifted + i), load_pack<D>(numbers.n0 + i));
+        auto some = find_probabilities(tag, load_pack<D>(numbers.R + i), load_pack<D>(numbers.R_low + i), e_m.high, e_m.low);
+        set_registers<first>(&all->high, rounded<S>(some.high));
+        set_registers<first>(&all->low, rounded<S>(some.low));
+        set_registers<first>(&all->at_top, rounded<S>(some.at_top));
+    });
+}
+template <class S>
+SOFTXENT_INLINE void find_log_probabilities_of_lanes(const S *tag, const LaneNumbers &numbers, LogProbabilities<Lanes<S>> *all) {
+    using D = SomeDoubles<S>;
+    repeat<Lanes<S>::lanes / D::lanes>([&](auto part) {
+        constexpr int i = part * D::lanes, first = i / Lanes<S>::width;
+        auto some = find_log_probabilities(
+            tag, load_pack<D>(numbers.m + i), load_pack<D>(numbers.R + i), load_pack<D>(numbers.R_low + i),
+            load_pack<D>(numbers.m_shifted + i), load_pack<D>(numbers.n0 + i));
+        set_registers<first>(&all->m, rounded<S>(some.m));
+        set_registers<first>(&all->high, rounded<S>(some.high));
+        set_registers<first>(&all->low, rounded<S>(some.low));
+    });
 }
 
 // The numbers that make the gradient of the exponentials, as in finish_row. False if scale * mass of a row is so large or
@@ -454,6 +475,66 @@ SOFTXENT_INLINE bool finish_lanes(
         least = maximum(select_equal(size, zero, least, zero - size), least);
     });
     return scales_suffice || (largest(most) <= largest_scale(tag) && largest(least) <= -smallest_scale(tag));
+}
+
+// Whether R of a lane must be summed again for its Hessian: see has_lost_digits.
+template <class S> SOFTXENT_INLINE bool needs_rest(const LaneGroup<S> &group, int lane, double R, std::ptrdiff_t n) {
+    return group.argmax[lane] < 0 && has_lost_digits(group.m, R, static_cast<double>(group.e_m[lane]), n);
+}
+// R of each lane without the class with the largest logit, where that is needed; e has the exponentials.
+template <class S>
+void find_rests(const LaneGroup<S> &group, const S *e, std::ptrdiff_t n, const LaneNumbers &numbers, double *R, double *R_low) {
+    using L = Lanes<S>;
+    unsigned lost = 0;
+    for (int i = 0; i < L::lanes; ++i) lost |= needs_rest(group, i, numbers.R[i], n) ? 1u : 0u;
+    std::copy_n(numbers.R, L::lanes, R);
+    std::copy_n(numbers.R_low, L::lanes, R_low);
+    if (lost == 0) return;
+    L top(-1), e_m = load_lanes(group.e_m);
+    S tops[L::lanes];
+    const S nothing[L::lanes] = {};
+    double rest[L::lanes], rest_low[L::lanes];
+    for (std::ptrdiff_t c = 0; c < n; ++c) top = select_equal(load_lanes(e + c * L::lanes), e_m, class_number<L>(e, c), top);
+    store(tops, top);
+    lane_sums(e, n, tops, nothing, rest, rest_low);
+    for (int i = 0; i < L::lanes; ++i) {
+        if (!needs_rest(group, i, numbers.R[i], n)) continue;
+        R[i] = rest[i];
+        R_low[i] = rest_low[i];
+    }
+}
+// As finish_hessian, for each lane, whose scale is `scales` times `ratio`. `own` gets the exponential of the class that is
+// set by itself, -1 for none. False as finish_lanes.
+template <class S>
+SOFTXENT_INLINE bool find_hessians_of_lanes(
+    const LaneGroup<S> &group, const Formula &formula, const double *R, const double *R_low, const double *pulls,
+    const double *scales, double ratio, const LaneNumbers &numbers, Hessian<Lanes<S>> *all, Lanes<S> *own
+) {
+    using D = SomeDoubles<S>;
+    const S *tag = group.m;
+    D zero(0), most = zero, least(-std::numeric_limits<double>::infinity());
+    all->pulled = formula.z_loss != 0;
+    repeat<Lanes<S>::lanes / D::lanes>([&](auto part) {
+        constexpr int i = part * D::lanes, first = i / Lanes<S>::width;
+        D mass = load_pack<D>(numbers.mass + i), scale = load_pack<D>(scales + i) * D(ratio), pull = zero;
+        if (formula.z_loss != 0) {
+            mass = mass + load_pack<D>(pulls + i);
+            pull = scale * D(2 * formula.z_loss);
+        }
+        D size = maximum(scale * mass, zero - scale * mass);
+        most = maximum(maximum(pull, zero - pull), maximum(size, most));
+        least = maximum(zero - size, least);
+        D rest = load_pack<D>(R + i), e_m = load_pack_as_double<D>(group.e_m + i);
+        Denominator<S, D> whole(rest, load_pack<D>(R_low + i), e_m);
+        Hessian<D> some = find_hessian(tag, whole, rest, e_m, scale * mass, pull);
+        // Where R < e_m, no other class has the exponential e_m.
+        set_registers<first>(own, rounded<S>(select_equal(maximum(rest, e_m), rest, D(-1), e_m)));
+        set_registers<first>(&all->factor, rounded<S>(some.factor));
+        set_registers<first>(&all->minus_inverse, rounded<S>(some.minus_inverse));
+        set_registers<first>(&all->pull, rounded<S>(some.pull));
+        set_registers<first>(&all->at_top, rounded<S>(some.at_top));
+    });
+    return largest(most) <= largest_scale(tag) && largest(least) <= -smallest_scale(tag);
 }
 
 // The gradient at the label is set by itself: own_grad if the row is confident and right, else the usual one.

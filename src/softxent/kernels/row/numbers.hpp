@@ -29,6 +29,7 @@ struct alignas(64) RowNumbers {
     static constexpr int rows = RowDiagnostics::rows;
     double R[rows], R_low[rows], m[rows], m_shifted[rows], n0[rows], mass[rows], cross[rows], weight[rows], unit[rows];
     double log_high[rows], log_low[rows];                      // the logarithm as a sum of two, if a z-loss has a gradient
+    std::int64_t top[rows];                                    // the first class with the largest logit, if a result needs it
     RowDiagnostics diagnostics;
 };
 static_assert(RowNumbers::rows % Lanes<float>::lanes == 0 && RowNumbers::rows % Lanes<double>::lanes == 0, "whole groups");

@@ -10,6 +10,8 @@
 // 2 z lse to A, and B = 2 z.
 #pragma once
 
+#include <cmath>
+
 #include "sweeps.hpp"
 
 namespace softxent {
@@ -52,8 +54,9 @@ template <class N> struct Probabilities {
 };
 
 // The exact exponential of the largest logit. It takes long, and can be found before all other exponentials.
-template <class S> TwoDoubles<registers_of_vec<double>> exact_e_m(const Vec<double> &m_shifted, const Vec<double> &n0) {
-    using D = Vec<double>;
+template <class S, int N>
+SOFTXENT_INLINE TwoDoubles<N> exact_e_m(const Pack<double, N> &m_shifted, const Pack<double, N> &n0) {
+    using D = Pack<double, N>;
     using K = ExpConstants<double>;
     constexpr double UNIT = ExpConstants<S>::UNIT;
     auto exact = exp_parts(m_shifted - n0 * D(K::LN2_HI), D(0) - n0 * D(K::LN2_LO));
@@ -61,7 +64,8 @@ template <class S> TwoDoubles<registers_of_vec<double>> exact_e_m(const Vec<doub
 }
 
 template <class S> void exact_e_m(const S *, double m_shifted, double n0, double *high, double *low) {
-    auto e_m = exact_e_m<S>(Vec<double>(m_shifted), Vec<double>(n0));
+    using P = Pack<double, 1>;
+    auto e_m = exact_e_m<S>(P(m_shifted), P(n0));
     *high = lane0(e_m.high);
     *low = lane0(e_m.low);
 }
@@ -78,13 +82,6 @@ SOFTXENT_INLINE Probabilities<D> find_probabilities(const S *, const D &R, const
         numbers.low = (exact_fma(D(0) - numbers.high, whole.sum, D(1)) - numbers.high * whole.low) * whole.inverse;
     }
     return numbers;
-}
-template <class S>
-Probabilities<Vec<double>> lane_probabilities(
-    const S *t, const Vec<double> &R, const Vec<double> &R_low, const Vec<double> &m_shifted, const Vec<double> &n0
-) {
-    auto e_m = exact_e_m<S>(m_shifted, n0);
-    return find_probabilities(t, R, R_low, e_m.high, e_m.low);
 }
 
 // How many classes are ahead of `label`: their logit is larger, or they have the same one and come first. NaN is not.
@@ -104,11 +101,12 @@ template <class N> struct LogProbabilities {
     }
 };
 
-template <class S>
-LogProbabilities<Vec<double>> find_log_probabilities(
-    const S *, const Vec<double> &m, const Vec<double> &R, const Vec<double> &R_low, const Vec<double> &m_shifted, const Vec<double> &n0
+template <class S, int N>
+SOFTXENT_INLINE LogProbabilities<Pack<double, N>> find_log_probabilities(
+    const S *, const Pack<double, N> &m, const Pack<double, N> &R, const Pack<double, N> &R_low, const Pack<double, N> &m_shifted,
+    const Pack<double, N> &n0
 ) {
-    LogProbabilities<Vec<double>> numbers;
+    LogProbabilities<Pack<double, N>> numbers;
     auto log = log1p_rest<S>(R, R_low, m_shifted, n0);
     numbers.m = m;
     if constexpr (sizeof(S) < sizeof(double)) {
@@ -121,8 +119,8 @@ LogProbabilities<Vec<double>> find_log_probabilities(
 }
 template <class S>
 LogProbabilities<double> find_log_probabilities(const S *t, double m, double R, double R_low, double m_shifted, double n0) {
-    using V = Vec<double>;
-    auto numbers = find_log_probabilities(t, V(m), V(R), V(R_low), V(m_shifted), V(n0));
+    using P = Pack<double, 1>;
+    auto numbers = find_log_probabilities(t, P(m), P(R), P(R_low), P(m_shifted), P(n0));
     return {m, lane0(numbers.high), lane0(numbers.low)};
 }
 
@@ -152,17 +150,7 @@ SOFTXENT_INLINE Product<D> find_product(
     return numbers;
 }
 
-// The sum of e_j (at_top - v_j), where 0 times infinity is 0, and in double.
-template <class S> Carried<double> careful_product_sum(const S *e, const S *v, std::ptrdiff_t n, double at_top) {
-    using V = Vec<S>;
-    Sum<S> products;
-    std::ptrdiff_t i = 0;
-    for (; i + V::lanes <= n; i += V::lanes) products.template add_gaps<true>(load_wide(e + i), load_wide(v + i), wide(V(at_top)));
-    if (i < n) products.template add_gaps<true>(wide(load_first(e + i, n - i, 0)), wide(load_first(v + i, n - i, 0)), wide(V(at_top)));
-    return products.value();
-}
-
-// The same, faster. It is not finite if a product is too large, or if v is not finite.
+// The sum of e_j (at_top - v_j). It is not finite if a product is too large, or if v is not finite.
 template <class S> Carried<double> product_sum(const S *e, const S *v, std::ptrdiff_t n, double at_top) {
     Sum<S> products;
     sweep<S>(0, n, [&](auto p, std::ptrdiff_t i, auto count) {
@@ -175,21 +163,16 @@ template <class S> Carried<double> product_sum(const S *e, const S *v, std::ptrd
 template <class S>
 Carried<double> exp_and_product_sums(
     const S *x, S *e, const S *v, std::ptrdiff_t n, std::ptrdiff_t left_out, RowUnit<S> unit, double at_top,
-    std::ptrdiff_t prefetch_distance, Carried<double> *sum
+    std::ptrdiff_t prefetch_distance, Carried<double> *products
 ) {
-    Sum<S> total, products;
-    sweep<S>(0, n, [&](auto p, std::ptrdiff_t i, auto count) {
-        if (prefetch_distance != 0) {
-            prefetch(reinterpret_cast<const char *>(x + i + prefetch_distance), sizeof p);
-            prefetch(reinterpret_cast<const char *>(v + i + prefetch_distance), sizeof p);
-        }
-        decltype(p) exps = exp(load_some(p, x + i, count, -INF), unit);
-        store_some(e + i, count, exps);
-        products.add(fold_sum(exps * (decltype(p)(at_top) - load_some(p, v + i, count, 0))));
-        total.add(fold_sum(without_lane(exps, left_out - i)));
+    Sum<S> total;
+    Carried<double> sum = exp_sum_and(x, e, n, left_out, unit, prefetch_distance, [&](auto exps, std::ptrdiff_t i, auto count) {
+        using P = decltype(exps);
+        if (prefetch_distance != 0) prefetch(reinterpret_cast<const char *>(v + i + prefetch_distance), sizeof(P));
+        total.add(fold_sum(exps * (P(at_top) - load_some(P(), v + i, count, 0))));
     });
-    *sum = products.value();
-    return total.value();
+    *products = total.value();
+    return sum;
 }
 
 template <class S>
@@ -235,16 +218,18 @@ SOFTXENT_INLINE Hessian<D> find_hessian(
 template <class S>
 void take_gradient_and_hessian(
     const Gradient<double> &gradient, const Hessian<double> &hessian, double unscale, S *e, const S *t, const unsigned char *allowed,
-    S *g, S *h, std::ptrdiff_t start, std::ptrdiff_t stop
+    S *g, S *h, std::ptrdiff_t start, std::ptrdiff_t stop, bool streaming
 ) {
     if (unscale != 1) multiply(e + start, unscale, stop - start);
     const Gradient<double> numbers = gradient;
     const Hessian<double> second = hessian;
-    store_results(g, allowed, 0, start, stop, false, [&](auto p, std::ptrdiff_t i, auto count) {
+    const bool streams_h = streaming && to_line(g) == to_line(h);
+    store_results(g, allowed, 0, start, stop, streaming, [&](auto p, std::ptrdiff_t i, auto count) {
         decltype(p) v = load_some(p, e + i, count, 0), grad = numbers.of(v), hess = second.of(v);
         if (t != nullptr) grad = numbers.minus_target(grad, load_some(p, t + i, count, 0));
         if (allowed != nullptr) hess = select_some(allowed + i, count, hess, decltype(p)(0));
-        store_some(h + i, count, hess);
+        if (decltype(p)::lanes == Block<S>::lanes && streams_h) stream(h + i, hess);
+        else store_some(h + i, count, hess);
         return grad;
     });
 }
@@ -269,13 +254,29 @@ inline constexpr double PLAIN_LSE_FROM = 4;
 
 // The first class whose logit is m; 0 if there is none.
 template <class S> SOFTXENT_INLINE std::ptrdiff_t find_top(const S *x, std::ptrdiff_t n, double m) {
-    std::ptrdiff_t top = -1, i = 0;
-    for (; top < 0 && i + Block<S>::lanes <= n; i += Block<S>::lanes) top = first_equal(load_block(x + i), m);
-    if (top >= 0) return i - Block<S>::lanes + top;
+    std::ptrdiff_t i = 0;
+    for (; i + Block<S>::lanes <= n; i += Block<S>::lanes) {
+        Block<S> v = load_block(x + i);
+        // One comparison for the whole block: m is the largest of all.
+        if (equal_bits(fold_largest(v), Vec<S>(m)) != 0) return i + first_equal(v, m);
+    }
     for (; i < n; ++i)
         if (x[i] == m) return i;
     return 0;
 }
+
+// The numbers that make the derivatives of a row, if they, or the derivatives, may be out of range: see far.pxi.
+struct FarNumbers {
+    Scale scale, mass, pull, pull_of_mass;                     // of the row; A; B; what a z-loss adds to A
+    double whole, not_top;                                     // S; the probability of all classes but a
+    double quarter_mean;                                       // of a vector, less its value at a
+};
+// Whether the derivatives with A and B, both with the scale of the row, are to be made like that. NaN is not.
+template <class S> bool is_far(const S *tag, double mass, double pull) {
+    return std::max(std::fabs(mass), std::fabs(pull)) > largest_scale(tag);
+}
+// A vector of so large differences may have some that are not finite.
+template <class S> constexpr double largest_shift(const S *tag) { return largest_number(tag) * 0x1p-60; }
 
 // What the last sweep over a row needs, by the result that it makes.
 struct RowResult {
@@ -288,6 +289,8 @@ struct RowResult {
     std::ptrdiff_t top;                                        // of a Hessian: the class with the largest logit
     double after;                                              // a Hessian is multiplied by it at last, if it is not 1
     int steps;                                                 // how often a product or Hessian is multiplied by SCALE_STEP
+    bool is_far;                                               // then they are made of these numbers
+    FarNumbers far;
 };
 
 // g becomes the results of the numbers v of the classes [start, stop), and `not_allowed` where a class is not allowed.

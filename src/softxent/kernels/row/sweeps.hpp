@@ -148,9 +148,10 @@ template <class S> void multiply_by_slope(S *g, const S *slope, std::ptrdiff_t n
 
 // The sum of all exponentials but that of the class `left_out`. They are written to e, which may be x, unless it is null.
 // Logits are prefetched `prefetch_distance` ahead, unless that is 0. The order of additions does not depend on `left_out`.
-template <class S>
-SOFTXENT_INLINE Carried<double> exp_sum(
-    const S *x, S *e, std::ptrdiff_t n, std::ptrdiff_t left_out, RowUnit<S> unit, std::ptrdiff_t prefetch_distance
+// also(exponentials, i, count) is called as by `sweep`.
+template <class S, class F>
+SOFTXENT_INLINE Carried<double> exp_sum_and(
+    const S *x, S *e, std::ptrdiff_t n, std::ptrdiff_t left_out, RowUnit<S> unit, std::ptrdiff_t prefetch_distance, F also
 ) {
     constexpr std::ptrdiff_t width = Block<S>::lanes;
     const std::ptrdiff_t blocks_end = n - n % width;
@@ -159,11 +160,14 @@ SOFTXENT_INLINE Carried<double> exp_sum(
     const auto add = [&](auto p, std::ptrdiff_t i, auto count) {
         if constexpr (decltype(p)::lanes == width) {
             if (prefetch_distance != 0) prefetch(reinterpret_cast<const char *>(x + i + prefetch_distance), sizeof(S) * width);
-            total.add(exp_block(x + i, e == nullptr ? e : e + i, unit));
+            Block<S> made;
+            total.add(exp_block(x + i, e == nullptr ? e : e + i, unit, &made));
+            also(made, i, count);
         } else {
             auto v = exp(load_some(p, x + i, count, -INF), unit);
             total.add(without_lane(v, left_out - i));
             if (e != nullptr) store_some(e + i, count, v);
+            also(v, i, count);
         }
     };
     sweep<S>(0, split, add);
@@ -171,10 +175,26 @@ SOFTXENT_INLINE Carried<double> exp_sum(
         Block<S> v = exp(load_block(x + split), unit);
         total.add(fold_sum(without_lane(v, left_out - split)));
         if (e != nullptr) store(e + split, v);
+        also(v, split, All());
         split += width;
     }
     sweep<S>(split, n, add);
     return total.value();
+}
+template <class S>
+SOFTXENT_INLINE Carried<double> exp_sum(
+    const S *x, S *e, std::ptrdiff_t n, std::ptrdiff_t left_out, RowUnit<S> unit, std::ptrdiff_t prefetch_distance
+) {
+    return exp_sum_and(x, e, n, left_out, unit, prefetch_distance, [](auto, std::ptrdiff_t, auto) {});
+}
+// The same. `other`, which is written later, is prefetched meanwhile.
+template <class S>
+Carried<double> exp_sum_beside(
+    const S *x, S *e, const S *other, std::ptrdiff_t n, std::ptrdiff_t left_out, RowUnit<S> unit, std::ptrdiff_t prefetch_distance
+) {
+    return exp_sum_and(x, e, n, left_out, unit, prefetch_distance, [=](auto exps, std::ptrdiff_t i, auto) {
+        prefetch(reinterpret_cast<const char *>(other + i), sizeof(exps));
+    });
 }
 
 // As exp_sum without writing, and the DiagnosticSums of the stretch. Classes ahead of `label`, which may lie in another
