@@ -60,7 +60,7 @@ cdef bint is_good_result(const softxent_array* array, const softxent_call* call,
 
 cdef bint are_apart(const softxent_call* call, Py_ssize_t itemsize) noexcept nogil:
     """Whether all results overlap neither each other nor an input. There is at least one row."""
-    cdef Range of_grad, of_hess, of_losses
+    cdef Range of_grad = Range(0, 0), of_hess = Range(0, 0), of_losses
     cdef bint has_grad = call.grad.data != NULL, has_hess = call.hess.data != NULL
     if has_grad:
         of_grad = range_in(&call.grad, call, itemsize)

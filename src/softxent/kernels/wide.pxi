@@ -281,7 +281,7 @@ cdef void take_hessian_of(
     cdef Gradient[double] swept = gradient[0]
     cdef const real* t = swept_target(row, &swept)
     take_gradient_and_hessian(
-        swept, result.hessian, scaling.unscale, e, t, row.allowed, g, h, start, stop)
+        swept, result.hessian, scaling.unscale, e, t, row.allowed, g, h, start, stop, streaming)
 
 
 cdef inline void end_row(
