@@ -390,8 +390,8 @@ cdef extern from "row/lanes.hpp" namespace "softxent" nogil:
     void write_gradients[T](const LaneGroup[T]&, const T* e, Py_ssize_t n, T** at)
     void find_labels[T](LaneGroup[T]*, const T* x, Py_ssize_t n, const T* class_weight, const LaneNumbers&)
     void take_exponentials_of_lanes[T](
-        LaneGroup[T]*, T* x, Py_ssize_t n, const NextRows& next_logits, const NextRows& next_grad, const NextRows& next_hess,
-        const LaneNumbers&)
+        LaneGroup[T]*, T* x, Py_ssize_t n, const NextRows& next_logits, const NextRows& next_grad,
+        const NextRows& next_hess, const LaneNumbers&)
     void lane_sums[T](const T* v, Py_ssize_t n, const T* left_out, const T* taken_off, double* values, double* rounded)
     void lane_gap_sums[T](const T* x, Py_ssize_t n, const T* m, double* values)
     void lane_entropy_sums[T](const T* e, const T* x, Py_ssize_t n, const T* m, double* values)
