@@ -107,9 +107,9 @@ def train_xgboost(data: Any, n_classes: int, objective: Any, threads: int) -> fl
     import xgboost
 
     parameters: dict[str, Any] = {"num_class": n_classes, "objective": "multi:softprob", "base_score": 0.5}
-    parameters |= {"nthread": threads, "max_depth": 6, "verbosity": 3, "disable_default_eval_metric": True}
+    parameters |= {"nthread": threads, "max_depth": 6, "disable_default_eval_metric": True}
     log = io.StringIO()
-    with contextlib.redirect_stdout(log):
+    with contextlib.redirect_stdout(log), xgboost.config_context(verbosity=3):
         xgboost.train(parameters, data, ROUNDS, obj=objective)
         gc.collect()  # a model that goes logs its times
     found = re.search(r"GetGradient: ([\d.e-]+)s", log.getvalue())

@@ -98,7 +98,8 @@ class Images(NamedTuple):
     def annotate(self, rng: np.random.Generator) -> Labels:
         """What somebody sees: one of the two digits, the more of it there is, the more often."""
         more, less = self.digits.T
-        return np.where(rng.random(self.share.size) < self.share, more, less)
+        seen: Labels = np.where(rng.random(self.share.size) < self.share, more, less)
+        return seen
 
 
 def blend(images: Floats, digits: Labels, n: int, rng: np.random.Generator) -> Images:
@@ -114,7 +115,7 @@ def reliability(scores: Floats, labels: Labels) -> tuple[Floats, Floats, float]:
     bins = np.minimum((result.confidence * N_BINS).astype(int), N_BINS - 1)
     counts = np.bincount(bins, minlength=N_BINS)
     confidence, correct = (np.bincount(bins, of, N_BINS) for of in (result.confidence, result.correct))
-    filled = counts > 0
+    filled = counts >= 20  # fewer say nothing
     gap = float(np.abs(confidence - correct).sum() / counts.sum())
     return confidence[filled] / counts[filled], correct[filled] / counts[filled], gap
 

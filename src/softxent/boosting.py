@@ -26,7 +26,6 @@ from softxent._softmax import softmax
 __all__ = ["LightGBMMetric", "LightGBMObjective", "XGBoostMetric", "XGBoostObjective", "log_priors"]
 
 Targets = ArrayLike | Pair
-By = Literal["row", "label"]
 
 
 class Hessian(NamedTuple):
@@ -93,7 +92,7 @@ class OfScores:
         ----------
         scores : array_like, shape (N, C)
             What the model predicts: from XGBoost with ``output_margin=True``, from LightGBM with ``raw_score=True``.
-            Add the ``init_score`` to what LightGBM predicts: it leaves that out.
+            Add the ``init_score`` to what LightGBM predicts, which leaves that out.
 
         Returns
         -------
@@ -147,8 +146,10 @@ def _whole(labels: np.ndarray, n_rows: int) -> np.ndarray:
     if not is_real(labels.dtype):
         raise TypeError(f"labels must be whole numbers, got dtype {labels.dtype}")
     with np.errstate(all="ignore"):
-        whole = labels.astype(np.int64)
-        wrong = whole != labels
+        whole = labels.astype(np.int32)
+        wrong = (
+            whole.astype(labels.dtype) != labels
+        )  # compared as they came, which is fast, and finds what is too large
     if wrong.any():
         row = int(np.argmax(wrong))
         raise ValueError(f"labels[{row}] = {labels[row]} is not a class: expected a whole number")
@@ -228,7 +229,7 @@ class Objective(OfScores):
         *,
         hessian: Literal["exact", "xgboost", "lightgbm"] | None = None,
         targets: Targets | None = None,
-        targets_by: By = "row",
+        targets_by: Literal["row", "label"] = "row",
         n_threads: SupportsIndex | None = None,
         **options: Unpack[Options],
     ) -> None:
@@ -296,8 +297,8 @@ class XGBoostObjective(Objective):
     XGBoostObjective(label_smoothing=0.1)
     >>> grad, hess = objective(np.array([2, 0]), np.zeros((2, 3), np.float32))    # as XGBClassifier calls it
     >>> print(grad.round(4))
-    [[ 0.3     0.3    -0.6   ]
-     [-0.6     0.3     0.3   ]]
+    [[ 0.3  0.3 -0.6]
+     [-0.6  0.3  0.3]]
 
     >>> import xgboost                                                           # doctest: +SKIP
     >>> params = {"num_class": 3, "objective": "multi:softprob"}                 # doctest: +SKIP
@@ -413,7 +414,7 @@ class Metric(OfScores):
         metric: Literal["cross_entropy", "accuracy", "error"] = "cross_entropy",
         *,
         targets: Targets | None = None,
-        targets_by: By = "row",
+        targets_by: Literal["row", "label"] = "row",
         n_threads: SupportsIndex | None = None,
         **options: Unpack[Options],
     ) -> None:

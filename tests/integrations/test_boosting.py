@@ -137,7 +137,7 @@ def test_arrays_come_as_the_library_reads_them(objective: Any, order: Any, dtype
         assert np.shares_memory(array.ravel(order=order), array)
     assert not np.shares_memory(grad, hess)
     assert not np.shares_memory(grad, made(scores, data)[0])
-    labels = 20000 * (8 + 4)  # as integers, and whether they are whole
+    labels = 20000 * (4 + 4 + 1)  # as integers, as floats again, and whether they are whole
     assert peak < grad.nbytes + hess.nbytes + labels + 20000
     assert not scores.any()
 

@@ -296,11 +296,10 @@ def test_pickle_clone_and_grid_search() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_on_dask(cluster: Any) -> None:
+def test_on_dask(cluster: Any, on_both_workers: Any) -> None:
     """The objective is pickled, and runs in two other processes."""
-    array = pytest.importorskip("dask.array")
     x, y, weight = data_set(10)
-    chunks = [array.from_array(part, chunks=(300, *part.shape[1:])).persist() for part in (x, y, weight)]
+    chunks = [on_both_workers(part) for part in (x, y, weight)]
     made = []
     for more in ({}, {"objective": LightGBMObjective()}):
         model = lightgbm.DaskLGBMClassifier(client=cluster, n_estimators=ROUNDS, n_jobs=1, **SETTINGS, **more)

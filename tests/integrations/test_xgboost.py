@@ -296,12 +296,11 @@ def test_pickle_clone_and_grid_search(tmp_path: Path) -> None:
     assert len(set(search.cv_results_["mean_test_score"])) == 6
 
 
-def test_on_dask(cluster: Any) -> None:
+def test_on_dask(cluster: Any, on_both_workers: Any) -> None:
     """Objective and metric are pickled, and run in two other processes."""
     dask_xgboost = pytest.importorskip("xgboost.dask")
-    array = pytest.importorskip("dask.array")
     x, y, weight = data_set(10)
-    parts = [array.from_array(part, chunks=(300, *part.shape[1:])) for part in (x, y, weight)]
+    parts = [on_both_workers(part) for part in (x, y, weight)]
     data = dask_xgboost.DaskDMatrix(cluster, parts[0], parts[1], weight=parts[2])
     parameters = {"num_class": 10, "objective": "multi:softprob", "nthread": 1, **SETTINGS}
     own = dask_xgboost.train(cluster, parameters, data, ROUNDS)

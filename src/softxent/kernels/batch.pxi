@@ -211,7 +211,7 @@ cdef Scale inverse(const Scale* divisor, double temperature) noexcept nogil:
 
 
 cdef Scale scale_of_hessian(const Job* job) noexcept nogil:
-    """job.scale divided by the temperature, whose square the second derivative has, times the factor of the diagonal."""
+    """job.scale times the factor of the diagonal, divided by the temperature, whose square the derivative has."""
     cdef Scale scale = job.scale
     cdef double temperature = job.temperature, quotient = scale.mantissa * job.hess_factor / temperature
     cdef int exponent = 0
