@@ -11,7 +11,11 @@ from support import ROOT
 
 EXAMPLES = ROOT / "examples"
 NAMES = ("digits", "moons")
-SHORT = {"digits": ["--epochs", "2"], "moons": ["--steps", "2"]}
+WITH_TORCH = pytest.param(
+    "torch_training", marks=pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="no PyTorch here")
+)
+SHORT = {"digits": ["--epochs", "2"], "moons": ["--steps", "2"], "torch_training": ["--steps", "2"]}
+EXTRAS = {"digits": "examples", "moons": "examples", "torch_training": "examples,torch"}
 
 with_packages = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("matplotlib", "sklearn", "tqdm")),
@@ -29,16 +33,16 @@ def run(name: str, *arguments: str, first_on_path: Path | None = None) -> tuple[
     return result.stdout, result.stderr, result.returncode
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, WITH_TORCH])
 def test_a_missing_package_is_named_with_the_command_that_installs_it(name: str, tmp_path: Path) -> None:
     (tmp_path / "matplotlib.py").write_text("raise ModuleNotFoundError('none', name='matplotlib')")
-    command = f'{sys.executable} -m pip install ".[examples]"'
+    command = f'{sys.executable} -m pip install ".[{EXTRAS[name]}]"'
     refusal = f"matplotlib is missing. To install it: {command}\n"
     assert run(name, first_on_path=tmp_path) == ("", refusal, 1)
 
 
 @with_packages
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, WITH_TORCH])
 def test_an_example_ends_with_a_picture(name: str, tmp_path: Path) -> None:
     picture = tmp_path / "picture.png"
     output, errors, status = run(name, *SHORT[name], "--out", str(picture))
