@@ -124,9 +124,11 @@ def enter_all(case: Case, contenders: Sequence[Contender]) -> tuple[dict[str, Ca
     return calls, failed
 
 
-def time_in_rounds(calls: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, list[float]]:
+def time_in_rounds(
+    calls: Mapping[str, Callable[[], Any]], seconds: float, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
     """Seconds per call of each burst; both lists of two calls are in the order of the rounds."""
-    bursts = [(name, Burst(call)) for name, call in calls.items()]
+    bursts = [(name, Burst(call, clock)) for name, call in calls.items()]
     rounds: dict[str, list[float]] = {name: [] for name in calls}
     shuffle = random.Random(0).shuffle
     deadline = time.perf_counter() + seconds
@@ -142,8 +144,8 @@ def time_in_rounds(calls: Mapping[str, Callable[[], Any]], seconds: float) -> di
 class Burst:
     """A call, and how often a burst repeats it: `_samples` times a sample of `_calls` calls."""
 
-    def __init__(self, call: Callable[[], Any]) -> None:
-        self._timer = Timer(call)  # keeps the garbage collector out, too
+    def __init__(self, call: Callable[[], Any], clock: Callable[[], float]) -> None:
+        self._timer = Timer(call, timer=clock)  # keeps the garbage collector out, too
         self._calls = 1
         while (seconds := min(self._timer.repeat(2, self._calls))) < SAMPLE_SECONDS:
             self._calls *= 2

@@ -788,7 +788,7 @@ def test_refusals() -> None:
         ),
         ({"target": logits.softmax(1), "ignore_index": 1}, ValueError, "^ignore_index needs labels"),
         ({"label_smoothing": 1.5}, ValueError, "^label_smoothing must be a share"),
-        ({"temprature": 2.0}, TypeError, "temprature"),
+        ({"heat": 2.0}, TypeError, "heat"),
         ({"z_loss": -1.0}, ValueError, "^z_loss must be finite and not negative"),
         ({"n_threads": 0}, ValueError, "^n_threads must be at least 1"),
     ):

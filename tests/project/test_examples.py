@@ -15,8 +15,13 @@ SHORT = {
     "moons": ["--steps", "2"],
     "softmax_regression": ["--documents", "100", "--tolerance", "1e-3"],
     "language_model_head": ["--steps", "2", "--tokens", "8", "--width", "4", "--vocabulary", "50"],
+    "torch_training": ["--steps", "2"],
 }
-NAMES = tuple(SHORT)
+NAMES = ("digits", "moons", "softmax_regression", "language_model_head")
+WITH_TORCH = pytest.param(
+    "torch_training", marks=pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="no PyTorch here")
+)
+EXTRAS = {"torch_training": "examples,torch"}  # of the others: examples
 COLUMNS = {"digits": 5, "moons": 3}
 
 with_packages = pytest.mark.skipif(
@@ -35,16 +40,16 @@ def run(name: str, *arguments: str, first_on_path: Path | None = None) -> tuple[
     return result.stdout, result.stderr, result.returncode
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, WITH_TORCH])
 def test_a_missing_package_is_named_with_the_command_that_installs_it(name: str, tmp_path: Path) -> None:
     (tmp_path / "matplotlib.py").write_text("raise ModuleNotFoundError('none', name='matplotlib')")
-    command = f'{sys.executable} -m pip install ".[examples]"'
+    command = f'{sys.executable} -m pip install ".[{EXTRAS.get(name, "examples")}]"'
     refusal = f"matplotlib is missing. To install it: {command}\n"
     assert run(name, first_on_path=tmp_path) == ("", refusal, 1)
 
 
 @with_packages
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, WITH_TORCH])
 def test_an_example_ends_with_a_picture(name: str, tmp_path: Path) -> None:
     picture = tmp_path / "picture.png"
     output, errors, status = run(name, *SHORT[name], "--out", str(picture))
