@@ -18,7 +18,7 @@ import re
 import sys
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -133,7 +133,8 @@ def main() -> None:
         os.environ.setdefault(name, "1")
     with tempfile.TemporaryDirectory() as folder:
         meeting_point = (Path(folder) / "meeting_point").as_uri()
-        torch.multiprocessing.spawn(train, (plan, meeting_point), nprocs=plan.processes)
+        multiprocessing: Any = torch.multiprocessing  # whose functions have no types
+        multiprocessing.spawn(train, (plan, meeting_point), nprocs=plan.processes)
 
 
 if __name__ == "__main__":
