@@ -6,6 +6,7 @@ gallery. Everything generated goes to `docs/generated`. Nothing is fetched from 
 """
 
 import json
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -74,6 +75,8 @@ html_theme_options: dict[str, Any] = {
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
+if address := os.environ.get("SOFTXENT_ADDRESS"):  # of the repository, as in setup.py
+    html_theme_options["github_url"] = address
 copyright = author
 html_context = {"default_mode": "auto"}  # light or dark, as the reader's system is
 WITHOUT_SIDEBAR = ("index", "tutorial", "recipes", "derivations", "migrating", "performance")

@@ -23,7 +23,7 @@ CORNERS = np.array([[0, 0], [1, 0], [0.5, HALF_OF_ROOT_3]])
 
 def save(draw: Callable[[Colors], Figure], theme: str, path: Path) -> None:
     colors = THEMES[theme]
-    style: dict[str, Any] = {
+    style: dict[Any, Any] = {
         **dict.fromkeys(
             ["text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"], colors["ink"]
         ),
