@@ -107,7 +107,7 @@ def draw_sweeps(colors: Colors) -> Figure:
     label, m = 3, x.max()
     _, grad = sx.value_and_grad(x, label)
     classes = np.arange(x.size)
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    figure = Figure(figsize=(10, 3.4), layout="constrained")
     panels: list[Axes] = list(figure.subplots(1, 3))
 
     for axes, heights in zip(panels, (x, np.exp(x - m), grad), strict=True):
@@ -119,9 +119,9 @@ def draw_sweeps(colors: Colors) -> Figure:
         axes.margins(y=0.16)
     panels[0].axhline(m, color=colors["faint"], linewidth=1, linestyle="--")
     panels[0].text(-0.5, m, "m", va="bottom", color=colors["faint"])
-    panels[0].set_title("1. find the largest logit m\nreads the row from memory")
-    panels[1].set_title("2. exponentials and their sum\nreads the row from the cache")
-    panels[2].set_title("3. gradient p - y\nreads the cache, writes memory")
+    panels[0].set_title("1. the largest logit, m\nreads memory")
+    panels[1].set_title("2. exponentials and their sum\nreads the cache")
+    panels[2].set_title("3. the gradient, p - t\nreads the cache, writes memory")
     return figure
 
 
