@@ -318,14 +318,16 @@ def _entries_of(docstring: str | None) -> dict[str, str]:
     return {**found, "**options": "".join(found.get(name, "") for name in OPTIONS)}
 
 
-entries = {"Options": _entries_of(Options.__doc__)}  # by the name of a function
+# By the name of a function, and by its module and name: integrations have functions of the same names.
+entries = {"Options": _entries_of(Options.__doc__)}
 LISTS = {"Unpack[Options]": tuple(OPTIONS), "Unpack[LogitOptions]": OF_LOGITS}  # by annotation
 
 
 def with_options(function: F) -> F:
     """Show every option in the signature and the docstring of a function, in place of `**options`.
 
-    Where the docstring says "As in" another function, it gets what is said there, too.
+    Where the docstring says "As in" another function, it gets what is said there, too: in its own module, if there is
+    one of that name, else in softxent.
     """
     public: Any = function
     signature = inspect.signature(function)
@@ -335,8 +337,13 @@ def with_options(function: F) -> F:
         named.append(inspect.Parameter(name, kind, default=OPTIONS[name].default, annotation=type_name))
     public.__signature__ = signature.replace(parameters=named)
     if function.__doc__:
-        public.__doc__ = REFERENCE.sub(
-            lambda found: "".join(entries[found[2]][name] for name in found[1].split(", ")), function.__doc__
-        )
-        entries[function.__name__] = _entries_of(public.__doc__)
+        module = function.__module__
+
+        def said_there(found: re.Match[str]) -> str:
+            there = entries.get(f"{module}.{found[2]}") or entries[found[2]]
+            return "".join(there[name] for name in found[1].split(", "))
+
+        public.__doc__ = REFERENCE.sub(said_there, function.__doc__)
+        own = entries[f"{module}.{function.__name__}"] = _entries_of(public.__doc__)
+        entries.setdefault(function.__name__, own)
     return function
