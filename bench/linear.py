@@ -17,7 +17,8 @@ from typing import Any
 import memory
 import numpy as np
 from measure import figures_of, time_in_rounds
-from peers import SOFTXENT, dtype_of
+from peers import SOFTXENT
+from problems import dtype_of
 
 import softxent as sx
 from bench import list_of, thread_count, worker
