@@ -75,10 +75,11 @@ def make_rows(n_classes: int, n_features: int, block_info: Any = None) -> Floats
 def value_and_grad(rows: Floats, head: Head, n_rows: int) -> Part:
     """The part of the mean loss, and of its gradient, that comes from a chunk."""
     inputs, labels = rows[:, :-1], rows[:, -1].astype(np.int64)
-    logits = inputs @ head.weights.T
-    logits += head.bias
-    loss, dlogits = sx.value_and_grad(logits, labels, normalizer=n_rows, out=logits, n_threads=1)
-    return Part(loss, (dlogits.T @ inputs).astype(np.float64), dlogits.sum(axis=0, dtype=np.float64))
+    loss, grads = sx.linear_value_and_grad(
+        inputs, head.weights, labels, linear_bias=head.bias, wrt=("linear_weight", "linear_bias"), normalizer=n_rows,
+        n_threads=1,
+    )  # fmt: skip
+    return Part(loss, grads.linear_weight.astype(np.float64), grads.linear_bias.astype(np.float64))
 
 
 def add(parts: list[Part]) -> Part:

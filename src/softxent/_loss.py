@@ -28,6 +28,7 @@ from softxent.call._call import NONE_NEEDED, OVERLAPS, RESULTS, team_size
 
 NATIVE_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))  # in the byte order of the machine
 NATIVE_HALF = np.dtype(np.float16)
+MEAN = "mean"  # looked for by identity, which is quick: the default of every function is this object
 # Whether each divides by the weight of the rows, and whether it returns the loss of each row.
 REDUCTIONS = {"mean": (True, False), "sum": (False, False), "none": (False, True)}
 
@@ -256,7 +257,9 @@ def visit(
     `vectors` are what a product is taken with, after the name of the argument. `hess` is where a diagonal goes, and
     `losses`, of float64, where the loss of each row goes as it is summed up, beside a loss that is reduced.
     """
-    mean, per_row, normalizer = read_reduction(reduction, normalizer)
+    mean, per_row = True, False
+    if normalizer is not None or reduction is not MEAN:
+        mean, per_row, normalizer = read_reduction(reduction, normalizer)
     if normalizer is not None:
         given = given or Given({})
         given.normalizer = normalizer
