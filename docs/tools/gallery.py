@@ -34,8 +34,8 @@ GALLERY = {
     "softmax_regression": Example(
         "Softmax regression by SciPy's optimisers, beside scikit-learn", ("--documents", "500", "--tolerance", "1e-4")
     ),
-    "language_model_head": Example("The head of a language model, beside PyTorch", ("--steps", "2", "--tokens", "128")),
-    "boosting": Example("XGBoost and LightGBM with soft labels", ("--rounds", "10", "--rows", "10000")),
+    "language_model_head": Example("The head of a language model, beside PyTorch", ("--steps", "3")),
+    "boosting": Example("XGBoost and LightGBM with soft labels", ("--rounds", "40", "--rows", "20000")),
     "torch_training": Example("Two networks in PyTorch, trained with both losses", ("--steps", "40")),
     "dask_fit": Example(
         "A fit that outgrows a machine, on Dask", ("--rows", "100000", "--evaluations", "5"), picture=False
