@@ -48,6 +48,7 @@ class Call(ctypes.Structure):
         ("ignored", ctypes.c_int64),
         *((name, ctypes.c_double) for name in ("normalizer", "temperature", "softcap", "label_smoothing", "z_loss")),
     )
+    kept: Any
 
 
 class Api(ctypes.Structure):
@@ -87,6 +88,7 @@ def call_for(x: np.ndarray, **fields: Any) -> Call:
         size=ctypes.sizeof(Call), dtype=FLOATS.index(x.dtype.name), n_rows=x.shape[0], n_classes=x.shape[1],
         logits=as_array(x), n_threads=1, normalizer=1, temperature=1,
     )  # fmt: skip
+    call.kept = x, fields  # a pointer keeps no array
     for name, value in fields.items():
         if isinstance(value, np.ndarray):
             value = value.ctypes.data if name in ("labels", "losses") else as_array(value)
