@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -113,15 +113,21 @@ def spread_out(array: np.ndarray) -> np.ndarray:
     return wide
 
 
+def unaligned(array: np.ndarray) -> np.ndarray:
+    """A copy that begins at an odd address."""
+    copied = np.ndarray(array.shape, array.dtype, bytearray(array.nbytes + 1), 1)
+    copied[...] = array
+    return copied
+
+
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("shape", [(1, 10), (40, 3), (5, 700), (2, 70001)])
-@pytest.mark.parametrize("strided", [False, True], ids=["contiguous", "strided"])
+@pytest.mark.parametrize("place", [np.array, spread_out, np.asfortranarray, unaligned])
 def test_every_result_has_the_bits_of_the_python_call(
-    api: Api, level: str, dtype: str, shape: tuple[int, int], strided: bool
+    api: Api, level: str, dtype: str, shape: tuple[int, int], place: Callable[[np.ndarray], np.ndarray]
 ) -> None:
     x, labels = problem(shape, dtype=dtype)
     soft = problem(shape, "soft", dtype)[1]
-    place = spread_out if strided else np.array
     logits, losses = place(x), np.empty(shape[0], dtype)
     grad, hess = place(np.zeros_like(x)), place(np.zeros_like(x))
     for targets, n_threads in itertools.product(({"labels": labels}, {"distributions": place(soft)}), (1, 2)):
@@ -218,6 +224,7 @@ BAD = {
     "grad of short rows": (OVERLAP, {"grad": Array(GRAD.ctypes.data, 40, 8)}),
     "grad of short classes": (OVERLAP, {"grad": Array(GRAD.ctypes.data, 48, 4)}),
     "grad over logits": (OVERLAP, {"grad": Array(X.ctypes.data + 8, 48, 8)}),
+    "grad over logits in another order": (OVERLAP, {"grad": Array(X.ctypes.data, 8, 32)}),
     "grad over labels": (OVERLAP, {"labels": GRAD.view(np.int64)[0]}),
     "losses over logits": (OVERLAP, {"losses": X}),
     "losses over labels": (OVERLAP, {"losses": LABELS.view(np.float64)}),

@@ -88,7 +88,7 @@ cdef inline void place_rows(
     layout.element = element
     layout.class_stride = class_stride
     layout.shape[0] = n_rows
-    layout.strides[0] = row_stride if n_rows > 1 else 0
+    layout.strides[0] = row_stride
     classify(layout, n_classes, itemsize, places % itemsize == 0, element != INT64, in_float)
 
 
