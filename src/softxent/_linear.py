@@ -362,9 +362,7 @@ def linear_hvp(
            [-0.0328,  0.    ],
            [-0.0892,  0.    ]])
     """
-    given = read_smooth_options(options)
-    if probs is not None and given.z_loss:
-        raise ValueError("z_loss needs the logits, got it with probs")
+    given = read_smooth_options(options, probs)
     head = Head(inputs, linear_weight, targets, linear_bias, memory, n_threads, given, probs)
     head.read_reduction(reduction if reduction != "none" else "sum", normalizer)
     along = read_real(vectors, "vectors", (head.n_classes, head.n_inputs))

@@ -196,11 +196,9 @@ def hvp(
     >>> sx.hvp(None, 2, [1, 0, 0], probs=sx.softmax(logits)).round(6)
     array([ 0.09, -0.03, -0.06])
     """
-    given = read_smooth_options(options) if options else None
+    given = read_smooth_options(options, probs) if options else None
     result = RESULTS["product"]
     if probs is not None:
-        if given is not None and given.z_loss:
-            raise ValueError("z_loss needs the logits, got it with probs")
         logits, result = probs, RESULTS["product of probs"]
     product: np.ndarray = _loss.visit(
         logits, targets, axis, reduction if reduction != "none" else "sum", normalizer, n_threads, given, True, out,
@@ -209,11 +207,13 @@ def hvp(
     return product
 
 
-def read_smooth_options(options: Any) -> Given:
-    """As read_options, where the second derivative is needed."""
+def read_smooth_options(options: Any, probs: Any = None) -> Given:
+    """As read_options, where the second derivative is needed, of logits or of given probabilities."""
     given = read_options(options)
     if given.softcap is not None:
         raise ValueError("softcap has no second derivative here: leave it out, or take differences of gradients")
+    if probs is not None and given.z_loss:
+        raise ValueError("z_loss needs the logits, got it with probs")
     return given
 
 
