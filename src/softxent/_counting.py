@@ -33,4 +33,4 @@ def weigh_rows(
         else:
             rows = np.moveaxis(np.asarray(targets, weight.dtype), class_axis, -1)
             mass = (rows * weight).sum(axis=-1, dtype=np.float64)
-        return row_weight, np.where(row_weight != 0, row_weight * (mass * unit), 0)
+        return row_weight, np.where(row_weight != 0, (row_weight * unit) * mass, 0)
