@@ -206,6 +206,21 @@ def test_classes_that_are_not_allowed(n_rows: int, n_classes: int) -> None:
     assert np.isneginf(sx.logsumexp(logits, where=nowhere)).all()
 
 
+@pytest.mark.parametrize("n_classes", [3, 300])
+@pytest.mark.parametrize("n_rows", [1, 40])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_classes_that_are_not_allowed_beside_a_nan(value: float, n_rows: int, n_classes: int) -> None:
+    """Their results are 0, as without it; all others of the row are NaN."""
+    logits, labels = problem((n_rows, n_classes))
+    logits[:, 0] = value
+    where, v = np.arange(n_classes) != 1, vectors_for(logits)
+    _, grad, hess = sx.value_grad_and_hess(logits, np.full_like(labels, 2), where=where)
+    product = sx.hvp(logits, np.full_like(labels, 2), v, where=where)
+    for result in (grad, hess, product, sx.softmax(logits, where=where), sx.softmax_vjp(logits, v, where=where)):
+        np.testing.assert_array_equal(np.isnan(result), np.broadcast_to(where, logits.shape))
+        assert not result[:, 1].any()
+
+
 def test_a_temperature_that_takes_logits_out_of_range() -> None:
     """The results are those of the formula in exact arithmetic, in both kernels."""
     for dtype, unit in (("float32", 2.0**127), ("float64", 2.0**1023)):

@@ -212,7 +212,6 @@ cdef bint describe_losses(Job* job, cnp.ndarray losses):
 
 
 cdef enum:
-    MAX_AXES = 64        # NumPy's own limit
     N_DIAGNOSTICS = 8
     NUMBERS = -1         # of the type computed in
 

@@ -46,6 +46,8 @@ cdef extern from "job.hpp" namespace "softxent" nogil:
         PANEL_WIDTH "static_cast<int>(softxent::PANEL_WIDTH)"
     cdef enum:
         MAX_BLOCKS "static_cast<int>(softxent::MAX_BLOCKS)"
+    cdef enum:
+        MAX_AXES "softxent::MAX_AXES"
 
     int LOGITS_ROW, TARGET_ROW, SLOPE_ROW, ALLOWED_ROW, VECTOR_ROW, HESSIAN_ROW
 

@@ -181,6 +181,7 @@ cdef extern from "row/target.hpp" namespace "softxent" nogil:
         RowArrays()
         const T* x
         Converted converted_grad
+        const T* next_stored
         T* copy
         T* e
         T* grad

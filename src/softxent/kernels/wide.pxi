@@ -49,6 +49,7 @@ cdef inline void visit_stretch(
 ) noexcept nogil:
     """Target and exponentials of the n classes from `start` on, of a row whose maximum is m."""
     cdef const real* x = row.x + start
+    cdef const real* next_stored
     cdef Py_ssize_t label
     find_target(sums, row, formula, start, n, m, prefetch_distance)
     # exp_sum may overwrite x, so it comes last.
@@ -58,9 +59,9 @@ cdef inline void visit_stretch(
         label = row.target.indices[0]
         sums.R = exp_and_diagnostic_sums(
             x, n, sums.argmax, unit, m, label - start, row.x[label], diagnostics, prefetch_distance)
-    elif row.hess != NULL and row.e == row.grad and prefetch_distance != 0:      # it is not stored past the caches
-        sums.R = exp_sum_beside(
-            x, row.e + start, <const real*> row.hess + start, n, sums.argmax, unit, prefetch_distance)
+    elif row.next_stored != NULL and prefetch_distance != 0:
+        next_stored = row.next_stored
+        sums.R = exp_sum_beside(x, row.e + start, next_stored + start, n, sums.argmax, unit, prefetch_distance)
     else:
         sums.R = exp_sum(x, row.e + start if row.e != NULL else NULL, n, sums.argmax, unit, prefetch_distance)
 
@@ -486,6 +487,7 @@ cdef inline void place_row(
     row.hess = NULL
     row.spread = <const real*> job.class_weight if job.formula.weighs else NULL
     row.result = job.result
+    row.next_stored = NULL
     if job.has_grad:
         row.grad = <real*> row_address(&job.grad, i) if job.grad.direct else scratch
         if not job.keeps_logits:
@@ -495,10 +497,14 @@ cdef inline void place_row(
     if not job.logits.direct or job.transforms:
         row.copy = scratch if row.e == NULL else row.e
         row.x = row.copy
+        if row.e != NULL and row.e == row.grad and job.grad.direct and i + 1 < job.n_rows:
+            row.next_stored = <real*> row_address(&job.grad, i + 1)
     read_target(job, i, label, one, &row.target)
     if job.result == HESSIAN:
         row.hess = <real*> row_address(&job.hess, i) if job.hess.direct else scratch + HESSIAN_ROW * n
         row.hess_scale = &job.hess_scale
+        if row.e == row.grad:                   # the diagonal is not stored past the caches
+            row.next_stored = row.hess
     if job.result == PRODUCT:
         row.has_probs = job.has_probs
         row.vector = place_vector(job, i, scratch + VECTOR_ROW * n)

@@ -101,6 +101,7 @@ template <class S> struct RowArrays {
     S *e;                                                      // exponentials, in grad or scratch; null for the loss
     S *grad;                                                   // null for the loss alone
     Converted converted_grad;                                  // where it is stored at once, if its data are not null
+    const S *next_stored;                                      // what is written after e, prefetched meanwhile; or null
     std::ptrdiff_t n;
     const unsigned char *allowed;                              // 0 where a class is not allowed; null if all are
     DiagnosticSums *diagnostics;                               // null if nobody asks for them
@@ -109,7 +110,7 @@ template <class S> struct RowArrays {
     bool has_probs;                                            // x are probabilities, and take the place of e
     S *hess;                                                   // of a HESSIAN; else null
     const Scale *hess_scale;
-    std::ptrdiff_t top;                                        // then: the first class with the largest logit
+    std::ptrdiff_t top;                                        // of a PRODUCT or without targets: the first class with the largest logit
     const S *spread;                                           // the weights by which smoothing spreads a label; else null
     Target<S> target;
 };
