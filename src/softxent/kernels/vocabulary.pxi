@@ -247,6 +247,9 @@ cdef extern from "row/sweeps.hpp" namespace "softxent" nogil:
     void multiply_by_slope[T](T* g, const T* slope, Py_ssize_t n)
     Carried[double] exp_sum[T](
         const T* x, T* e, Py_ssize_t n, Py_ssize_t left_out, RowUnit[T], Py_ssize_t prefetch_distance)
+    Carried[double] exp_and_gap_sum[T](
+        const T* x, T* e, Py_ssize_t n, Py_ssize_t left_out, RowUnit[T], double m, Carried[double]* gap_total,
+        Py_ssize_t prefetch_distance)
     Carried[double] exp_sum_beside[T](
         const T* x, T* e, const T* other, Py_ssize_t n, Py_ssize_t left_out, RowUnit[T], Py_ssize_t prefetch_distance)
     Carried[double] exp_and_diagnostic_sums[T](

@@ -23,6 +23,21 @@ cdef enum:
     PREFETCHED_ROW = 65536      # classes: a longer next row would drive this one out of the cache; see long_rows.pxi
 
 
+cdef inline bint adds_gaps_later(const RowArrays[real]* row, const Formula* formula) noexcept nogil:
+    """Whether the gaps of smoothing are added up with the exponentials, which must not overwrite the logits then."""
+    return (
+        formula.smoothing != 0 and not formula.weighs and row.result == GRADIENT and row.diagnostics == NULL
+        and row.e != row.x)
+
+
+cdef inline void check_gaps(
+    RowSums* sums, const RowArrays[real]* row, const Formula* formula, Py_ssize_t start, Py_ssize_t n, double m
+) noexcept nogil:
+    """Find gaps again, in a unit of their own, if no double holds their sums."""
+    if not (is_finite(sums.cross.sum) and is_finite(sums.gaps.sum)) and may_have_overflowed(row, start, n):
+        find_far_gaps(sums, row, formula, start, n, m, 1)
+
+
 cdef inline void find_target(
     RowSums* sums, const RowArrays[real]* row, const Formula* formula, Py_ssize_t start, Py_ssize_t n, double m,
     Py_ssize_t prefetch_distance
@@ -37,10 +52,11 @@ cdef inline void find_target(
         find_sparse(sums, x, 1, &row.target, start, n, m)
     if formula.weighs:
         find_weighted_gaps(sums, x, row.target.class_weight + start, n, m)
+    elif adds_gaps_later(row, formula):
+        return
     elif formula.smoothing != 0:
         sums.gaps = gap_sum(x, n, m)
-    if not (is_finite(sums.cross.sum) and is_finite(sums.gaps.sum)) and may_have_overflowed(row, start, n):
-        find_far_gaps(sums, row, formula, start, n, m, 1)
+    check_gaps(sums, row, formula, start, n, m)
 
 
 cdef inline void visit_stretch(
@@ -59,6 +75,10 @@ cdef inline void visit_stretch(
         label = row.target.indices[0]
         sums.R = exp_and_diagnostic_sums(
             x, n, sums.argmax, unit, m, label - start, row.x[label], diagnostics, prefetch_distance)
+    elif adds_gaps_later(row, formula):
+        sums.R = exp_and_gap_sum(
+            x, row.e + start if row.e != NULL else NULL, n, sums.argmax, unit, m, &sums.gaps, prefetch_distance)
+        check_gaps(sums, row, formula, start, n, m)
     elif row.next_stored != NULL and prefetch_distance != 0:
         next_stored = row.next_stored
         sums.R = exp_sum_beside(x, row.e + start, next_stored + start, n, sums.argmax, unit, prefetch_distance)

@@ -148,16 +148,21 @@ template <class S> void multiply_by_slope(S *g, const S *slope, std::ptrdiff_t n
 
 // The sum of all exponentials but that of the class `left_out`. They are written to e, which may be x, unless it is null.
 // Logits are prefetched `prefetch_distance` ahead, unless that is 0. The order of additions does not depend on `left_out`.
-// also(exponentials, i, count) is called as by `sweep`.
-template <class S, class F>
+// also(exponentials, i, count) is called as by `sweep`, and before(p, i, count) before the exponentials are written.
+struct Nothing {
+    template <class P, class Count> SOFTXENT_INLINE void operator()(const P &, std::ptrdiff_t, Count) const {}
+};
+template <class S, class F = Nothing, class G = Nothing>
 SOFTXENT_INLINE Carried<double> exp_sum_and(
-    const S *x, S *e, std::ptrdiff_t n, std::ptrdiff_t left_out, RowUnit<S> unit, std::ptrdiff_t prefetch_distance, F also
+    const S *x, S *e, std::ptrdiff_t n, std::ptrdiff_t left_out, RowUnit<S> unit, std::ptrdiff_t prefetch_distance, F also = F(),
+    G before = G()
 ) {
     constexpr std::ptrdiff_t width = Block<S>::lanes;
     const std::ptrdiff_t blocks_end = n - n % width;
     std::ptrdiff_t split = 0 <= left_out && left_out < blocks_end ? left_out - left_out % width : blocks_end;
     Sum<S> total;
     const auto add = [&](auto p, std::ptrdiff_t i, auto count) {
+        before(p, i, count);
         if constexpr (decltype(p)::lanes == width) {
             if (prefetch_distance != 0) prefetch(reinterpret_cast<const char *>(x + i + prefetch_distance), sizeof(S) * width);
             Block<S> made;
@@ -172,6 +177,7 @@ SOFTXENT_INLINE Carried<double> exp_sum_and(
     };
     sweep<S>(0, split, add);
     if (split < blocks_end) {
+        before(Block<S>(), split, All());
         Block<S> v = exp(load_block(x + split), unit);
         total.add(fold_sum(without_lane(v, left_out - split)));
         if (e != nullptr) store(e + split, v);
@@ -185,7 +191,7 @@ template <class S>
 SOFTXENT_INLINE Carried<double> exp_sum(
     const S *x, S *e, std::ptrdiff_t n, std::ptrdiff_t left_out, RowUnit<S> unit, std::ptrdiff_t prefetch_distance
 ) {
-    return exp_sum_and(x, e, n, left_out, unit, prefetch_distance, [](auto, std::ptrdiff_t, auto) {});
+    return exp_sum_and(x, e, n, left_out, unit, prefetch_distance);
 }
 // The same. `other`, which is written later, is prefetched meanwhile.
 template <class S>
@@ -258,11 +264,32 @@ Carried<double> exp_and_diagnostic_sums(
     return exp_and_diagnostic_sums_of<true>(x, n, left_out, unit, m, label, logit, diagnostics, prefetch_distance);
 }
 
-// The sum of m - x.
-template <class S> SOFTXENT_INLINE Carried<double> gap_sum(const S *x, std::ptrdiff_t n, double m) {
+// Adds up m - x.
+template <class S> struct GapSum {
+    const S *x;
+    double m;
     Sum<S> total;
-    sweep<S>(0, n, [&](auto p, std::ptrdiff_t i, auto count) { total.add(fold_sum(decltype(p)(m) - load_some(p, x + i, count, m))); });
-    return total.value();
+    GapSum(const S *x, double m) : x(x), m(m) {}
+    template <class P, class Count> SOFTXENT_INLINE void operator()(P p, std::ptrdiff_t i, Count count) {
+        total.add(fold_sum(P(m) - load_some(p, x + i, count, m)));
+    }
+};
+template <class S> SOFTXENT_INLINE Carried<double> gap_sum(const S *x, std::ptrdiff_t n, double m) {
+    GapSum<S> gaps(x, m);
+    sweep<S>(0, n, [&](auto p, std::ptrdiff_t i, auto count) { gaps(p, i, count); });
+    return gaps.total.value();
+}
+// exp_sum and gap_sum at once.
+template <class S>
+Carried<double> exp_and_gap_sum(
+    const S *x, S *e, std::ptrdiff_t n, std::ptrdiff_t left_out, RowUnit<S> unit, double m, Carried<double> *gap_total,
+    std::ptrdiff_t prefetch_distance
+) {
+    GapSum<S> gaps(x, m);
+    const Carried<double> R = exp_sum_and(
+        x, e, n, left_out, unit, prefetch_distance, Nothing(), [&](auto p, std::ptrdiff_t i, auto count) { gaps(p, i, count); });
+    *gap_total = gaps.total.value();
+    return R;
 }
 
 // The sum of w (m - x), for weights w of the classes: 0 * inf is 0 if LOOKS_FOR_0, else NaN. `top` becomes the first class
