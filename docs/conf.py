@@ -60,6 +60,7 @@ numpydoc_show_class_members = False  # autodoc shows them, in full
 
 html_theme = "pydata_sphinx_theme"
 html_static_path = ["_static"]
+html_favicon = "_static/icon.svg"
 html_css_files = ["softxent.css"]
 html_js_files = ["ratios.js"]
 html_show_sourcelink = False
