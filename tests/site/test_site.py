@@ -33,7 +33,7 @@ pytestmark = pytest.mark.site
 # depends on the kind of page and the theme, not on what a page says.
 QUICK = {"preload": False, "resultTypes": ["violations"]}
 WITHOUT_CONTRAST = {**QUICK, "rules": {"color-contrast": {"enabled": False}}}
-OF_EACH_KIND = {"index", "tutorial", "compiled", "moons", "softxent.hvp", "changelog", "search"}
+OF_EACH_KIND = {"index", "tutorial", "compiled", "how-it-works", "moons", "softxent.hvp", "changelog", "search"}
 
 # What keeps a page from being seen as it should, in words.
 FAULTS = """() => {
