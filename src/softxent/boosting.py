@@ -148,9 +148,8 @@ def _whole(labels: np.ndarray, n_rows: int) -> np.ndarray:
         raise TypeError(f"labels must be whole numbers, got dtype {labels.dtype}")
     with np.errstate(all="ignore"):
         whole = labels.astype(np.int32)
-        wrong = (
-            whole.astype(labels.dtype) != labels
-        )  # compared as they came, which is fast, and finds what is too large
+        # Compared as they came, which is fast, and finds what is too large.
+        wrong = whole.astype(labels.dtype) != labels
     if wrong.any():
         row = int(np.argmax(wrong))
         raise ValueError(f"labels[{row}] = {labels[row]} is not a class: expected a whole number")

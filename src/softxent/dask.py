@@ -371,7 +371,7 @@ class _Call:
         """`array` in the chunks that the logits have along its axes; as it is if the shapes do not fit."""
         if array.ndim != len(axes):
             return _Operand(array, ())
-        known = {axis: chunks for axis, chunks in enumerate(self.logits.chunks) if name != "logits"}
+        known = dict(enumerate(self.logits.chunks))
         chunks = tuple(known.get(axis, (size,)) for axis, size in zip(axes, array.shape, strict=True))
         sizes = tuple(map(sum, chunks))
         if any(_differ(mine, size) for mine, size in zip(sizes, array.shape, strict=True)):
@@ -437,17 +437,8 @@ class _Call:
     def _item(self, made: Any, key: str, dtype: Any, by_row: bool = True) -> Any:
         """One of the results of each task, as an array."""
         if made.ndim == len(self.rows) or not by_row:
-            return da.map_blocks(_item, made, key, meta=np.empty((0,) * made.ndim, dtype))
-        return da.blockwise(
-            _item,
-            self.rows,
-            made,
-            self.axes,
-            key=key,
-            concatenate=False,
-            align_arrays=False,
-            meta=self._meta(self.rows, dtype),
-        )
+            return da.map_blocks(_item, made, key, meta=self._meta(range(made.ndim), dtype))
+        return self._joined(partial(_item, key=key), made, dtype).array
 
     def _summed(self, made: Any, key: str) -> Any:
         """The `Sum` of all tasks together, of those that each has under a key: a tree of exact sums."""
@@ -480,9 +471,9 @@ class _Call:
     def _chosen(self, *names: str) -> dict[str, _Operand]:
         return {name: operand for name, operand in self.operands.items() if name in names}
 
-    def _joined(self, join: Callable[..., Any], made: Any) -> _Operand:
-        """What a function makes of the results of the chunks of the same rows."""
-        kwargs = {"concatenate": False, "align_arrays": False, "meta": self._meta(self.rows, object)}
+    def _joined(self, join: Callable[..., Any], made: Any, dtype: Any = object) -> _Operand:
+        """What a function makes of a list of the results of the chunks of the same rows."""
+        kwargs = {"concatenate": False, "align_arrays": False, "meta": self._meta(self.rows, dtype)}
         return _Operand(da.blockwise(join, self.rows, made, self.axes, **kwargs), self.rows)
 
     def _merged(self) -> _Operand:
@@ -543,7 +534,8 @@ class _Call:
             name: None if name in missing else self._item(made, name, dtypes[name]) for name in dtypes
         }
         fields["loss"] = self._reduced(made, per_row, how["divisor"]) if has_targets else None
-        fields["normalizer"] = self._number(Sum.rounded, divisor) if number is None else number
+        is_known = isinstance(divisor, Sum)
+        fields["normalizer"] = divisor.rounded() if is_known else self._number(Sum.rounded, divisor)
         return Evaluation(reduction=reduction, **fields)
 
     def _looks(self) -> dict[str, _Operand]:
@@ -557,11 +549,9 @@ class _Call:
         rows = {**(self._chosen("targets") if self.settings.has_labels else {}), "look": first}
         inputs = {**self._chosen("logits", "where"), **rows, **firsts}
         second = self._joined(sum, self._run(_look_again, self.axes, inputs))
-        merged = (
-            self._merged()
-            if "weight" in self.operands
-            else _Operand(self._item(first.array, "merged", object), self.rows)
-        )
+        merged = _Operand(self._item(first.array, "merged", object), self.rows)
+        if "weight" in self.operands:
+            merged = self._merged()
         return {**rows, **self._chosen("sample_weight"), "second_look": second, "merged": merged}
 
     def each_class(self, whole: Callable[..., np.ndarray], part: Callable[..., np.ndarray]) -> Any:

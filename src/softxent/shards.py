@@ -471,9 +471,8 @@ def look(logits: Any, targets: Any, first_class: int, n_classes: int, axis: int,
     """`summarize`, and the logit of the label of each row: 0 if another block has it, None if targets are no labels."""
     block = _Block(logits, targets, axis, first_class, n_classes, given)
     with np.errstate(all="ignore"):
-        summary, logits_there = _sum_up(block)
-    has_labels = block.indices is not None and block.amounts is None
-    label_logit = logits_there.reshape(block.leading) if has_labels else None
+        summary, entries = _sum_up(block)
+    label_logit = entries.z.reshape(block.leading) if entries is not None and block.amounts is None else None
     return {"merged": summary.reshape(block.leading), "label_logit": label_logit}
 
 
@@ -538,6 +537,7 @@ class _Entries(NamedTuple):
     places: np.ndarray  # classes, counted from the first of the block; 0 elsewhere
     t: np.ndarray
     u: np.ndarray  # t, times the weight of its class
+    z: np.ndarray  # the logits, once a sweep over the chunks has filled them in; 0 elsewhere
 
 
 class _Block:
@@ -620,7 +620,7 @@ class _Block:
         here = self.counted[:, np.newaxis] & (places >= 0) & (places < self.size)
         places = np.where(here, places, 0)
         t = np.where(here, 1.0 if self.amounts is None else self.amounts, 0.0)
-        return _Entries(here, places, t, _products(t, self.weight[places]))
+        return _Entries(here, places, t, _products(t, self.weight[places]), np.zeros(here.shape))
 
     def distribution(self, chunk: _Chunk) -> np.ndarray | None:
         """The targets of a few rows here, in float64; None for labels and pairs, and without targets."""
@@ -674,16 +674,15 @@ def _read_summary(value: Any, name: str) -> np.ndarray:
     return value
 
 
-def _sum_up(block: _Block) -> tuple[np.ndarray, Any]:
-    """The summaries of all rows, and the logits of what labels or pairs have in the block, 0 for the others."""
+def _sum_up(block: _Block) -> tuple[np.ndarray, _Entries | None]:
+    """The summaries of all rows, and what labels or pairs have here."""
     summary, entries = np.zeros(block.n_rows, SUMMARY), block.entries()
-    z_there = None if entries is None else np.zeros(entries.here.shape)
     for chunk in block.chunks():
         part, z = summary[chunk.rows], chunk.z
         _sum_exponentials(block, chunk, part)
-        if entries is not None and z_there is not None:
+        if entries is not None:
             here, places = entries.here[chunk.rows], entries.places[chunk.rows]
-            np.copyto(z_there[chunk.rows], np.take_along_axis(z, places, 1), where=here)
+            np.copyto(entries.z[chunk.rows], np.take_along_axis(z, places, 1), where=here)
         t = block.distribution(chunk)
         if t is not None:
             u = _products(t, block.weight)
@@ -693,9 +692,9 @@ def _sum_up(block: _Block) -> tuple[np.ndarray, Any]:
             w = block.weight if chunk.allowed is None else np.where(chunk.allowed, block.weight, 0)
             part["class_weight"] = w.sum(axis=-1)
             part["spread_gap"] = _products(w, _gaps(part["largest"], z)[0]).sum(axis=1)
-    if entries is not None and z_there is not None:
+    if entries is not None:
         summary["target"], summary["mass"] = entries.t.sum(axis=1), entries.u.sum(axis=1)
-        gap, gap_low = _gaps(summary["largest"], z_there)
+        gap, gap_low = _gaps(summary["largest"], entries.z)
         high, low = _doubles.settled(_doubles.two_product(entries.u, gap))
         summary["gap"] = np.where(entries.u != 0, high, 0).sum(axis=1)
         low = np.where((entries.u != 0) & np.isfinite(high), low + entries.u * gap_low, 0)
@@ -703,7 +702,7 @@ def _sum_up(block: _Block) -> tuple[np.ndarray, Any]:
     ignored = np.zeros((), SUMMARY)
     ignored["argmax"] = -1
     summary[~block.counted] = ignored
-    return summary, z_there
+    return summary, entries
 
 
 def _sum_exponentials(block: _Block, chunk: _Chunk, summary: np.ndarray) -> None:
