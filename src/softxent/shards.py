@@ -498,12 +498,13 @@ def look_again(
 
 def evaluated(merged: np.ndarray, measured: np.ndarray, labels: Any, given: Given) -> dict[str, Any]:
     """What `evaluate` says of each row, from a summary without weights of classes; its numbers in float64."""
-    counts, top = _counts(merged), argmax(merged)
+    counts, m = _counts(merged), merged["largest"]
+    top = np.where(np.isneginf(m), 0, argmax(merged))  # the first of equals, allowed or not, as in one call
     with np.errstate(all="ignore"):
         fields: dict[str, Any] = {
             "log_prob": 0 - _Rows(merged, Given({}), False, None).losses().reshape(merged.shape),
             "lse": lse(merged),
-            "entropy": sum(_log1p_rest(merged)) + measured[0],
+            "entropy": np.where(np.isfinite(m), sum(_log1p_rest(merged)) + measured[0], np.nan),
             "confidence": _Whole(merged).factor(np.ones(merged.shape)),
             "row_weight": 1.0 if given.sample_weight is None else taken_as(given.sample_weight, np.float64),
         }
