@@ -32,7 +32,6 @@ from softxent._threads import checked
 __all__ = ["cross_entropy", "evaluate", "log_softmax", "logsumexp", "softmax", "value_and_grad"]
 
 ARRAYS = ("weight", "sample_weight", "where")  # the options that are arrays
-NUMBERS_OF_ROWS = ("log_prob", "lse", "entropy", "confidence")  # of an Evaluation
 SPLIT_EVERY = 16  # sums that one task of the tree adds up
 
 
@@ -525,18 +524,19 @@ class _Call:
             made = self._run(_evaluate_merged, self.rows, looks, **how)
         else:
             made = self._run(_evaluate, self.axes, self.operands, **how)
-        dtypes: dict[str, Any] = dict.fromkeys(NUMBERS_OF_ROWS, self.settings.dtype)
-        dtypes |= {"argmax": np.int64, "rank": np.int64, "correct": np.bool_, "row_weight": np.float64}
-        missing = (set() if self.settings.has_labels else {"rank", "correct"}) | (
-            {"log_prob"} if not has_targets else set()
-        )
-        fields: dict[str, Any] = {
-            name: None if name in missing else self._item(made, name, dtypes[name]) for name in dtypes
-        }
-        fields["loss"] = self._reduced(made, per_row, how["divisor"]) if has_targets else None
+        dtypes: dict[str, Any] = dict.fromkeys(("lse", "entropy", "confidence"), self.settings.dtype)
+        dtypes |= {"argmax": np.int64, "row_weight": np.float64}
+        if has_targets:
+            dtypes["log_prob"] = self.settings.dtype
+        if self.settings.has_labels:
+            dtypes |= {"rank": np.int64, "correct": np.bool_}
+        fields: dict[str, Any] = dict.fromkeys(Evaluation._fields)
+        fields |= {name: self._item(made, name, dtype) for name, dtype in dtypes.items()}
+        if has_targets:
+            fields["loss"] = self._reduced(made, per_row, how["divisor"])
         is_known = isinstance(divisor, Sum)
         fields["normalizer"] = divisor.rounded() if is_known else self._number(Sum.rounded, divisor)
-        return Evaluation(reduction=reduction, **fields)
+        return Evaluation(**fields | {"reduction": reduction})
 
     def _looks(self) -> dict[str, _Operand]:
         """What `evaluate` needs of rows whose classes are in several chunks, merged: the operands of a task.
@@ -737,8 +737,7 @@ def _look_again(task: _Task) -> np.ndarray:
 def _evaluate_merged(task: _Task, divisor: Sum | None, has_targets: bool) -> dict[str, Any]:
     """What `evaluate` says of rows whose classes were merged."""
     look, second_look = task.blocks["look"]["merged"], task.blocks["second_look"]
-    found = shards.evaluated(look, second_look, task.targets, task.given)
-    found |= {name: taken_as(found[name], task.settings.dtype) for name in NUMBERS_OF_ROWS}
+    found = shards.evaluated(look, second_look, task.targets, task.given, task.settings.dtype)
     return found | (_losses(task, divisor) if has_targets else {})
 
 

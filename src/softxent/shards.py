@@ -496,20 +496,22 @@ def look_again(
     return measured.reshape(2, *block.leading)
 
 
-def evaluated(merged: np.ndarray, measured: np.ndarray, labels: Any, given: Given) -> dict[str, Any]:
-    """What `evaluate` says of each row, from a summary without weights of classes; its numbers in float64."""
+def evaluated(
+    merged: np.ndarray, measured: np.ndarray, labels: Any, given: Given, dtype: np.dtype
+) -> dict[str, np.ndarray]:
+    """What `evaluate` says of each row, with numbers of this dtype, from a summary without weights of classes."""
     counts, m = _counts(merged), merged["largest"]
     top = np.where(np.isneginf(m), 0, argmax(merged))  # the first of equals, allowed or not, as in one call
     with np.errstate(all="ignore"):
-        fields: dict[str, Any] = {
+        numbers: dict[str, Any] = {
             "log_prob": 0 - _Rows(merged, Given({}), False, None).losses().reshape(merged.shape),
             "lse": lse(merged),
             "entropy": np.where(np.isfinite(m), sum(_log1p_rest(merged)) + measured[0], np.nan),
             "confidence": _Whole(merged).factor(np.ones(merged.shape)),
-            "row_weight": 1.0 if given.sample_weight is None else taken_as(given.sample_weight, np.float64),
         }
-    fields = {name: np.where(counts, values, 0.0) for name, values in fields.items()}
-    fields["argmax"] = top
+    fields = {name: taken_as(np.where(counts, values, 0.0), dtype) for name, values in numbers.items()}
+    weights = 1.0 if given.sample_weight is None else taken_as(given.sample_weight, np.float64)
+    fields |= {"row_weight": np.where(counts, weights, 0.0), "argmax": top}
     if labels is not None:
         fields["rank"] = np.where(top < 0, -1, measured[1].astype(np.int64))
         fields["correct"] = (top == labels) & (top >= 0)
