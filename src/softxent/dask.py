@@ -427,7 +427,7 @@ class _Call:
             *(part for operand in inputs.values() for part in operand),
             align_arrays=False,
             concatenate=True,
-            meta=np.empty((0,) * len(out), object) if meta is None else meta,
+            meta=self._meta(out, object) if meta is None else meta,
         )
 
     def _meta(self, index: Sequence[int], dtype: Any) -> np.ndarray:
