@@ -77,6 +77,7 @@ UNIT_EXPONENT = 128  # of `rest`, so that a sum of exponentials is no subnormal 
 UNIT = 2.0**UNIT_EXPONENT
 LN_UNIT_HI, LN_UNIT_LO = UNIT_EXPONENT * _doubles.LN2_HI, UNIT_EXPONENT * _doubles.LN2_LO
 SMALLEST_EXPONENT = -700.0  # from here on an exponential without the unit would lose digits
+FAR = 2000.0  # more than any gap from a largest logit to one with a probability
 CHUNK = 2**16  # logits that are computed at once, if a row has no more
 OF_CLASS_WEIGHTS = ("mass", "gap", "gap_low", "class_weight", "spread_gap")  # the fields that are multiples of them
 
@@ -488,11 +489,15 @@ def look_again(
     classes = block.first + np.arange(block.size)
     with np.errstate(all="ignore"):
         for chunk in block.chunks():
-            gaps, _ = _gaps(summary["largest"][chunk.rows], chunk.z)
-            measured[0, chunk.rows] = _products(probabilities(chunk), gaps).sum(axis=1)
+            rows, z = chunk.rows, chunk.z
+            gaps = np.minimum(summary["largest"][rows, np.newaxis] - z, FAR)
+            measured[0, rows] = np.einsum("ij,ij->i", probabilities(chunk), gaps)
             if block.indices is not None:
-                label, z = block.indices[chunk.rows], label_logit.reshape(-1, 1)[chunk.rows]
-                measured[1, chunk.rows] = ((chunk.z > z) | ((chunk.z == z) & (classes < label))).sum(axis=1)
+                label, limit = block.indices[rows], label_logit.reshape(-1, 1)[rows]
+                is_equal, ahead = z == limit, np.count_nonzero(z > limit, axis=1)
+                ties = np.flatnonzero(is_equal.any(axis=1))
+                ahead[ties] += np.count_nonzero(is_equal[ties] & (classes < label[ties]), axis=1)
+                measured[1, rows] = ahead
     return measured.reshape(2, *block.leading)
 
 
