@@ -13,7 +13,8 @@ from time import thread_time
 import numpy as np
 
 import softxent as sx
-from softxent import _doubles, shards
+from softxent import shards
+from softxent._doubles import Sum
 
 BANDWIDTHS = {"1 Gbit/s": 125e6, "10 Gbit/s": 1.25e9, "100 Gbit/s": 12.5e9}
 
@@ -99,12 +100,12 @@ def of_rows(counts: list[int], n_rows: int) -> None:
     print(f"\nrows in parts: {n_rows} rows, tree of 16")
     print("parts   levels   most numbers that a task hands on   same bits as one call")
     for n_parts in counts:
-        sums = [np.array(_doubles.exact_sum(part)) for part in np.array_split(losses, n_parts)]
-        most, levels = max(map(len, sums)), 0
+        sums = [Sum.of(part) for part in np.array_split(losses, n_parts)]
+        most, levels = max(len(part.parts) for part in sums), 0
         while len(sums) > 1:
-            sums = [np.array(_doubles.exact_sum(np.concatenate(sums[i : i + 16]))) for i in range(0, len(sums), 16)]
-            most, levels = max(most, *map(len, sums)), levels + 1
-        same = math.fsum(sums[0]) == whole
+            sums = [Sum.merged(sums[i : i + 16]) for i in range(0, len(sums), 16)]
+            most, levels = max(most, *(len(part.parts) for part in sums)), levels + 1
+        same = sums[0].rounded() == whole
         assert same
         print(f"{n_parts:5}{levels:9}{most:37}{same!s:>24}")
 

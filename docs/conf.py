@@ -28,6 +28,7 @@ sys.path.insert(0, str(DOCS / "tools"))
 import pictures  # noqa: E402
 from gallery import write_gallery  # noqa: E402
 from pages import write  # noqa: E402
+from uses import uses  # noqa: E402
 
 project = "softxent"
 author = "The softxent developers"
@@ -59,12 +60,13 @@ numpydoc_show_class_members = False  # autodoc shows them, in full
 
 html_theme = "pydata_sphinx_theme"
 html_static_path = ["_static"]
+html_favicon = "_static/icon.svg"
 html_css_files = ["softxent.css"]
 html_js_files = ["ratios.js"]
 html_show_sourcelink = False
 html_copy_source = False
 html_theme_options: dict[str, Any] = {
-    "logo": {"text": "softxent"},
+    "logo": {"text": html_title},
     "header_links_before_dropdown": 6,
     "navigation_with_keys": False,
     "show_toc_level": 2,
@@ -90,6 +92,12 @@ NO_LIBRARIES = {"softxent", "softxent-kernel", "copy", "read", "exponentials"}
 OF_THE_ROOT = ("CHANGELOG", "CONTRIBUTING", "SECURITY")
 # Pages end their examples with an empty line, for doctest.
 END_OF_EXAMPLE = re.compile(r"\n\n```$", re.MULTILINE)
+# The first statement of a block of code that needs an empty line at its end, in a Python prompt, and what follows it.
+COMPOUND = re.compile(
+    r"^( *)>>> (?:@|(?:class|def|for|if|try|while|with)\b).*\n(?:\1\.\.\. .*\n)+(?=\1[^\s`.])", re.MULTILINE
+)
+# Pages about a module with functions of the same names as softxent's: a name alone is one of the module.
+MODULE_OF_PAGE = {"torch": "torch", "distributed": "dask"}
 # A comment in a page, where the site shows a picture: <!-- picture: name: what it shows -->
 CHART = "<!-- chart of ratios -->"
 PICTURE = re.compile(r"<!-- picture: (?P<name>\w+): (?P<caption>.+?) -->", re.DOTALL)
@@ -128,12 +136,17 @@ def read_source(app: Sphinx, docname: str, source: list[str]) -> None:
             for theme in pictures.THEMES
         )
 
-    text = END_OF_EXAMPLE.sub("\n```", PICTURE.sub(shown, source[0]))
+    text = pastable(END_OF_EXAMPLE.sub("\n```", PICTURE.sub(shown, source[0])))
     if CHART in text:
         text = text.replace(CHART, chart_of_ratios(text))
     for name in OF_THE_ROOT:
         text = text.replace(f"](../{name}.md", f"](generated/{name.lower()}.md")
     source[0] = text.replace("](../examples/)", "](generated/gallery/index.md)")
+
+
+def pastable(examples: str) -> str:
+    """End each compound statement with an empty line, so that a Python prompt takes what the button copies."""
+    return COMPOUND.sub(lambda found: f"{found[0]}{found[1]}...\n", examples)
 
 
 def chart_of_ratios(page: str) -> str:
@@ -159,13 +172,30 @@ def skip_field(app: Sphinx, kind: str, name: str, member: object, skip: bool, op
     return True if type(member).__name__ == "_tuplegetter" else None
 
 
+def complete_docstring(app: Sphinx, kind: str, name: str, what: object, options: object, lines: list[str]) -> None:
+    """After what it says come the pages, recipes and examples that use what it describes."""
+    lines[:] = pastable("\n".join(lines)).split("\n")
+    places = uses().get(name)
+    if kind in ("class", "function") and places:
+        lines += ["", ".. rubric:: Used in", ""]
+        for group, links in places.items():
+            written = ", ".join(f"`{title} <../../{address}>`__" for address, title in links.items())
+            lines.append(f"- {group}: {written}")
+
+
+def page_of(name: str) -> str:
+    return f"generated/api/{name}"
+
+
 def link_names(app: Sphinx, page: nodes.document, docname: str) -> None:
     """Lead the name of a public function or class, in the text of a page, to its place in the reference."""
     for literal in list(page.findall(nodes.literal)):
-        name = "softxent." + re.sub(r"^(sx|softxent)\.", "", literal.astext())
-        described = f"generated/api/{name}" in app.env.found_docs
-        if described and isinstance(literal.parent, nodes.paragraph | nodes.entry | nodes.strong):
-            place = app.builder.get_relative_uri(docname, f"generated/api/{name}")
+        text = literal.astext()
+        of_module = f"softxent.{MODULE_OF_PAGE.get(docname)}.{text}"
+        of_softxent = re.sub(r"^(?:sx\.|softxent\.|)", "softxent.", text)
+        name = next((name for name in (of_module, of_softxent) if page_of(name) in app.env.found_docs), None)
+        if name and isinstance(literal.parent, nodes.paragraph | nodes.entry | nodes.strong):
+            place = app.builder.get_relative_uri(docname, page_of(name))
             link = nodes.reference(refuri=f"{place}#{name}", internal=True)
             literal.replace_self(link)
             link += literal
@@ -200,6 +230,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("builder-inited", draw_pictures, priority=1)
     app.connect("source-read", read_source)
     app.connect("autodoc-skip-member", skip_field)
+    app.connect("autodoc-process-docstring", complete_docstring, priority=900)  # after numpydoc
     app.connect("doctree-resolved", link_names)
     app.connect("html-page-context", simplify)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

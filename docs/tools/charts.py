@@ -156,7 +156,7 @@ def start(n_rows: int, n_columns: int, panel: tuple[float, float] = (6.5, 4.8)) 
     matplotlib.rcParams.update(FONTS)
     import matplotlib.pyplot as plt
 
-    size = (2.8 + panel[0] * n_columns, 1 + panel[1] * n_rows)
+    size = (0.4 + panel[0] * n_columns, 2 + panel[1] * n_rows)
     figure, grid = plt.subplots(n_rows, n_columns, figsize=size, sharey=True, squeeze=False, layout="constrained")
     return figure, list(grid.flat)
 
@@ -167,7 +167,14 @@ def finish(figure: "Figure", panels: "Sequence[Axes]", path: Path) -> None:
     handles = {
         label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
-    figure.legend(handles=list(handles.values()), loc="outside right center", frameon=False)
+    figure.legend(
+        handles=list(handles.values()),
+        loc="outside lower center",  # not beside the panels, so that letters are large enough on a phone
+        ncols=int(figure.get_figwidth() / 2.2),
+        columnspacing=1.0,
+        handletextpad=0.4,
+        frameon=False,
+    )
     figure.savefig(path, dpi=DPI, metadata={"Software": None})
     plt.close(figure)
 

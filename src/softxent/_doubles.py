@@ -8,9 +8,12 @@ element. Beside infinities and NaN, `low` is NaN: see `settled`.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from decimal import Decimal, localcontext
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 Pair = tuple[np.ndarray, np.ndarray]
 
@@ -18,6 +21,8 @@ LN2_HI = float.fromhex("0x1.62e42fefap-1")  # 37 bits: products with exponents a
 LN2_LO = float.fromhex("0x1.cf79abc9e3b3ap-40")
 FAR = -2000.0  # an exponential from here on is 0, also in the units of its callers
 SPLITTER = 2.0**27 + 1
+FARTHEST = 1000  # exponent up to which a divisor is used as it is
+HALFWAY = 500  # exponent that others get, so that there is room on either side
 STEPS = 64  # of the table of exponentials, in 1
 
 
@@ -118,3 +123,53 @@ def exact_sum(values: np.ndarray) -> list[float]:
         parts.append(float(high.sum()))
         rest = low[low != 0]
     return parts
+
+
+class Sum(NamedTuple):
+    """The exact sum of `parts`, times 2^exponent: what neither rounds nor leaves the range before it is divided."""
+
+    parts: np.ndarray
+    exponent: int = 0
+
+    @classmethod
+    def of(cls, values: ArrayLike, exponent: int = 0) -> Sum:
+        with np.errstate(all="ignore"):
+            return cls(np.array(exact_sum(np.asarray(values, np.float64))), exponent)
+
+    @classmethod
+    def merged(cls, sums: Iterable[Sum]) -> Sum:
+        counted = [part for part in sums if part.parts.size]
+        unit = max((part.exponent for part in counted), default=0)
+        with np.errstate(all="ignore"):
+            parts = [np.ldexp(part.parts, part.exponent - unit) for part in counted]
+        return cls.of(np.concatenate([np.zeros(0), *parts]), unit)
+
+    def shift(self, unit: int = 0) -> int:
+        """The power of two that brings the sum, divided by 2^unit, into range as a divisor; 0 if it is.
+
+        Weights that add up to it are multiplied by the same. Then they, and their products, are in range too.
+        """
+        exponent = math.frexp(math.fsum(self.parts))[1] + self.exponent - unit
+        return 0 if abs(exponent) <= FARTHEST else int(math.copysign(HALFWAY, exponent)) - exponent
+
+    def rounded(self, shift: int = 0) -> float:
+        """The sum times 2^shift, as one number."""
+        with np.errstate(all="ignore"):
+            return float(np.ldexp(math.fsum(self.parts), self.exponent + shift))
+
+    def over(self, divisor: Sum) -> float:
+        """The mean; 0 if the divisor is."""
+        (above, up), (below, down) = (math.frexp(math.fsum(total.parts)) for total in (self, divisor))
+        with np.errstate(all="ignore"):
+            quotient = above / below if below else 0.0
+            return float(np.ldexp(quotient, self.exponent + up - divisor.exponent - down))
+
+
+ONE = Sum(np.ones(1))
+
+
+def near_one(weights: np.ndarray) -> tuple[np.ndarray, int]:
+    """Weights divided by 2^n, the largest near 1, and n. Only those that vanish beside the largest are rounded."""
+    with np.errstate(all="ignore"):
+        exponent = math.frexp(float(np.abs(weights).max(initial=0)))[1]
+        return np.ldexp(weights, -exponent), exponent

@@ -37,6 +37,11 @@ else:
     Loss = TypeVar("Loss", covariant=True)  # its default comes with Python 3.13
 
 
+def in_memory(values: Any) -> bool:
+    """Whether these are numbers, not a plan to compute them, as Dask has."""
+    return isinstance(values, np.ndarray | np.generic)
+
+
 class Evaluation(NamedTuple, Generic[Loss]):
     r"""The loss of a batch, and what is known of each row.
 
@@ -112,6 +117,8 @@ class Evaluation(NamedTuple, Generic[Loss]):
         parts = list(results)
         if not parts:
             raise ValueError("merge needs at least one result, got none")
+        if not all(in_memory(part.lse) for part in parts):
+            raise TypeError("merge needs results that are computed: use dask.compute(results)[0]")
         merged: dict[str, Any] = {}
         for name in cls._fields:
             values = [getattr(part, name) for part in parts]
@@ -135,6 +142,8 @@ class Evaluation(NamedTuple, Generic[Loss]):
         values: np.ndarray | None = getattr(self, name)
         if values is None:
             raise ValueError(f"there is no {name} without {needed}")
+        if not in_memory(values):
+            raise TypeError(f"{name} is not computed yet: use dask.compute(result)[0]")
         return values
 
     def _mean(self, values: np.ndarray) -> float:
@@ -145,6 +154,8 @@ class Evaluation(NamedTuple, Generic[Loss]):
             return float((weights * values).sum() / total) if total != 0 else float("nan")
 
     def __repr__(self) -> str:
+        if not in_memory(self.lse):
+            return f"<Evaluation: not computed yet, rows={self.lse.size}>"
         numbers: list[str] = []
         if self.loss is not None:
             loss = f"{self.loss:.6g}" if isinstance(self.loss, float) else "one a row"
@@ -230,7 +241,7 @@ def evaluate(
 
     References
     ----------
-    .. [1] D. Jurafsky and J. H. Martin, *Speech and Language Processing*, section 3.3.
+    .. [1] Jurafsky and Martin, *Speech and Language Processing*, section 3.3.
 
     Examples
     --------

@@ -109,7 +109,7 @@ def cross_entropy(
 
     References
     ----------
-    .. [1] I. Goodfellow, Y. Bengio and A. Courville, *Deep Learning*, MIT Press, 2016, section 6.2.2.3.
+    .. [1] Goodfellow, Bengio and Courville, *Deep Learning*, MIT Press, 2016, section 6.2.2.3.
 
     Examples
     --------
@@ -199,7 +199,7 @@ def value_and_grad(
 
     References
     ----------
-    .. [1] I. Goodfellow, Y. Bengio and A. Courville, *Deep Learning*, MIT Press, 2016, section 6.5.9.
+    .. [1] Goodfellow, Bengio and Courville, *Deep Learning*, MIT Press, 2016, section 6.5.9.
 
     Examples
     --------

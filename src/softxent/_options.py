@@ -44,7 +44,8 @@ class Options(LogitOptions, total=False):
         Which classes are allowed. Others have no probability, whatever their logits hold, and a gradient of 0. One axis
         always means classes, even if there are as many rows.
     weight : array_like, shape (C,), optional
-        A weight for each class, that its part of the loss is multiplied by.
+        A weight for each class, that its part of the loss is multiplied by. The mean divides by the weights of the
+        targets.
     sample_weight : array_like, shape (...), optional
         A weight for each row, of any real or bool dtype, that its loss and its gradient are multiplied by. A row of
         weight 0 is ignored, as with `ignore_index`; its label must be a class all the same.

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from softxent import _threads
+from softxent._doubles import near_one
 from softxent._evaluation import evaluate
 from softxent._inputs import Pair, is_real, read_array
 from softxent._loss import cross_entropy
@@ -147,9 +148,8 @@ def _whole(labels: np.ndarray, n_rows: int) -> np.ndarray:
         raise TypeError(f"labels must be whole numbers, got dtype {labels.dtype}")
     with np.errstate(all="ignore"):
         whole = labels.astype(np.int32)
-        wrong = (
-            whole.astype(labels.dtype) != labels
-        )  # compared as they came, which is fast, and finds what is too large
+        # Compared as they came, which is fast, and finds what is too large.
+        wrong = whole.astype(labels.dtype) != labels
     if wrong.any():
         row = int(np.argmax(wrong))
         raise ValueError(f"labels[{row}] = {labels[row]} is not a class: expected a whole number")
@@ -548,7 +548,7 @@ def log_priors(
         raise ValueError("labels must have at least one row, got none")
     n = int(classes.max()) + 1 if n_classes is None else int(n_classes)
     _check_range(classes, n, "a class")
-    weights = None if sample_weight is None else np.asarray(sample_weight, np.float64)
+    weights = None if sample_weight is None else near_one(np.asarray(sample_weight, np.float64))[0]
     counts = np.bincount(classes, weights, n)
     logs: np.ndarray = np.log(np.maximum(counts / counts.sum(), LEAST_PRIOR))
     return logs

@@ -20,8 +20,9 @@ try:
 except ImportError as error:
     raise ImportError('softxent.dask needs Dask: pip install "softxent[dask]"') from error
 
-from softxent import _doubles, _loss, _softmax, shards
+from softxent import _loss, _softmax, shards
 from softxent._counting import weigh_rows
+from softxent._doubles import ONE, Sum, near_one
 from softxent._evaluation import Evaluation
 from softxent._evaluation import evaluate as evaluate_rows
 from softxent._inputs import read_array, read_logits, read_targets, result_dtypes, shape_without, taken_as
@@ -47,18 +48,20 @@ def cross_entropy(
 ) -> Any:
     """Softmax cross-entropy loss of Dask arrays.
 
+    Other arrays may be NumPy or Dask arrays, in any chunks: they are cut, or rechunked, to those of the logits.
+
     Parameters
     ----------
     logits : dask.array.Array, shape (..., C)
         As in the function of this name for NumPy arrays, in any chunks, of the rows and of the classes.
     targets : array_like or dask.array.Array, or a pair of them
-        As in the function for NumPy arrays. They are cut, or rechunked, to the chunks of the rows of `logits`.
+        As in the function for NumPy arrays.
     axis, reduction, normalizer
-        As in the function for NumPy arrays. The mean is over the whole array.
+        As in `cross_entropy`.
     n_threads : int, default 1
         How many threads each task may use. A scheduler runs several tasks at once, so that 1 is right nearly always.
     **options
-        See `Options`. Arrays may be NumPy or Dask arrays, in any chunks.
+        See `Options`.
 
     Returns
     -------
@@ -104,7 +107,7 @@ def value_and_grad(
     Parameters
     ----------
     logits, targets, axis, reduction, normalizer, n_threads, **options
-        As in `cross_entropy` for Dask arrays.
+        As in `cross_entropy`.
 
     Returns
     -------
@@ -149,8 +152,7 @@ def evaluate(
     Parameters
     ----------
     logits, targets, axis, reduction, normalizer, n_threads, **options
-        As in `cross_entropy` for Dask arrays. Logits whose classes are in several chunks are rechunked to have all
-        classes of fewer rows in each; that moves them between workers.
+        As in `cross_entropy`.
 
     Returns
     -------
@@ -173,7 +175,7 @@ def evaluate(
     >>> result.argmax, result.accuracy
     (array([2, 0]), 0.5)
     """
-    return _Call(logits, targets, axis, n_threads, options, whole_rows=True).evaluation(reduction, normalizer)
+    return _Call(logits, targets, axis, n_threads, options).evaluation(reduction, normalizer)
 
 
 @with_options
@@ -185,7 +187,7 @@ def softmax(
     Parameters
     ----------
     logits, axis, n_threads, temperature, softcap, where
-        As in `cross_entropy` for Dask arrays.
+        As in `cross_entropy`.
 
     Returns
     -------
@@ -218,7 +220,7 @@ def log_softmax(
     Parameters
     ----------
     logits, axis, n_threads, temperature, softcap, where
-        As in `cross_entropy` for Dask arrays.
+        As in `cross_entropy`.
 
     Returns
     -------
@@ -256,7 +258,7 @@ def logsumexp(
     Parameters
     ----------
     logits, axis, n_threads, temperature, softcap, where
-        As in `cross_entropy` for Dask arrays.
+        As in `cross_entropy`.
     keepdims : bool, default False
         Whether the class axis stays, with length 1.
 
@@ -302,11 +304,22 @@ class _Settings(NamedTuple):
     dtype: np.dtype  # computed in
     has_labels: bool
 
-    def read(self, blocks: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
-        """Logits, targets and options of a task."""
-        options = {**self.numbers, **{name: blocks[name] for name in ARRAYS if name in blocks}}
-        targets = (blocks["indices"], blocks["probs"]) if "indices" in blocks else blocks.get("targets")
-        return blocks.get("logits"), targets, options
+
+class _Task:
+    """What a task has: the settings, and blocks of arrays by name."""
+
+    def __init__(self, settings: _Settings, blocks: dict[str, Any]) -> None:
+        self.settings, self.blocks, self.axis = settings, blocks, settings.class_axis
+        self.logits: Any = blocks.get("logits")
+        self.targets: Any = (blocks["indices"], blocks["probs"]) if "indices" in blocks else blocks.get("targets")
+        self.given = read_options({**settings.numbers, **{name: blocks[name] for name in ARRAYS if name in blocks}})
+
+    def options(self) -> dict[str, Any]:
+        return dict(vars(self.given))
+
+    def first_class(self) -> int:
+        """Of a block with a part of the classes."""
+        return int(self.blocks["first_class"][0])
 
 
 class _Call:
@@ -320,14 +333,13 @@ class _Call:
         n_threads: SupportsIndex | None,
         options: Any,
         reader: Callable[[Any], Any] = read_options,
-        whole_rows: bool = False,
     ) -> None:
         if not isinstance(logits, da.Array):
             raise TypeError(
                 f"logits must be a Dask array, got {type(logits).__name__}; the functions of softxent take others"
             )
         _, class_axis = read_logits(_stand_in(logits.dtype, logits.shape), axis)
-        self.logits = _with_known_classes(logits, class_axis, whole_rows)
+        self.logits = _with_known_classes(logits, class_axis)
         self.axes = tuple(range(logits.ndim))
         self.class_axis, self.rows = class_axis, shape_without(self.axes, class_axis)
         self.in_parts = self.logits.numblocks[class_axis] > 1
@@ -358,7 +370,7 @@ class _Call:
         """`array` in the chunks that the logits have along its axes; as it is if the shapes do not fit."""
         if array.ndim != len(axes):
             return _Operand(array, ())
-        known = {axis: chunks for axis, chunks in enumerate(self.logits.chunks) if name != "logits"}
+        known = dict(enumerate(self.logits.chunks))
         chunks = tuple(known.get(axis, (size,)) for axis, size in zip(axes, array.shape, strict=True))
         sizes = tuple(map(sum, chunks))
         if any(_differ(mine, size) for mine, size in zip(sizes, array.shape, strict=True)):
@@ -384,11 +396,10 @@ class _Call:
         Where the rows fit, they read arrays without rows, so that no value matters.
         """
         fits = all(operand.axes or operand.array.ndim == 0 for operand in self.operands.values())
-        x, targets, options = self.settings.read({name: self._stand_in(name, not fits) for name in self.operands})
-        given = read_options(options)
-        if targets is not None:
-            read_targets(targets, x, self.class_axis, given.ignore_index, self.settings.dtype)
-        given.fitted(x, self.class_axis, self.settings.dtype)
+        task = _Task(self.settings, {name: self._stand_in(name, not fits) for name in self.operands})
+        if task.targets is not None:
+            read_targets(task.targets, task.logits, task.axis, task.given.ignore_index, self.settings.dtype)
+        task.given.fitted(task.logits, task.axis, self.settings.dtype)
 
     def _stand_in(self, name: str, rows: bool) -> np.ndarray:
         """An array of the shape of an operand that takes no memory, with its rows or with none."""
@@ -404,14 +415,19 @@ class _Call:
         meta: Any = None,
         **how: Any,
     ) -> Any:
-        """An array of what a function makes of the blocks of `inputs`. Without a `meta`, they may be anything."""
+        """An array of what a function makes of the blocks of `inputs`. Without a `meta`, they may be anything.
+
+        `how` are its other arguments. One that is an array is what its only block holds.
+        """
+        lazy = {name: _Operand(value, ()) for name, value in how.items() if isinstance(value, da.Array)}
+        inputs, how = inputs | lazy, {name: value for name, value in how.items() if name not in lazy}
         return da.blockwise(
-            partial(_in_task, function, tuple(inputs), self.settings, how),
+            partial(_in_task, function, tuple(inputs), tuple(lazy), self.settings, how),
             tuple(out),
             *(part for operand in inputs.values() for part in operand),
             align_arrays=False,
             concatenate=True,
-            meta=np.empty((0,) * len(out), object) if meta is None else meta,
+            meta=self._meta(out, object) if meta is None else meta,
         )
 
     def _meta(self, index: Sequence[int], dtype: Any) -> np.ndarray:
@@ -420,62 +436,49 @@ class _Call:
     def _item(self, made: Any, key: str, dtype: Any, by_row: bool = True) -> Any:
         """One of the results of each task, as an array."""
         if made.ndim == len(self.rows) or not by_row:
-            return da.map_blocks(_item, made, key, meta=np.empty((0,) * made.ndim, dtype))
-        return da.blockwise(
-            _item,
-            self.rows,
-            made,
-            self.axes,
-            key=key,
-            concatenate=False,
-            align_arrays=False,
-            meta=self._meta(self.rows, dtype),
-        )
+            return da.map_blocks(_item, made, key, meta=self._meta(range(made.ndim), dtype))
+        return self._joined(partial(_item, key=key), made, dtype).array
 
     def _summed(self, made: Any, key: str) -> Any:
-        """The sum of one of the results of all tasks, each a few numbers, rounded once: a tree of exact sums."""
+        """The `Sum` of all tasks together, of those that each has under a key: a tree of exact sums."""
         return da.reduction(
             made,
             chunk=partial(_part_of_sum, key=key),
             combine=_add_parts,
-            aggregate=_round_sum,
+            aggregate=_add_parts,
             concatenate=False,
             split_every=SPLIT_EVERY,
-            dtype=np.float64,
-            meta=self._meta((), np.float64),
+            dtype=object,
+            meta=self._meta((), object),
         )
 
     def _divisor(self, merged: _Operand | None) -> Any:
-        """What the mean divides by: a float, or an array that the sum over all rows makes."""
+        """What the mean divides by: a `Sum`, or an array with one that tasks find."""
         n_rows = math.prod(self.logits.shape[axis] for axis in self.rows)
         by_class, by_row = "weight" in self.operands, "sample_weight" in self.operands
         if not (by_class or by_row or math.isnan(n_rows)) and self.settings.numbers.get("ignore_index") is None:
-            return float(n_rows)
+            return Sum.of(n_rows)
         if merged is not None:
             inputs = {"merged": merged, **self._chosen("sample_weight")}
             return self._summed(self._run(_masses_of_merged, self.rows, inputs, by_class=by_class), "masses")
         inputs = self._chosen("sample_weight")
         if by_class or not by_row or self.settings.has_labels:
-            inputs = self._chosen("targets", "indices", "probs", "weight", "sample_weight")
+            inputs = self._chosen("targets", "indices", "probs", "weight", "sample_weight") or self._chosen("logits")
         has_classes = any(operand.axes == self.axes for operand in inputs.values())
         return self._summed(self._run(_masses, self.axes if has_classes else self.rows, inputs), "masses")
 
     def _chosen(self, *names: str) -> dict[str, _Operand]:
         return {name: operand for name, operand in self.operands.items() if name in names}
 
+    def _joined(self, join: Callable[..., Any], made: Any, dtype: Any = object) -> _Operand:
+        """What a function makes of a list of the results of the chunks of the same rows."""
+        kwargs = {"concatenate": False, "align_arrays": False, "meta": self._meta(self.rows, dtype)}
+        return _Operand(da.blockwise(join, self.rows, made, self.axes, **kwargs), self.rows)
+
     def _merged(self) -> _Operand:
         """The merged summaries of the rows."""
-        summaries = self._run(_summarize, self.axes, {**self.operands, "first_class": self._first_classes()})
-        merged = da.blockwise(
-            _merge,
-            self.rows,
-            summaries,
-            self.axes,
-            concatenate=False,
-            align_arrays=False,
-            meta=self._meta(self.rows, shards.SUMMARY),
-        )
-        return _Operand(merged, self.rows)
+        inputs = {**self.operands, "first_class": self._first_classes()}
+        return self._joined(shards.merge, self._run(_summarize, self.axes, inputs))
 
     def _first_classes(self) -> _Operand:
         sizes = self.logits.chunks[self.class_axis]
@@ -483,56 +486,73 @@ class _Call:
         return _Operand(da.from_array(first, chunks=1, name=False), (self.class_axis,))
 
     def loss_and_grad(self, reduction: str, normalizer: Any, with_grad: bool) -> tuple[Any, Any]:
-        mean, per_row, divisor = _loss.read_reduction(reduction, normalizer)
+        mean, per_row, number = _loss.read_reduction(reduction, normalizer)
         merged = self._merged() if self.in_parts else None
-        inputs = dict(self.operands)
-        if mean and divisor is None:
-            divisor = self._divisor(merged)
-        if isinstance(divisor, da.Array):
-            inputs["divisor"] = _Operand(divisor, ())
-        how = {"mean": mean, "divisor": None if isinstance(divisor, da.Array) else divisor}
-        grad = None
-        meta = self._meta(self.axes, self.grad_dtype)
+        divisor = grad = None
+        if mean:
+            divisor = self._divisor(merged) if number is None else Sum.of(number)
         if merged is None:
-            made = self._run(_visit, self.axes, inputs, with_grad=with_grad, **how)
+            made = self._run(_visit, self.axes, self.operands, divisor=divisor, with_grad=with_grad)
             if with_grad:
                 grad = self._item(made, "grad", self.grad_dtype, by_row=False)
         else:
-            made = self._run(_losses, self.rows, {"merged": merged, **self._chosen("sample_weight")})
+            made = self._run(_losses, self.rows, {"merged": merged, **self._chosen("sample_weight")}, divisor=divisor)
             if with_grad:
-                inputs |= {"merged": merged, "first_class": self._first_classes()}
-                grad = self._run(_grad, self.axes, inputs, meta, **how)
-        return self._reduced(made, mean, per_row, divisor), grad
+                inputs = {**self.operands, "merged": merged, "first_class": self._first_classes()}
+                grad = self._run(_grad, self.axes, inputs, self._meta(self.axes, self.grad_dtype), divisor=divisor)
+        return self._reduced(made, per_row, divisor), grad
 
-    def _reduced(self, made: Any, mean: bool, per_row: bool, divisor: Any) -> Any:
+    def _reduced(self, made: Any, per_row: bool, divisor: Any) -> Any:
         if per_row:
             return self._item(made, "losses", self.settings.dtype)
-        total = self._summed(made, "sum")
-        return total if not mean else da.map_blocks(_divide, total, divisor, meta=self._meta((), np.float64))
+        return self._number(_divide, self._summed(made, "sum"), ONE if divisor is None else divisor)
+
+    def _number(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return da.map_blocks(function, *arguments, meta=self._meta((), np.float64))
 
     def evaluation(self, reduction: str, normalizer: Any) -> Evaluation[Any]:
-        mean, per_row, divisor = _loss.read_reduction(reduction, normalizer)
+        mean, per_row, number = _loss.read_reduction(reduction, normalizer)
         has_targets = bool(self._chosen("targets", "indices"))
         if not has_targets:
-            _, _, options = self.settings.read(
-                {name: self._stand_in(name, rows=False) for name in self._chosen(*ARRAYS)}
-            )
-            rows = self._stand_in("logits", rows=False)
-            evaluate_rows(rows, axis=self.class_axis, normalizer=normalizer, **options)  # refuses what changes a loss
-        made = self._run(_evaluate, self.axes, self.operands)
-        dtype = self.settings.dtype
-        if divisor is None:
-            divisor = self._summed(made, "masses")
-        dtypes: dict[str, Any] = dict.fromkeys(("log_prob", "lse", "entropy", "confidence"), dtype)
-        dtypes |= {"argmax": np.int64, "rank": np.int64, "correct": np.bool_, "row_weight": np.float64}
-        missing = (set() if self.settings.has_labels else {"rank", "correct"}) | (
-            {"log_prob"} if not has_targets else set()
-        )
-        fields: dict[str, Any] = {
-            name: None if name in missing else self._item(made, name, dtypes[name]) for name in dtypes
-        }
-        loss = self._reduced(made, mean, per_row, divisor) if has_targets else None
-        return Evaluation(loss=loss, normalizer=divisor, reduction=reduction, **fields)
+            rows = _Task(self.settings, {name: self._stand_in(name, False) for name in self._chosen("logits", *ARRAYS)})
+            # This refuses what changes a loss.
+            evaluate_rows(rows.logits, axis=self.class_axis, normalizer=normalizer, **rows.options())
+        looks = self._looks() if self.in_parts else {}
+        divisor = self._divisor(looks.get("merged")) if number is None else Sum.of(number)
+        how = {"divisor": divisor if mean else None, "has_targets": has_targets}
+        if looks:
+            made = self._run(_evaluate_merged, self.rows, looks, **how)
+        else:
+            made = self._run(_evaluate, self.axes, self.operands, **how)
+        dtypes: dict[str, Any] = dict.fromkeys(("lse", "entropy", "confidence"), self.settings.dtype)
+        dtypes |= {"argmax": np.int64, "row_weight": np.float64}
+        if has_targets:
+            dtypes["log_prob"] = self.settings.dtype
+        if self.settings.has_labels:
+            dtypes |= {"rank": np.int64, "correct": np.bool_}
+        fields: dict[str, Any] = dict.fromkeys(Evaluation._fields)
+        fields |= {name: self._item(made, name, dtype) for name, dtype in dtypes.items()}
+        if has_targets:
+            fields["loss"] = self._reduced(made, per_row, how["divisor"])
+        is_known = isinstance(divisor, Sum)
+        fields["normalizer"] = divisor.rounded() if is_known else self._number(Sum.rounded, divisor)
+        return Evaluation(**fields | {"reduction": reduction})
+
+    def _looks(self) -> dict[str, _Operand]:
+        """What `evaluate` needs of rows whose classes are in several chunks, merged: the operands of a task.
+
+        A second look at each chunk finds what needs the merged summaries. Weights of classes are for the loss alone.
+        """
+        plain = {name: operand for name, operand in self.operands.items() if name != "weight"}
+        firsts = {"first_class": self._first_classes()}
+        first = self._joined(_join_looks, self._run(_look, self.axes, plain | firsts))
+        rows = {**(self._chosen("targets") if self.settings.has_labels else {}), "look": first}
+        inputs = {**self._chosen("logits", "where"), **rows, **firsts}
+        second = self._joined(sum, self._run(_look_again, self.axes, inputs))
+        merged = _Operand(self._item(first.array, "merged", object), self.rows)
+        if "weight" in self.operands:
+            merged = self._merged()
+        return {**rows, **self._chosen("sample_weight"), "second_look": second, "merged": merged}
 
     def each_class(self, whole: Callable[..., np.ndarray], part: Callable[..., np.ndarray]) -> Any:
         """A result with a number for each class: by one function of whole rows, or another of parts of rows."""
@@ -583,8 +603,8 @@ def _parts_of(targets: Any) -> Iterator[tuple[str, Any]]:
         yield "targets", _read(targets, "targets")
 
 
-def _with_known_classes(logits: Any, class_axis: int, whole_rows: bool) -> Any:
-    """The logits, in chunks with at least one class, or with all classes."""
+def _with_known_classes(logits: Any, class_axis: int) -> Any:
+    """The logits, in chunks with at least one class."""
     _read(logits, "logits")
     chunks = logits.chunks[class_axis]
     if any(map(math.isnan, chunks)):
@@ -594,148 +614,140 @@ def _with_known_classes(logits: Any, class_axis: int, whole_rows: bool) -> Any:
         )
     if 0 in chunks:
         logits = logits.rechunk({class_axis: tuple(size for size in chunks if size)})
-    if whole_rows and len(chunks) > 1:
-        sizes = {axis: "auto" for axis in range(logits.ndim) if not math.isnan(logits.shape[axis])}
-        largest = max(1, int(np.nanmax([math.prod(map(max, logits.chunks)), 1])) * logits.dtype.itemsize)
-        logits = logits.rechunk({**sizes, class_axis: -1}, block_size_limit=largest)
     return logits
 
 
 def _in_task(
-    function: Callable[..., Any], names: tuple[str, ...], settings: _Settings, how: dict[str, Any], *blocks: Any
+    function: Callable[..., Any],
+    names: tuple[str, ...],
+    lazy: tuple[str, ...],
+    settings: _Settings,
+    how: dict[str, Any],
+    *values: Any,
 ) -> Any:
+    blocks = dict(zip(names, values, strict=True))
     try:
-        return function(settings, dict(zip(names, blocks, strict=True)), **how)
+        return function(_Task(settings, blocks), **how, **{name: blocks[name] for name in lazy})
     except (TypeError, ValueError) as error:
         error.add_note("This is about one chunk of a Dask array; indices count from the beginning of the chunk.")
         raise
 
 
-def _visit(
-    settings: _Settings, blocks: dict[str, Any], mean: bool, divisor: float | None, with_grad: bool
-) -> dict[str, Any]:
-    """Loss and gradient of rows with all their classes."""
-    x, targets, options = settings.read(blocks)
-    given = read_options(options)
-    if mean:
-        given.normalizer = float(blocks["divisor"]) if divisor is None else divisor
-    losses = np.zeros(_rows_of(x, settings))
+def _visit(task: _Task, divisor: Sum | None, with_grad: bool) -> dict[str, Any]:
+    """Loss and gradient of rows with all their classes; divided, for a mean."""
+    rows, shift, given = shape_without(np.shape(task.logits), task.axis), 0, task.given
+    if divisor is not None:
+        shift = divisor.shift()
+        given.normalizer = divisor.rounded(shift)
+    if shift:
+        weights = np.ones(rows) if given.sample_weight is None else taken_as(given.sample_weight, np.float64)
+        with np.errstate(all="ignore"):
+            given.sample_weight = np.ldexp(weights, shift)
+    losses, n_threads = np.zeros(rows), task.settings.n_threads
+    reduction = "sum" if divisor is None else "mean"
     _, grad = _loss.visit(
-        x,
-        targets,
-        settings.class_axis,
-        "mean" if mean else "sum",
-        None,
-        settings.n_threads,
-        given,
-        with_grad,
-        losses=losses,
+        task.logits, task.targets, task.axis, reduction, None, n_threads, given, with_grad, losses=losses
     )
-    return {"grad": grad, **_of_losses(losses, settings)}
+    return {"grad": grad, **_of_losses(task, losses, -shift)}
 
 
-def _rows_of(x: Any, settings: _Settings) -> tuple[int, ...]:
-    return shape_without(np.shape(x), settings.class_axis)
+def _of_losses(task: _Task, losses: np.ndarray, exponent: int) -> dict[str, Any]:
+    """Losses of float64, in the unit 2^exponent: rounded, and summed up."""
+    return {"losses": taken_as(losses, task.settings.dtype), "sum": Sum.of(losses, exponent)}
 
 
-def _exact_sum(values: np.ndarray) -> np.ndarray:
-    with np.errstate(all="ignore"):
-        return np.array(_doubles.exact_sum(values))
-
-
-def _of_losses(losses: np.ndarray, settings: _Settings) -> dict[str, Any]:
-    """Losses of float64: rounded, and summed up."""
-    return {"losses": taken_as(losses, settings.dtype), "sum": _exact_sum(losses)}
-
-
-def _masses(settings: _Settings, blocks: dict[str, Any]) -> dict[str, Any]:
+def _masses(task: _Task) -> dict[str, Any]:
     """What rows with all their classes add to the divisor of the mean."""
-    _, targets, options = settings.read(blocks)
-    rows = np.shape(blocks["sample_weight"]) if targets is None else np.shape(targets)
-    if isinstance(targets, tuple):
-        rows = np.shape(targets[0])[:-1]
-    elif targets is not None and not settings.has_labels:
-        rows = shape_without(rows, settings.class_axis)
-    shape = (*rows[: settings.class_axis], settings.n_classes, *rows[settings.class_axis :])
-    x = _stand_in(settings.dtype, shape)
-    given = read_options({name: value for name, value in options.items() if name != "where"})
-    return {"masses": _masses_of(x, targets, given, settings)}
+    settings, targets, exponent = task.settings, task.targets, 0
+    given = Given({name: value for name, value in task.options().items() if name != "where"})
+    if given.sample_weight is not None:
+        rows = given.sample_weight.shape
+    elif isinstance(targets, tuple):
+        rows = targets[0].shape[:-1]
+    elif settings.has_labels:
+        rows = targets.shape
+    else:
+        rows = shape_without(np.shape(task.logits if targets is None else targets), task.axis)
+    x = _stand_in(settings.dtype, (*rows[: task.axis], settings.n_classes, *rows[task.axis :]))
+    if given.sample_weight is not None:
+        given.sample_weight, exponent = near_one(taken_as(given.sample_weight, np.float64))
+    given = given.fitted(x, task.axis, settings.dtype)
+    if given.weight_unit is not None:
+        exponent += math.frexp(given.weight_unit)[1] - 1
+        given.weight_unit = None
+    return {"masses": Sum.of(weigh_rows(targets, given, rows, task.axis, settings.has_labels)[1], exponent)}
 
 
-def _masses_of(x: np.ndarray, targets: Any, given: Given, settings: _Settings) -> np.ndarray:
-    axis = settings.class_axis
-    fitted = given.fitted(x, axis, settings.dtype)
-    return _exact_sum(weigh_rows(targets, fitted, shape_without(x.shape, axis), axis, settings.has_labels)[1])
-
-
-def _evaluate(settings: _Settings, blocks: dict[str, Any]) -> dict[str, Any]:
+def _evaluate(task: _Task, divisor: Sum | None, has_targets: bool) -> dict[str, Any]:
     """What `evaluate` says of rows with all their classes."""
-    x, targets, options = settings.read(blocks)
-    result: Any = evaluate_rows(x, targets, axis=settings.class_axis, n_threads=settings.n_threads, **options)
-    masses = _masses_of(x, targets, read_options(options), settings)
-    losses = {} if targets is None else _visit(settings, blocks, False, None, False)
-    return {**result._asdict(), "masses": masses, **losses}
+    kwargs = {"axis": task.axis, "n_threads": task.settings.n_threads, **task.options()}
+    result: Any = evaluate_rows(task.logits, task.targets, **kwargs)
+    return {**result._asdict(), **(_visit(task, divisor, False) if has_targets else {})}
 
 
-def _of_rows(settings: _Settings, blocks: dict[str, Any], result: Callable[..., np.ndarray]) -> np.ndarray:
+def _of_rows(task: _Task, result: Callable[..., np.ndarray]) -> np.ndarray:
     """A function of the softmax family, of rows with all their classes."""
-    x, _, options = settings.read(blocks)
-    return result(x, axis=settings.class_axis, n_threads=settings.n_threads, **options)
+    return result(task.logits, axis=task.axis, n_threads=task.settings.n_threads, **task.options())
 
 
-def _logsumexp(settings: _Settings, blocks: dict[str, Any]) -> dict[str, Any]:
-    return {"lse": _of_rows(settings, blocks, _softmax.logsumexp)}
+def _logsumexp(task: _Task) -> dict[str, Any]:
+    return {"lse": _of_rows(task, _softmax.logsumexp)}
 
 
-def _summarize(settings: _Settings, blocks: dict[str, Any]) -> np.ndarray:
+def _summarize(task: _Task) -> Any:
     """The summaries of rows with a part of their classes."""
-    x, targets, options = settings.read(blocks)
-    where = {"first_class": int(blocks["first_class"][0]), "n_classes": settings.n_classes}
-    return shards.summarize(x, targets, axis=settings.class_axis, **where, **options)
+    return _look(task)["merged"]
 
 
-def _merge(parts: Any) -> np.ndarray:
-    return shards.merge(parts)
-
-
-def _losses(settings: _Settings, blocks: dict[str, Any]) -> dict[str, Any]:
+def _losses(task: _Task, divisor: Sum | None) -> dict[str, Any]:
     """The losses of rows whose classes were merged."""
-    _, _, options = settings.read(blocks)
-    return _of_losses(shards.loss(blocks["merged"], reduction="none", **options), settings)
+    return _of_losses(task, *shards.losses_of(task.blocks["merged"], divisor, task.given))
 
 
-def _masses_of_merged(settings: _Settings, blocks: dict[str, Any], by_class: bool) -> dict[str, Any]:
+def _masses_of_merged(task: _Task, by_class: bool) -> dict[str, Any]:
     """What rows whose classes were merged add to the divisor of the mean."""
-    _, _, options = settings.read(blocks)
-    return {"masses": _exact_sum(shards.masses(blocks["merged"], by_class, read_options(options)))}
+    return {"masses": shards.masses(task.blocks["merged"], by_class, task.given)}
 
 
-def _grad(settings: _Settings, blocks: dict[str, Any], mean: bool, divisor: float | None) -> np.ndarray:
+def _grad(task: _Task, divisor: Sum | None) -> np.ndarray:
     """The gradient of rows with a part of their classes."""
-    x, targets, options = settings.read(blocks)
-    if mean and divisor is None:
-        divisor = float(blocks["divisor"])
+    merged, mean = task.blocks["merged"], divisor is not None
     return shards.part_of_grad(
-        x,
-        targets,
-        blocks["merged"],
-        int(blocks["first_class"][0]),
-        settings.class_axis,
-        mean,
-        divisor,
-        None,
-        read_options(options),
+        task.logits, task.targets, merged, task.first_class(), task.axis, mean, divisor, None, task.given
     )
 
 
-def _of_part(settings: _Settings, blocks: dict[str, Any], result: Callable[..., np.ndarray]) -> np.ndarray:
+def _look(task: _Task) -> dict[str, Any]:
+    """The summaries of rows with a part of their classes, and the logits of their labels."""
+    n_classes = task.settings.n_classes
+    return shards.look(task.logits, task.targets, task.first_class(), n_classes, task.axis, task.given)
+
+
+def _join_looks(looks: list[dict[str, Any]]) -> dict[str, Any]:
+    merged, label_logits = ([look[name] for look in looks] for name in ("merged", "label_logit"))
+    return {"merged": shards.merge(merged), "label_logit": None if label_logits[0] is None else sum(label_logits)}
+
+
+def _look_again(task: _Task) -> np.ndarray:
+    """What `evaluate` needs of rows with a part of their classes, once their summaries were merged."""
+    look, first = task.blocks["look"], task.first_class()
+    return shards.look_again(task.logits, task.targets, **look, first_class=first, axis=task.axis, given=task.given)
+
+
+def _evaluate_merged(task: _Task, divisor: Sum | None, has_targets: bool) -> dict[str, Any]:
+    """What `evaluate` says of rows whose classes were merged."""
+    look, second_look = task.blocks["look"]["merged"], task.blocks["second_look"]
+    found = shards.evaluated(look, second_look, task.targets, task.given, task.settings.dtype)
+    return found | (_losses(task, divisor) if has_targets else {})
+
+
+def _of_part(task: _Task, result: Callable[..., np.ndarray]) -> np.ndarray:
     """A function of the softmax family, of rows with a part of their classes."""
-    x, _, options = settings.read(blocks)
-    return result(x, blocks["merged"], axis=settings.class_axis, **options)
+    return result(task.logits, task.blocks["merged"], axis=task.axis, **task.options())
 
 
-def _lse(settings: _Settings, blocks: dict[str, Any]) -> np.ndarray:
-    return taken_as(shards.lse(blocks["merged"]), settings.dtype)
+def _lse(task: _Task) -> np.ndarray:
+    return taken_as(shards.lse(task.blocks["merged"]), task.settings.dtype)
 
 
 def _leaves(nested: Any) -> Iterator[Any]:
@@ -757,15 +769,10 @@ def _part_of_sum(results: Any, axis: Any, keepdims: bool, key: str) -> Any:
     return results[key]
 
 
-def _add_parts(parts: Any, axis: Any, keepdims: bool) -> np.ndarray:
-    return _exact_sum(np.concatenate(list(_leaves(parts))))
+def _add_parts(parts: Any, axis: Any, keepdims: bool) -> Sum:
+    return Sum.merged(_leaves(parts))
 
 
-def _round_sum(parts: Any, axis: Any, keepdims: bool) -> np.float64:
-    return np.float64(math.fsum(np.concatenate(list(_leaves(parts)))))
-
-
-def _divide(total: np.float64, divisor: Any) -> np.float64:
+def _divide(total: Sum, divisor: Sum) -> np.float64:
     """The mean; 0 if the divisor is."""
-    with np.errstate(all="ignore"):
-        return np.float64(total / divisor if divisor else 0.0)
+    return np.float64(total.over(divisor))

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from softxent import _doubles
+from softxent._doubles import ONE, Sum
 from softxent._inputs import (
     Pair,
     read_array,
@@ -76,8 +77,9 @@ UNIT_EXPONENT = 128  # of `rest`, so that a sum of exponentials is no subnormal 
 UNIT = 2.0**UNIT_EXPONENT
 LN_UNIT_HI, LN_UNIT_LO = UNIT_EXPONENT * _doubles.LN2_HI, UNIT_EXPONENT * _doubles.LN2_LO
 SMALLEST_EXPONENT = -700.0  # from here on an exponential without the unit would lose digits
+FAR = 2000.0  # more than any gap from a largest logit to one with a probability
 CHUNK = 2**16  # logits that are computed at once, if a row has no more
-MAX_WEIGHT_EXPONENT = 900
+OF_CLASS_WEIGHTS = ("mass", "gap", "gap_low", "class_weight", "spread_gap")  # the fields that are multiples of them
 
 
 @with_options
@@ -150,7 +152,7 @@ def summarize(
     """
     block = _Block(logits, targets, axis, first_class, n_classes, read_options(options))
     with np.errstate(all="ignore"):
-        return _sum_up(block).reshape(block.leading)
+        return _sum_up(block)[0].reshape(block.leading)
 
 
 def merge(summaries: Iterable[np.ndarray]) -> np.ndarray:
@@ -253,13 +255,8 @@ def loss(
     4.248354255291589e-18
     """
     mean, per_row, divisor = read_reduction(reduction, normalizer)
-    rows = _Rows(merged, read_options(options), mean, divisor)
-    with np.errstate(all="ignore"):
-        losses = rows.losses()
-        if per_row:
-            each: np.ndarray = np.ldexp(losses, rows.exponent).reshape(rows.shape)
-            return each
-        return float(rows.divided(math.fsum(_doubles.exact_sum(losses))))
+    rows = _Rows(merged, read_options(options), mean, None if divisor is None else Sum.of(divisor))
+    return rows.losses().reshape(rows.shape) if per_row else rows.total().over(rows.divisor)
 
 
 def lse(merged: np.ndarray) -> np.ndarray:
@@ -361,7 +358,8 @@ def grad(
     [[0.1, 0.3], [-0.4]]
     """
     mean, _, divisor = read_reduction(reduction, normalizer)
-    return part_of_grad(logits, targets, merged, first_class, axis, mean, divisor, out, read_options(options))
+    total = None if divisor is None else Sum.of(divisor)
+    return part_of_grad(logits, targets, merged, first_class, axis, mean, total, out, read_options(options))
 
 
 @with_options
@@ -450,7 +448,7 @@ def part_of_grad(
     first_class: Any,
     axis: Any,
     mean: bool,
-    divisor: float | None,
+    divisor: Sum | None,
     out: Any,
     given: Given,
 ) -> np.ndarray:
@@ -459,11 +457,75 @@ def part_of_grad(
     return block.write(out, _gradient(block, _Rows(merged, given, mean, divisor, block)))
 
 
-def masses(merged: np.ndarray, weighted: bool, given: Given) -> np.ndarray:
-    """What each row adds to the divisor of the mean, with or without weights of classes."""
-    rows = _Rows(merged, given, False, None)
+def masses(merged: np.ndarray, weighted: bool, given: Given) -> Sum:
+    """What the rows add to the divisor of the mean, with or without weights of classes."""
+    return _Rows(merged, given, False, None).masses(weighted)
+
+
+def losses_of(merged: np.ndarray, divisor: Sum | None, given: Given) -> tuple[np.ndarray, int]:
+    """The losses of rows in the unit 2^n, and n; for a mean, if there is a divisor."""
+    rows = _Rows(merged, given, divisor is not None, divisor)
+    return rows.losses().reshape(rows.shape), rows.unit
+
+
+def look(logits: Any, targets: Any, first_class: int, n_classes: int, axis: int, given: Given) -> dict[str, Any]:
+    """`summarize`, and the logit of the label of each row: 0 if another block has it, None if targets are no labels."""
+    block = _Block(logits, targets, axis, first_class, n_classes, given)
     with np.errstate(all="ignore"):
-        return np.asarray(np.ldexp(rows.masses(weighted), rows.exponent))
+        summary, entries = _sum_up(block)
+    label_logit = entries.z.reshape(block.leading) if entries is not None and block.amounts is None else None
+    return {"merged": summary.reshape(block.leading), "label_logit": label_logit}
+
+
+def look_again(
+    logits: Any, labels: Any, merged: Any, label_logit: Any, first_class: int, axis: int, given: Given
+) -> np.ndarray:
+    """What `evaluate` needs beside a summary, of a block, as float64 of shape (2, ...) that adds up over the blocks.
+
+    It is the sum of p (m - z), and how many classes are ahead of the label, if there are labels.
+    """
+    block, summary = _Block(logits, labels, axis, first_class, MAX_CLASSES, given), merged.ravel()
+    measured, probabilities = np.zeros((2, block.n_rows)), _probabilities(block, summary)
+    classes = block.first + np.arange(block.size)
+    with np.errstate(all="ignore"):
+        for chunk in block.chunks():
+            rows, z = chunk.rows, chunk.z
+            gaps = np.minimum(summary["largest"][rows, np.newaxis] - z, FAR)
+            measured[0, rows] = np.einsum("ij,ij->i", probabilities(chunk), gaps)
+            if block.indices is not None:
+                label, limit = block.indices[rows], label_logit.reshape(-1, 1)[rows]
+                is_equal, ahead = z == limit, np.count_nonzero(z > limit, axis=1)
+                ties = np.flatnonzero(is_equal.any(axis=1))
+                ahead[ties] += np.count_nonzero(is_equal[ties] & (classes < label[ties]), axis=1)
+                measured[1, rows] = ahead
+    return measured.reshape(2, *block.leading)
+
+
+def evaluated(
+    merged: np.ndarray, measured: np.ndarray, labels: Any, given: Given, dtype: np.dtype
+) -> dict[str, np.ndarray]:
+    """What `evaluate` says of each row, with numbers of this dtype, from a summary without weights of classes."""
+    counts, m = _counts(merged), merged["largest"]
+    top = np.where(np.isneginf(m), 0, argmax(merged))  # the first of equals, allowed or not, as in one call
+    with np.errstate(all="ignore"):
+        numbers: dict[str, Any] = {
+            "log_prob": 0 - _Rows(merged, Given({}), False, None).losses().reshape(merged.shape),
+            "lse": lse(merged),
+            "entropy": np.where(np.isfinite(m), sum(_log1p_rest(merged)) + measured[0], np.nan),
+            "confidence": _Whole(merged).factor(np.ones(merged.shape)),
+        }
+    fields = {name: taken_as(np.where(counts, values, 0.0), dtype) for name, values in numbers.items()}
+    weights = 1.0 if given.sample_weight is None else taken_as(given.sample_weight, np.float64)
+    fields |= {"row_weight": np.where(counts, weights, 0.0), "argmax": top}
+    if labels is not None:
+        fields["rank"] = np.where(top < 0, -1, measured[1].astype(np.int64))
+        fields["correct"] = (top == labels) & (top >= 0)
+    return fields
+
+
+def _counts(summary: np.ndarray) -> np.ndarray:
+    """Which rows count."""
+    return np.asarray((summary["argmax"] >= 0) | (summary["largest"] != 0))
 
 
 class _Chunk(NamedTuple):
@@ -479,9 +541,11 @@ class _Chunk(NamedTuple):
 class _Entries(NamedTuple):
     """What the targets of all rows have in this block, where they are labels or pairs: arrays of shape (rows, k)."""
 
+    here: np.ndarray  # whether the class is in this block
+    places: np.ndarray  # classes, counted from the first of the block; 0 elsewhere
     t: np.ndarray
     u: np.ndarray  # t, times the weight of its class
-    places: np.ndarray  # classes, counted from the first of the block
+    z: np.ndarray  # the logits, once a sweep over the chunks has filled them in; 0 elsewhere
 
 
 class _Block:
@@ -564,7 +628,7 @@ class _Block:
         here = self.counted[:, np.newaxis] & (places >= 0) & (places < self.size)
         places = np.where(here, places, 0)
         t = np.where(here, 1.0 if self.amounts is None else self.amounts, 0.0)
-        return _Entries(t, _products(t, self.weight[places]), places)
+        return _Entries(here, places, t, _products(t, self.weight[places]), np.zeros(here.shape))
 
     def distribution(self, chunk: _Chunk) -> np.ndarray | None:
         """The targets of a few rows here, in float64; None for labels and pairs, and without targets."""
@@ -618,15 +682,15 @@ def _read_summary(value: Any, name: str) -> np.ndarray:
     return value
 
 
-def _sum_up(block: _Block) -> np.ndarray:
-    """The summaries of all rows."""
+def _sum_up(block: _Block) -> tuple[np.ndarray, _Entries | None]:
+    """The summaries of all rows, and what labels or pairs have here."""
     summary, entries = np.zeros(block.n_rows, SUMMARY), block.entries()
-    z_there = None if entries is None else np.empty(entries.t.shape)
     for chunk in block.chunks():
         part, z = summary[chunk.rows], chunk.z
         _sum_exponentials(block, chunk, part)
-        if entries is not None and z_there is not None:
-            z_there[chunk.rows] = np.take_along_axis(z, entries.places[chunk.rows], 1)
+        if entries is not None:
+            here, places = entries.here[chunk.rows], entries.places[chunk.rows]
+            np.copyto(entries.z[chunk.rows], np.take_along_axis(z, places, 1), where=here)
         t = block.distribution(chunk)
         if t is not None:
             u = _products(t, block.weight)
@@ -636,17 +700,17 @@ def _sum_up(block: _Block) -> np.ndarray:
             w = block.weight if chunk.allowed is None else np.where(chunk.allowed, block.weight, 0)
             part["class_weight"] = w.sum(axis=-1)
             part["spread_gap"] = _products(w, _gaps(part["largest"], z)[0]).sum(axis=1)
-    if entries is not None and z_there is not None:
+    if entries is not None:
         summary["target"], summary["mass"] = entries.t.sum(axis=1), entries.u.sum(axis=1)
-        gap, gap_low = _gaps(summary["largest"], z_there)
-        high, low = _doubles.two_product(entries.u, gap)
+        gap, gap_low = _gaps(summary["largest"], entries.z)
+        high, low = _doubles.settled(_doubles.two_product(entries.u, gap))
         summary["gap"] = np.where(entries.u != 0, high, 0).sum(axis=1)
         low = np.where((entries.u != 0) & np.isfinite(high), low + entries.u * gap_low, 0)
         summary["gap_low"] = low.sum(axis=1)
     ignored = np.zeros((), SUMMARY)
     ignored["argmax"] = -1
     summary[~block.counted] = ignored
-    return summary
+    return summary, entries
 
 
 def _sum_exponentials(block: _Block, chunk: _Chunk, summary: np.ndarray) -> None:
@@ -756,11 +820,13 @@ def _log1p_rest(summary: np.ndarray) -> _doubles.Pair:
 
 
 class _Rows:
-    """What the merged summary says of each row, and how much the row counts."""
+    """What the merged summary says of each row, and how much the row counts.
 
-    def __init__(
-        self, merged: Any, given: Given, mean: bool, divisor: float | None, block: _Block | None = None
-    ) -> None:
+    For a mean, weights of classes and of rows that are far from 1 are brought near it by powers of two. Then their
+    products are in range, and the losses are in the unit 2^unit.
+    """
+
+    def __init__(self, merged: Any, given: Given, mean: bool, divisor: Sum | None, block: _Block | None = None) -> None:
         summary = _read_summary(merged, "merged")
         self.shape = summary.shape
         if block is not None and block.leading != self.shape:
@@ -778,41 +844,44 @@ class _Rows:
         self.smoothing, self.z_loss = float(given.label_smoothing), float(given.z_loss)
         self.temperature = float(given.temperature)
         self.kept = 1 - self.smoothing
+        self.divisor, self.class_unit, shift = ONE, 0, 0
         with np.errstate(all="ignore"):
-            counted = (self.summary["argmax"] >= 0) | (self.summary["largest"] != 0)
-            weights = np.where(counted, weights, 0)
-            # A power of two keeps weights, and their sums, in the range of float64.
-            self.exponent = math.frexp(float(np.abs(weights).max(initial=0)))[1]
-            if abs(self.exponent) < MAX_WEIGHT_EXPONENT:
-                self.exponent = 0
-            self.weights = np.ldexp(weights, -self.exponent)
-            self.divisor = 1.0
-            if not mean:
-                self.divisor_exponent = -self.exponent
-            elif divisor is not None:
-                self.divisor, self.divisor_exponent = divisor, -self.exponent
-            else:
-                masses = self.masses(given.weight is not None)
-                self.divisor, self.divisor_exponent = math.fsum(_doubles.exact_sum(masses)), 0
+            self.weights = np.where(_counts(self.summary), weights, 0)
+            if mean:
+                self.divisor = self.masses(given.weight is not None) if divisor is None else divisor
+                self._take_class_unit()
+                shift = self.divisor.shift(self.class_unit)
+                self.weights = np.ldexp(self.weights, shift)
+            self.unit = self.class_unit - shift
             n_allowed = np.maximum(self.summary["n_allowed"], 1)
             self.share = _products(self.smoothing, self.summary["target"] / n_allowed)
             self.mass = _products(self.kept, self.summary["mass"]) + _products(self.share, self.summary["class_weight"])
 
-    def masses(self, weighted: bool) -> np.ndarray:
-        """What each row adds to the divisor of the mean, in the unit of the weights."""
-        return _products(self.weights, self.summary["mass"]) if weighted else self.weights
+    def masses(self, weighted: bool) -> Sum:
+        """What the rows add to the divisor of the mean, with or without the weights of classes."""
+        weights, exponent = _doubles.near_one(self.weights)
+        return Sum.of(_products(weights, self.summary["mass"]) if weighted else weights, exponent)
 
-    def divided(self, total: Any) -> Any:
-        """`total`, in the unit of the weights, divided as the reduction has it."""
-        if self.divisor == 0:
-            return total * 0.0
-        return np.ldexp(total / self.divisor, -self.divisor_exponent)
+    def _take_class_unit(self) -> None:
+        """Bring the weights of classes near 1 in all that has them, if they are far from it."""
+        largest = max(float(np.abs(self.summary["mass"]).max(initial=0)), self.z_loss)
+        exponent = math.frexp(largest)[1]
+        if abs(exponent) > _doubles.HALFWAY:
+            self.class_unit, self.summary = exponent, self.summary.copy()
+            for name in OF_CLASS_WEIGHTS:
+                self.summary[name] = np.ldexp(self.summary[name], -exponent)
+            self.z_loss = math.ldexp(self.z_loss, -exponent)
 
+    def total(self) -> Sum:
+        """The sum of the losses, not yet divided."""
+        return Sum.of(self.losses(), self.unit)
+
+    @np.errstate(all="ignore")
     def losses(self) -> np.ndarray:
-        """Of each row, in the unit of the weights."""
+        """Of each row, in the unit."""
         rows = self.summary
         log, log_low = _log1p_rest(rows)
-        product, product_low = _doubles.two_product(rows["mass"], log)
+        product, product_low = _doubles.settled(_doubles.two_product(rows["mass"], log))
         gap = (rows["gap"], rows["gap_low"])
         total, low = _doubles.add((product, product_low + rows["mass"] * log_low), gap)
         losses = total + low
@@ -859,8 +928,10 @@ def _shares(block: _Block, chunk: _Chunk, m: np.ndarray, factor: np.ndarray) -> 
 
 def _gradient(block: _Block, of: _Rows) -> Callable[[_Chunk], np.ndarray]:
     with np.errstate(all="ignore"):
+        block.weight = np.ldexp(block.weight, -of.class_unit)
         summary, whole, entries = of.summary, _Whole(of.summary), block.entries()
-        scale = of.divided(of.weights) / of.temperature
+        divisor = of.divisor.rounded(-of.unit)
+        scale = of.weights / divisor / of.temperature
         z_slope = np.zeros(len(scale))
         if of.z_loss:
             z_slope = 2 * of.z_loss * (whole.m + sum(_log1p_rest(summary)))
@@ -873,7 +944,7 @@ def _gradient(block: _Block, of: _Rows) -> Callable[[_Chunk], np.ndarray]:
         w_top = block.weight[top]
         others = _products(of.share, summary["class_weight"] - w_top) + z_slope
         falls = (of.mass + z_slope) * whole.under(whole.rest)
-        is_off = (of.weights == 0) | (of.divisor == 0)
+        is_off = (of.weights == 0) | (divisor == 0)
 
     def gradient(chunk: _Chunk) -> np.ndarray:
         rows, each = chunk.rows, np.arange(len(chunk.z))

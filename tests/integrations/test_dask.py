@@ -22,6 +22,7 @@ from support import (
     assert_same_results,
     optioned,
     problem,
+    unruly,
 )
 
 import softxent as sx
@@ -161,13 +162,82 @@ def test_the_softmax_family(chunks: tuple[int, int], options: dict[str, Any]) ->
             assert_same_bits(result.compute(), expected)
 
 
-def test_evaluate_takes_classes_in_several_chunks() -> None:
-    logits, labels = problem((20, 9))
-    result = sxd.evaluate(da.from_array(logits, chunks=(10, 4)), labels)
-    (computed,) = dask.compute(result)
-    assert computed == sx.evaluate(logits, labels)
-    assert computed.accuracy == sx.evaluate(logits, labels).accuracy
-    assert dask.compute(sxd.evaluate(da.from_array(logits, chunks=(10, 4))))[0] == sx.evaluate(logits)
+def assert_near(result: Any, expected: Any, rtol: float) -> None:
+    """Two evaluations, within rounding; what are not numbers of float32 or float64 must be the same."""
+    for name, value in expected._asdict().items():
+        actual = getattr(result, name)
+        if value is None or isinstance(value, str):
+            assert actual == value, name
+            continue
+        assert np.asarray(actual).dtype == np.asarray(value).dtype, name
+        if np.asarray(value).dtype.kind == "f":
+            np.testing.assert_allclose(actual, value, rtol, rtol, err_msg=name)
+        else:
+            np.testing.assert_array_equal(actual, value, err_msg=name)
+
+
+@pytest.mark.parametrize("names", OPTION_SETS, ids=", ".join)
+@pytest.mark.parametrize("kind", ALL_KINDS)
+def test_evaluate_takes_classes_in_several_chunks(kind: str, names: Sequence[str]) -> None:
+    rng = np.random.default_rng(5)
+    for dtype, (shape, axis) in zip((*FLOATS, *HALVES), SHAPES, strict=True):
+        logits, targets, options = optioned(shape, kind, names, dtype, axis)
+        chunks = [random_chunks(rng, size) for size in logits.shape]
+        chunks[axis] = (1, logits.shape[axis] - 1)
+        for reduction in REDUCTIONS:
+            result = sxd.evaluate(da.from_array(logits, chunks=tuple(chunks)), targets, reduction=reduction, **options)
+            expected = sx.evaluate(logits, targets, reduction=reduction, **options)
+            assert_near(dask.compute(result)[0], expected, 1e-13 if dtype == "float64" else 1e-5)
+
+
+ROWS_OF_MASK = np.random.default_rng(0).random((187, 6)) < 0.3  # in some rows no class is allowed
+
+
+@pytest.mark.parametrize("options", [{}, {"softcap": 5.0}, {"where": ROWS_OF_MASK}], ids=", ".join)
+@pytest.mark.parametrize("kind", ["labels", "soft", None])
+def test_evaluate_takes_rows_of_every_kind(kind: str | None, options: dict[str, Any]) -> None:
+    """Infinities, NaN and ties, with classes in chunks and without targets."""
+    logits, targets = unruly((187, 6), kind or "labels")
+    targets = targets if kind else None
+    expected = sx.evaluate(logits, targets, **options)
+    for width in (1, 5):
+        (result,) = dask.compute(sxd.evaluate(da.from_array(logits, chunks=(50, width)), targets, **options))
+        assert_near(result, expected, 1e-13)
+
+
+@pytest.mark.parametrize("of_rows", [-1070, -600, 0, 600, 1019])
+@pytest.mark.parametrize("of_classes", [-1000, -600, 0, 600, 1010])
+@pytest.mark.parametrize("kind", ["labels", "soft", "pair"])
+def test_the_mean_does_not_depend_on_the_size_of_weights(kind: str, of_classes: int, of_rows: int) -> None:
+    """The products of both may all be 0 or infinite."""
+    logits, targets = problem((12, 5), kind)
+    rng = np.random.default_rng(0)
+    weight, sample_weight = rng.integers(1, 17, 5).astype(float), rng.integers(1, 17, 12).astype(float)
+    expected = sx.value_and_grad(logits, targets, weight=weight, sample_weight=sample_weight)
+    weights: Any = {"weight": np.ldexp(weight, of_classes), "sample_weight": np.ldexp(sample_weight, of_rows)}
+    for chunks in ((5, 5), (5, 3)):
+        chunked = da.from_array(logits, chunks=chunks)
+        result = sxd.value_and_grad(chunked, targets, **weights), sxd.evaluate(chunked, targets, **weights).loss
+        (loss, grad), evaluated = dask.compute(*result)
+        np.testing.assert_allclose((loss, evaluated), expected[0], rtol=1e-13)
+        np.testing.assert_allclose(grad, expected[1], rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("width", [4, 2])
+def test_numbers_out_of_range(width: int) -> None:
+    logits, labels = problem((6, 4))
+    chunked = da.from_array(logits, chunks=(2, width))
+    weights = np.full(6, 1e308)
+    total = sxd.cross_entropy(chunked, labels, reduction="sum", sample_weight=weights)
+    assert total.compute() == np.inf
+    assert dask.compute(sxd.evaluate(chunked, labels, sample_weight=weights).normalizer) == (np.inf,)
+    for size in (1e-306, 1e300):
+        for given in ({}, {"sample_weight": np.full(6, 0.5)}):
+            expected = sx.value_and_grad(logits, labels, normalizer=size, **given)
+            result = compute(sxd.value_and_grad(chunked, labels, normalizer=size, **given))
+            np.testing.assert_allclose(result[0], expected[0], rtol=1e-13)
+            if width == 4 or size > 1:  # parts of classes hold numbers that are 2^128 times as large
+                np.testing.assert_allclose(result[1], expected[1], rtol=1e-12)
 
 
 def unknown(array: Any) -> Any:
@@ -189,6 +259,14 @@ def test_rows_of_unknown_number(parts: int, kind: str) -> None:
         result = compute(sxd.value_and_grad(chunked, unknown_targets, **given))
         np.testing.assert_allclose(result[0], loss, rtol=1e-13)
         np.testing.assert_allclose(result[1], grad, rtol=1e-12, atol=1e-16)
+
+
+@pytest.mark.parametrize("width", [8, 5])
+def test_evaluate_takes_rows_of_unknown_number(width: int) -> None:
+    logits, labels = problem((30, 8))
+    chunked = unknown(da.from_array(logits, chunks=(10, width)))
+    for given, targets in ((None, None), (labels, unknown(da.from_array(labels, chunks=10)))):
+        assert_near(dask.compute(sxd.evaluate(chunked, targets))[0], sx.evaluate(logits, given), 1e-13)
 
 
 def test_unknown_sizes_that_cannot_be_used() -> None:

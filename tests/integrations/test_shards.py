@@ -255,15 +255,20 @@ def test_the_gradient_of_parts_of_the_rows_has_the_bits_of_the_whole() -> None:
         assert_same_bits(np.concatenate(parts), whole)
 
 
-@pytest.mark.parametrize("size", [2e-310, 1e308])
-def test_weights_of_any_size(size: float) -> None:
-    logits, labels = problem((5, 8))
-    options = {"sample_weight": np.array([size, 0, size, size / 2, size])}
-    expected = sx.value_and_grad(logits, labels, **options)
-    loss, grad, _ = results(logits, labels, blocks_of(8, (5,)), "mean", **options)
+@pytest.mark.parametrize("of_rows", [2e-310, 1e-200, 1.0, 1e200, 1e308])
+@pytest.mark.parametrize("of_classes", [1e-290, 1e-200, 1.0, 1e200, 1e300])
+@pytest.mark.parametrize("kind", ["labels", "soft", "pair"])
+def test_weights_of_any_size(kind: str, of_classes: float, of_rows: float) -> None:
+    """The mean does not depend on their size, also if all products of both are 0 or infinite."""
+    logits, targets = problem((5, 8), kind)
+    rows, classes = np.array([1, 0, 1, 0.5, 1]), np.arange(1, 9.0)
+    expected = sx.value_and_grad(logits, targets, sample_weight=rows, weight=classes, label_smoothing=0.1)
+    options: dict[str, Any] = {"sample_weight": rows * of_rows, "weight": classes * of_classes}
+    options["label_smoothing"] = 0.1
+    loss, grad, _ = results(logits, targets, blocks_of(8, (5,)), "mean", **options)
     np.testing.assert_allclose(loss, expected[0], rtol=1e-13)
-    np.testing.assert_allclose(grad, expected[1], rtol=1e-12)
-    nothing = results(logits, labels, blocks_of(8, (5,)), "mean", normalizer=0)
+    np.testing.assert_allclose(grad, expected[1], rtol=1e-12, atol=1e-15)
+    nothing = results(logits, targets, blocks_of(8, (5,)), "mean", normalizer=0, **options)
     assert nothing[0] == 0
     assert not nothing[1].any()
 

@@ -484,6 +484,21 @@ def test_what_cannot_be_merged() -> None:
         sx.Evaluation.merge([result, sx.evaluate(logits)])
 
 
+def test_a_result_that_is_not_computed_yet() -> None:
+    """As `softxent.dask.evaluate` returns it: its fields have a size, but no numbers."""
+
+    class Planned:
+        size = 4
+
+    planned = sx.Evaluation(loss=0.0, normalizer=4.0, reduction="mean", **dict.fromkeys(OF_ROWS, Planned()))
+    assert repr(planned) == "<Evaluation: not computed yet, rows=4>"
+    for use in (lambda: planned.perplexity, lambda: planned.accuracy, lambda: planned.top_k_accuracy(2)):
+        with pytest.raises(TypeError, match=r"^\w+ is not computed yet: use dask\.compute\(result\)\[0\]$"):
+            use()
+    with pytest.raises(TypeError, match=r"^merge needs results that are computed: use dask\.compute\(results\)\[0\]$"):
+        sx.Evaluation.merge([planned])
+
+
 def test_there_is_no_gradient_to_write() -> None:
     logits, labels = problem((4, 3))
     with pytest.raises(TypeError, match="out"):

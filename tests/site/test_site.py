@@ -7,7 +7,9 @@ import ast
 import os
 import re
 import shutil
+from codeop import compile_command
 from collections.abc import Iterator
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,7 @@ pytestmark = pytest.mark.site
 # depends on the kind of page and the theme, not on what a page says.
 QUICK = {"preload": False, "resultTypes": ["violations"]}
 WITHOUT_CONTRAST = {**QUICK, "rules": {"color-contrast": {"enabled": False}}}
-OF_EACH_KIND = {"index", "tutorial", "compiled", "moons", "softxent.hvp", "changelog", "search"}
+OF_EACH_KIND = {"index", "tutorial", "compiled", "how-it-works", "moons", "softxent.hvp", "changelog", "search"}
 
 # What keeps a page from being seen as it should, in words.
 FAULTS = """() => {
@@ -149,6 +151,29 @@ def test_the_theme_can_be_chosen(browser: Any) -> None:
     page.click("button[aria-label='Color mode']")
     page.click("button[data-mode='dark']")
     assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+
+
+def test_every_block_can_be_pasted_into_a_prompt() -> None:
+    """As its button copies it, without prompts and output: each line ends a statement where Python expects it."""
+    n_blocks = 0
+    for page in PAGES:
+        for block in re.findall(r"<pre>(.*?)</pre>", page.read_text("utf-8"), re.DOTALL):
+            if "&gt;&gt;&gt; " not in block:
+                continue
+            n_blocks += 1
+            copied = re.sub(r'<span class="g[po]">.*?</span>|<.*?>', "", block, flags=re.DOTALL)
+            statement: list[str] = []
+            for line in [*unescape(copied).splitlines(), ""]:
+                statement.append(line)
+                if compile_command("\n".join(statement)):  # a SyntaxError where another statement begins too early
+                    statement.clear()
+    assert n_blocks > 100
+
+
+def test_the_reference_says_where_a_name_is_used() -> None:
+    links = Reader(SITE / "generated" / "api" / "softxent.value_and_grad.html").links
+    for page in ("options.html", "recipes.html#focal-loss", "generated/gallery/digits.html"):
+        assert f"../../{page}" in links
 
 
 def test_every_public_name_is_in_the_reference() -> None:
