@@ -277,6 +277,20 @@ def test_gradcheck_of_the_head(reduction: str, kind: str, options: dict[str, Any
 
 
 @computed_here
+@pytest.mark.parametrize("leading", [(), (2, 3)])
+@of_reductions
+def test_gradcheck_of_the_head_of_any_axes(reduction: str, leading: tuple[int, ...]) -> None:
+    parts = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in ((*leading, 4), (3, 4))]
+    labels = torch.randint(3, leading)
+
+    def loss(input: Any, weight: Any) -> Any:
+        return sxt.linear_cross_entropy(input, weight, labels, reduction=reduction)
+
+    assert torch.autograd.gradcheck(loss, parts)
+    assert torch.autograd.gradgradcheck(loss, parts)
+
+
+@computed_here
 @pytest.mark.parametrize("function", [sxt.log_softmax, sxt.softmax], ids=["log_softmax", "softmax"])
 @pytest.mark.parametrize("options", [{}, {"temperature": 1.7}, {"where": True}], ids=["plain", "temperature", "where"])
 def test_gradcheck_of_the_family(function: Callable[..., Any], options: dict[str, Any]) -> None:
