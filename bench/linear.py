@@ -95,6 +95,8 @@ def calls_of_torch(head: Head, x: np.ndarray, w: np.ndarray, y: np.ndarray) -> C
     import torch
     from torch.nn import functional
 
+    import softxent.torch
+
     torch.set_num_threads(head.threads)
 
     def tensor(array: np.ndarray) -> Any:
@@ -109,11 +111,15 @@ def calls_of_torch(head: Head, x: np.ndarray, w: np.ndarray, y: np.ndarray) -> C
     def unfused() -> Sequence[Any]:
         return backward(functional.cross_entropy(functional.linear(inputs, weight), labels))
 
-    calls: Calls = {"torch, linear and cross_entropy": unfused}
-    if hasattr(functional, "linear_cross_entropy"):
-        chunked = functional.linear_cross_entropy
-        calls["torch, linear_cross_entropy"] = lambda: backward(chunked(inputs, weight, labels))
-    return calls
+    def chunked() -> Sequence[Any]:
+        options = torch.nn.LinearCrossEntropyOptions()  # without them it is the unfused one
+        return backward(functional.linear_cross_entropy(inputs, weight, labels, options=options))
+
+    return {
+        "softxent.torch": lambda: backward(softxent.torch.linear_cross_entropy(inputs, weight, labels)),
+        "torch, linear and cross_entropy": unfused,
+        "torch, linear_cross_entropy": chunked,
+    }
 
 
 def calls_beside_scikit_learn(head: Head, x: np.ndarray, w: np.ndarray, y: np.ndarray) -> Calls:

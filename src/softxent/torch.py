@@ -3,7 +3,8 @@
 Each computation is an operator of PyTorch's dispatcher, which torch.compile and torch.export can see, and a Function
 that knows its derivatives: those of row_losses are `gradient`, those of `gradient` are `product`; softmax and
 log_softmax have their vector-Jacobian products. `_ReducedLoss` is the path of training: one visit to each row gives the
-reduced loss and its gradient. Everything else adds up row_losses.
+reduced loss and its gradient. Everything else adds up row_losses. What the logits are made of is one tensor, they
+themselves, or the three of a linear head; whatever a head has no operator for goes by way of its logits.
 
 Nothing is written to a tensor of the caller's. Calls that are too small to gain are PyTorch's own.
 """
@@ -11,7 +12,9 @@ Nothing is written to a tensor of the caller's. Calls that are too small to gain
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import compress
 from typing import Any, Literal, Unpack
 
 import numpy as np
@@ -29,7 +32,7 @@ try:
 except ModuleNotFoundError:  # NumPy has no such type of its own: bfloat16 is then widened to float32
     _bfloat16 = None
 
-__all__ = ["CrossEntropyLoss", "cross_entropy", "log_softmax", "softmax"]
+__all__ = ["CrossEntropyLoss", "cross_entropy", "linear_cross_entropy", "log_softmax", "softmax"]
 
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 HALVES = (torch.float16, torch.bfloat16)
@@ -52,12 +55,12 @@ def _tensor(array: np.ndarray, dtype: torch.dtype) -> Tensor:
     return torch.from_numpy(array).to(dtype)
 
 
-def _loss_dtype(logits_dtype: torch.dtype) -> torch.dtype:
+def _loss_dtype(*values: Tensor) -> torch.dtype:
     """Losses of halves are float32: a half would lose their digits."""
-    return torch.float64 if logits_dtype is torch.float64 else torch.float32
+    return torch.float64 if any(value.dtype is torch.float64 for value in values) else torch.float32
 
 
-def _given(names: tuple[str, ...], values: tuple[Any, ...], n_threads: int | None) -> dict[str, Any]:
+def _given(names: tuple[str, ...], values: Sequence[Any], n_threads: int | None) -> dict[str, Any]:
     """The arguments of a function of softxent: options that are not as by default, and the threads."""
     if n_threads is None:
         n_threads = _threads.setting or torch.get_num_threads()
@@ -79,7 +82,7 @@ ROWS_AT = 4 + OF_LOSS.index("sample_weight")  # among the arguments of row_losse
 def _compute_row_losses(input: Tensor, target: Tensor, axis: int, n_threads: int | None, *options: Any) -> Tensor:
     given = _given(OF_LOSS, options, n_threads)
     losses = sx.cross_entropy(_array(input), _array(target), axis=axis, reduction="none", **given)
-    return _tensor(losses, _loss_dtype(input.dtype))
+    return _tensor(losses, _loss_dtype(input))
 
 
 def _compute_gradient(input: Tensor, target: Tensor, axis: int, n_threads: int | None, *options: Any) -> Tensor:
@@ -98,29 +101,59 @@ def _compute_product(
     return _tensor(product, input.dtype)
 
 
-def _compute_reduced_loss(
-    input: Tensor,
-    target: Tensor,
-    reduction: str,
-    with_grad: bool,
-    axis: int,
-    n_threads: int | None,
-    *options: Any,
-) -> tuple[Tensor, Tensor]:
-    """The sum or the mean and, if wanted, its gradient; else a tensor of size 0."""
-    call: dict[str, Any] = {"axis": axis, "reduction": reduction, **_given(OF_LOSS, options, n_threads)}
-    mean = reduction == "mean"
-    if mean and target.is_floating_point():
-        call["normalizer"] = input.numel() // input.shape[axis]
-    grad = input.new_empty(0)
-    if with_grad:
-        loss, array = sx.value_and_grad(_array(input), _array(target), **call)
-        grad = _tensor(array, input.dtype)
-    else:
-        loss = sx.cross_entropy(_array(input), _array(target), **call)
-    if mean and loss == 0 and _divisor(input, target, axis, options) == 0:
-        loss = np.nan
-    return torch.tensor(loss, dtype=_loss_dtype(input.dtype)), grad
+# What the logits are made of: themselves, or the input, the weights and the bias of a linear head
+Logits = Sequence[Any]
+
+
+def _unpacked(arguments: Sequence[Any]) -> tuple[list[Any], Tensor, str, list[bool], int, int | None, Sequence[Any]]:
+    """Those of the two operators below."""
+    *logits, target, reduction, wanted, axis, n_threads = arguments[: -len(OF_LOSS)]
+    return logits, target, reduction, wanted, axis, n_threads, arguments[-len(OF_LOSS) :]
+
+
+def _reduced_by(compute: Callable[..., tuple[Any, list[Tensor]]]) -> Callable[..., tuple[Tensor, list[Tensor]]]:
+    """An operator for a loss, and the gradients that are wanted of its reduction."""
+
+    def kernel(*arguments: Any) -> tuple[Tensor, list[Tensor]]:
+        logits, target, reduction, wanted, axis, n_threads, options = _unpacked(arguments)
+        call: dict[str, Any] = {"reduction": reduction, **_given(OF_LOSS, options, n_threads)}
+        mean = reduction == "mean"
+        if mean and target.is_floating_point():
+            call["normalizer"] = target.numel() // target.shape[axis]
+        loss, grads = compute(logits, target, wanted, axis, call)
+        if mean and loss == 0 and _divisor(target, axis, options) == 0:
+            loss = np.nan
+        return torch.as_tensor(loss, dtype=_loss_dtype(*logits[:2])), grads
+
+    return kernel
+
+
+def _compute_loss(
+    logits: Logits, target: Tensor, wanted: list[bool], axis: int, call: dict[str, Any]
+) -> tuple[Any, list[Tensor]]:
+    (input,) = logits
+    if not any(wanted):
+        return sx.cross_entropy(_array(input), _array(target), axis=axis, **call), []
+    loss, grad = sx.value_and_grad(_array(input), _array(target), axis=axis, **call)
+    return loss, [_tensor(grad, input.dtype)]
+
+
+def _compute_linear_loss(
+    head: Logits, target: Tensor, wanted: list[bool], axis: int, call: dict[str, Any]
+) -> tuple[Any, list[Tensor]]:
+    """The gradients are of the dtype computed in, to be rounded once the incoming one is known."""
+    input, linear_weight, linear_bias = head
+    arrays = _array(input), _array(linear_weight), _array(target)
+    if linear_bias is not None:
+        call["linear_bias"] = _array(linear_bias)
+    if not any(wanted):
+        return sx.linear_cross_entropy(*arrays, **call), []
+    dtype = np.float64 if _loss_dtype(input, linear_weight) is torch.float64 else np.float32
+    out: Any = tuple(
+        np.empty(value.shape, dtype) if is_wanted else None for value, is_wanted in zip(head, wanted, strict=True)
+    )
+    loss, _ = sx.linear_value_and_grad(*arrays, out=out, **call)
+    return loss, [torch.from_numpy(grad) for grad in compress(out, wanted)]
 
 
 def _each_class(function: Callable[..., np.ndarray]) -> Callable[..., Tensor]:
@@ -159,17 +192,19 @@ def _like_logits(input: Tensor, *arguments: Any) -> Tensor:
 
 
 def _like_losses(input: Tensor, target: Tensor, axis: int, *arguments: Any) -> Tensor:
-    return input.new_empty(_without(input.shape, axis), dtype=_loss_dtype(input.dtype))
+    return input.new_empty(_without(input.shape, axis), dtype=_loss_dtype(input))
 
 
-def _like_both(
-    input: Tensor, target: Tensor, reduction: str, with_grad: bool, *arguments: Any
-) -> tuple[Tensor, Tensor]:
-    return input.new_empty((), dtype=_loss_dtype(input.dtype)), input.new_empty(input.shape if with_grad else 0)
+def _like_reduced(*arguments: Any) -> tuple[Tensor, list[Tensor]]:
+    logits, target, reduction, wanted, axis, *_ = _unpacked(arguments)
+    dtype, new = _loss_dtype(*logits[:2]), logits[0].new_empty
+    of_grads = dtype if len(logits) > 1 else logits[0].dtype
+    of_loss = new(_rows_of(target, axis) if reduction == "none" else (), dtype=dtype)
+    return of_loss, [new(value.shape, dtype=of_grads) for value in compress(logits, wanted)]
 
 
-def _without(shape: torch.Size, axis: int) -> torch.Size:
-    return shape[:axis] + shape[axis + 1 :]
+def _without(shape: Sequence[int], axis: int) -> tuple[int, ...]:
+    return (*shape[:axis], *shape[axis + 1 :])
 
 
 # Derivatives
@@ -246,7 +281,7 @@ def _slope_of_target(input: Tensor, axis: int, n_threads: int | None, options: A
     """The derivative of the sum of the losses with respect to distributions."""
     if _option(options, "label_smoothing"):
         raise ValueError("target must not require grad where label_smoothing and where are given")
-    wide = input.to(_loss_dtype(input.dtype))
+    wide = input.to(_loss_dtype(input))
     return -_weights(options, axis, input.dim()) * _log_softmax(wide, axis, n_threads, *_of_logits(options))
 
 
@@ -284,7 +319,7 @@ class _RowLosses(Function):
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
         input, target, axis, n_threads, *options = _kept(ctx)
         grads = _derivatives([t is not None for t in tangents], input, target, axis, n_threads, options)
-        dtype = _loss_dtype(input.dtype)
+        dtype = _loss_dtype(input)
         pairs = zip(grads, tangents[:2], strict=True)
         terms = [(grad.to(dtype) * tangent).sum(axis) for grad, tangent in pairs if grad is not None]
         if tangents[ROWS_AT] is not None:
@@ -307,7 +342,7 @@ class _Gradient(Function):
             of_target = -_weights(options, axis, input.dim()) * along
         if ctx.needs_input_grad[ROWS_AT]:
             gradient = _unweighted(_gradient, input, target, axis, n_threads, options)
-            of_rows = (gradient.to(_loss_dtype(input.dtype)) * upstream).sum(axis)
+            of_rows = (gradient.to(_loss_dtype(input)) * upstream).sum(axis)
         return of_input, of_target, None, None, *_of_options(of_rows)
 
     @staticmethod
@@ -335,50 +370,102 @@ class _Product(Function):
     jvp = staticmethod(_no_third_derivative)
 
 
+def _asks_for_more(upstream: Tensor) -> bool:
+    """Whether a backward pass is to be differentiated, or is many at once."""
+    many = torch._C._functorch.is_legacy_batchedtensor(upstream)  # torch.autograd.grad(is_grads_batched=True)
+    return many or torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
+
+
+def _gradients(
+    logits: Logits, wanted: list[bool], target: Tensor, axis: int, n_threads: int | None, options: Any, more: bool
+) -> list[Tensor]:
+    """Of the sum of the losses, with respect to what the logits are made of; can be differentiated if `more`."""
+    if len(logits) == 1:
+        return [_gradient(*logits, target, axis, n_threads, *options)]
+    if not more:
+        grads: list[Tensor] = _linear_loss(*logits, target, "sum", wanted, axis, n_threads, *options)[1]
+        return grads
+    grad = _gradient(_logits_of(*logits), target, axis, n_threads, *options)
+    input, linear_weight = (value.to(grad.dtype) for value in logits[:2])
+    rows = grad.reshape(-1, grad.shape[-1])
+    products = grad @ linear_weight, rows.mT @ input.reshape(-1, input.shape[-1]), rows.sum(0)
+    return list(compress(products, wanted))
+
+
+def _placed(grads: Iterable[Tensor], logits: Logits, wanted: Sequence[bool]) -> list[Tensor | None]:
+    """Gradients beside what they belong to, in its dtype, and None where there is none."""
+    rest = iter(grads)
+    return [next(rest).to(value.dtype) if is_wanted else None for value, is_wanted in zip(logits, wanted, strict=True)]
+
+
 class _ReducedLoss(Function):
-    """The mean or the sum, with the gradient from the same visit. Only the logits have a derivative."""
+    """The mean or the sum, with the gradients from the same visit, of what the logits are made of."""
 
     @staticmethod
-    def forward(
-        ctx: Any, input: Tensor, target: Tensor, reduction: str, axis: int, n_threads: int | None, *options: Any
-    ) -> Tensor:
-        loss, grad = _reduced_loss(input, target, reduction, True, axis, n_threads, *options)
-        _keep(ctx, (input, target, reduction, axis, n_threads, *options, grad), loss)
-        ctx.grad_is_ours = True
+    def forward(ctx: Any, operator: Any, *arguments: Any) -> Tensor:
+        loss, grads = operator(*arguments)
+        _keep(ctx, (*arguments, *grads), loss)
+        ctx.operator, ctx.n_grads, ctx.grads_are_ours = operator, len(grads), True
         return loss
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> Any:
-        input, target, reduction, axis, n_threads, *options, grad = _kept(ctx)
-        # The gradient is handed over once, without its version: what becomes of it then is not ours to know. Another
-        # backward pass computes it again.
-        is_ours, ctx.grad_is_ours = ctx.grad_is_ours, False
-        none = (None for _ in range(len(options) + 4))
-        many = torch._C._functorch.is_legacy_batchedtensor(upstream)  # torch.autograd.grad(is_grads_batched=True)
-        if not (torch.is_grad_enabled() or many) and _is_plain([]):
-            factor = upstream.item()
-            if factor == 1 or grad.dtype not in HALVES:  # which are to be rounded once
-                if not is_ours:
-                    _, grad = _reduced_loss(input, target, reduction, True, axis, n_threads, *options)
-                return grad.data if factor == 1 else grad.data.mul_(factor), *none
-        rows = upstream.double()
-        if reduction == "mean":
-            rows = rows / _divisor(input, target, axis, options)
-        weighted = _times_rows(options, rows.expand(_without(input.shape, axis)))
-        return _gradient(input, target, axis, n_threads, *weighted), *none
+        kept = _kept(ctx)
+        arguments, grads = kept[: -ctx.n_grads], kept[-ctx.n_grads :]
+        logits, target, reduction, wanted, axis, n_threads, options = _unpacked(arguments)
+        # The gradients are handed over once, without their version: what becomes of them then is not ours to know.
+        # Another backward pass computes them again.
+        are_ours, ctx.grads_are_ours = ctx.grads_are_ours, False
+        more = _asks_for_more(upstream)
+        factor = None if more or torch.compiler.is_compiling() else upstream.item()
+        if factor == 1 or (factor is not None and grads[0].dtype not in HALVES):  # which are to be rounded once
+            if not are_ours:
+                _, grads = ctx.operator(*arguments)
+            grads = [grad.data if factor == 1 else grad.data.mul_(factor) for grad in grads]
+        else:
+            rows = upstream.double()
+            if reduction == "mean":
+                rows = rows / _divisor(target, axis, options)
+            weighted = _times_rows(options, rows.expand(_rows_of(target, axis)))
+            grads = _gradients(logits, wanted, target, axis, n_threads, weighted, more)
+        return None, *_placed(grads, logits, wanted), *(None for _ in arguments[len(logits) :])
 
 
-def _divisor(input: Tensor, target: Tensor, axis: int, options: Any) -> Tensor:
+def _linear_backward(ctx: Any, upstream: Tensor, _: Any) -> Any:
+    """Of the losses of the rows of a linear head, which are computed once more."""
+    arguments = _kept(ctx)
+    logits, target, _, _, axis, n_threads, options = _unpacked(arguments)
+    wanted = list(ctx.needs_input_grad[: len(logits)])
+    weighted = _times_rows(options, upstream)
+    grads = _gradients(logits, wanted, target, axis, n_threads, weighted, _asks_for_more(upstream))
+    return *_placed(grads, logits, wanted), *(None for _ in arguments[len(logits) :])
+
+
+def _rows_of(target: Tensor, axis: int) -> tuple[int, ...]:
+    return _without(target.shape, axis) if target.is_floating_point() else tuple(target.shape)
+
+
+def _divisor(target: Tensor, axis: int, options: Any) -> Tensor:
     """What PyTorch's mean divides by, with distributions not the weight of the classes."""
     weight, sample_weight = _option(options, "weight"), _option(options, "sample_weight")
     if target.is_floating_point():
-        rows = torch.ones((), dtype=torch.float64).expand(_without(input.shape, axis))
+        rows = torch.ones((), dtype=torch.float64).expand(_rows_of(target, axis))
     else:
         counts = target != _option(options, "ignore_index")
         rows = counts.double()
         if weight is not None:
             rows = rows * weight.double()[torch.where(counts, target, 0).long()]
     return (rows if sample_weight is None else rows * sample_weight).sum()
+
+
+def _logits_of(input: Tensor, linear_weight: Tensor | None = None, linear_bias: Tensor | None = None) -> Tensor:
+    """The array that a linear head does without."""
+    if linear_weight is None:
+        return input
+    dtype = _loss_dtype(input, linear_weight)
+    bias = None if linear_bias is None else linear_bias.to(dtype)
+    with torch.autocast("cpu", enabled=False):
+        return functional.linear(input.to(dtype), linear_weight.to(dtype), bias)
 
 
 # The softmax family. With p the softmax, u a cotangent and v a tangent, their derivatives are
@@ -534,14 +621,15 @@ LOGITS, TARGET = "Tensor input", "Tensor input, Tensor target"
 _row_losses = _operator("row_losses", _RowLosses, TARGET, OF_LOSS, _compute_row_losses, _like_losses)
 _gradient = _operator("gradient", _Gradient, TARGET, OF_LOSS, _compute_gradient)
 _product = _operator("product", _Product, f"{TARGET}, Tensor vectors", OF_LOSS, _compute_product)
+REDUCTION, REDUCED = "Tensor target, str reduction, bool[] wanted", "(Tensor, Tensor[])"
 _reduced_loss = _define(
-    "reduced_loss",
-    f"{TARGET}, str reduction, bool with_grad",
-    OF_LOSS,
-    "(Tensor, Tensor)",
-    _compute_reduced_loss,
-    _like_both,
+    "reduced_loss", f"{LOGITS}, {REDUCTION}", OF_LOSS, REDUCED, _reduced_by(_compute_loss), _like_reduced
 )
+HEAD = f"{LOGITS}, Tensor linear_weight, Tensor? linear_bias"
+_linear_loss = _define(
+    "linear_loss", f"{HEAD}, {REDUCTION}", OF_LOSS, REDUCED, _reduced_by(_compute_linear_loss), _like_reduced
+)
+torch.library.register_autograd("softxent::linear_loss", _linear_backward, setup_context=_keep, lib=LIBRARY)
 _softmax = _operator("softmax", _Softmax, LOGITS, OF_LOGITS, _each_class(sx.softmax))
 _log_softmax = _operator("log_softmax", _LogSoftmax, LOGITS, OF_LOGITS, _each_class(sx.log_softmax))
 _softmax_vjp = _operator(
@@ -642,18 +730,120 @@ def cross_entropy(
     if size_average is not None or reduce is not None:
         how = torch.nn._reduction.legacy_get_string(size_average, reduce)
     by_pytorch = not options and sample_weight is None and not z_loss and n_threads is None
-    if by_pytorch and _is_small(input, 1, 3000 if how == "none" else 1300, 200):
-        return _by_functional(input, target, weight, ignore_index, how, label_smoothing)
+    theirs = (target, weight, None, ignore_index, None, how, label_smoothing)
+    if by_pytorch and _is_small(input.shape, 1, 3000 if how == "none" else 1300, 200):
+        if input.dtype not in HALVES:  # straight, since a call of a function is felt here
+            return functional.cross_entropy(input, *theirs)
+        return _by_functional(functional.cross_entropy, (input,), *theirs)
     try:
         return _loss(
-            input, target, how, n_threads, weight=weight, sample_weight=sample_weight, ignore_index=ignore_index,
+            (input,), target, how, n_threads, weight=weight, sample_weight=sample_weight, ignore_index=ignore_index,
             label_smoothing=label_smoothing, z_loss=z_loss, **options,
         )  # fmt: skip
     except (NotImplementedError, TypeError, ValueError):
         if not by_pytorch:
             raise
         # PyTorch refuses it in its own words, or takes it.
-        return _by_functional(input, target, weight, ignore_index, how, label_smoothing)
+        return _by_functional(functional.cross_entropy, (input,), *theirs)
+
+
+@with_options
+def linear_cross_entropy(
+    input: Tensor,
+    linear_weight: Tensor,
+    target: Tensor,
+    *,
+    linear_bias: Tensor | None = None,
+    weight: Tensor | None = None,
+    reduction: Literal["mean", "sum", "none"] = "mean",
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+    options: torch.nn.LinearCrossEntropyOptions | None = None,
+    sample_weight: Tensor | None = None,
+    z_loss: float = 0.0,
+    n_threads: int | None = None,
+    **of_logits: Unpack[LogitOptions],
+) -> Tensor:
+    r"""Loss of a linear head without an array of its logits: `torch.nn.functional.linear_cross_entropy`, on the CPU.
+
+    Parameters
+    ----------
+    input : Tensor, shape (D,), (N, D) or (..., D)
+        What the logits are made of, float16, bfloat16, float32 or float64, with any strides.
+    linear_weight : Tensor, shape (C, D)
+        The weights of each class, of any of these dtypes.
+    target : Tensor, shape (), (N,) or (...), or the same with an axis of C more
+        Labels, of any integer dtype; or probabilities, of a floating dtype.
+    linear_bias : Tensor, shape (C,), optional
+        Is added to the logits of each row.
+    weight, reduction
+        As in `cross_entropy`.
+    ignore_index : int, optional
+        The label of rows that do not count, by default -100. Not with probabilities.
+    label_smoothing
+        As in `cross_entropy`.
+    options : torch.nn.LinearCrossEntropyOptions, optional
+        Is not used: the rows are visited in chunks whatever it says.
+    sample_weight, z_loss, temperature, softcap, where
+        As in `cross_entropy`.
+    n_threads : int, optional
+        As in `cross_entropy`, for all but the products of matrices, whose threads are those of NumPy's BLAS.
+
+    Returns
+    -------
+    Tensor
+        A scalar or, for "none", a tensor of the shape of labels: float64 if `input` or `linear_weight` are, else
+        float32. The mean is NaN if no row counts.
+
+    Raises
+    ------
+    TypeError, RuntimeError, ValueError, IndexError
+        As `cross_entropy`.
+
+    See Also
+    --------
+    softxent.linear_value_and_grad : the same for arrays.
+
+    Notes
+    -----
+    The gradients of what requires grad are computed in the same visit to each row as the loss, and with
+    ``reduction="none"`` in the backward pass. Small calls, and those with `linear_weight` of more than two axes, are
+    PyTorch's own. Derivatives of any kind work that `cross_entropy` has; but all except backward, and those with
+    respect to `target` and `sample_weight`, make an array of the logits.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from softxent.torch import linear_cross_entropy
+    >>> input, linear_weight = torch.eye(2), torch.tensor([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]], requires_grad=True)
+    >>> loss = linear_cross_entropy(input, linear_weight, torch.tensor([2, 0]))
+    >>> loss.backward()
+    >>> print(f"{loss.item():.6f}", linear_weight.grad)
+    1.634800 tensor([[ 0.2112, -0.4550],
+            [ 0.0777,  0.3326],
+            [-0.2888,  0.1224]])
+    """
+    _refuse_elsewhere(input, "linear_cross_entropy")
+    _refuse_elsewhere(linear_weight, "linear_cross_entropy", "linear_weight")
+    # PyTorch's takes no input of more axes.
+    by_pytorch = not of_logits and sample_weight is None and not z_loss and n_threads is None and input.dim() <= 2
+    logits = (input, linear_weight, linear_bias)
+    theirs: dict[str, Any] = {
+        "linear_bias": linear_bias, "weight": weight, "reduction": reduction, "ignore_index": ignore_index,
+        "label_smoothing": label_smoothing,
+    }  # fmt: skip
+    if by_pytorch and _is_small(input.shape[:-1] + linear_weight.shape[:1], -1, 3000, 200):
+        return _by_functional(functional.linear_cross_entropy, logits[:2], target, **theirs)
+    try:
+        return _loss(
+            logits, target, reduction, n_threads, weight=weight, sample_weight=sample_weight,
+            ignore_index=-100 if ignore_index is None else ignore_index, label_smoothing=label_smoothing,
+            z_loss=z_loss, **of_logits,
+        )  # fmt: skip
+    except (NotImplementedError, TypeError, ValueError):
+        if not by_pytorch:
+            raise
+        return _by_functional(functional.linear_cross_entropy, logits[:2], target, **theirs)
 
 
 @with_options
@@ -818,57 +1008,61 @@ def _is_float(value: Tensor | None) -> bool:
 
 
 def _by_functional(
-    input: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, reduction: str, label_smoothing: float
+    function: Callable[..., Tensor], logits: Sequence[Tensor], *arguments: Any, **options: Any
 ) -> Tensor:
     """PyTorch's own, with losses in float32 for halves."""
-    given: Any = (input, target, weight)
-    if input.dtype in HALVES:
-        given = (value.float() if _is_float(value) else value for value in given)
-    x, t, w = given
-    return functional.cross_entropy(
-        x, t, w, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing
-    )
+    if logits[0].dtype in HALVES or logits[-1].dtype in HALVES:
+        dtype = _loss_dtype(*logits)
+
+        def widened(value: Any) -> Any:
+            return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+
+        logits, arguments = [*map(widened, logits)], tuple(map(widened, arguments))
+        options = {name: widened(value) for name, value in options.items()}
+    return function(*logits, *arguments, **options)
 
 
-def _is_small(input: Tensor, axis: int, rows: int, logits_for_a_row: int) -> bool:
+def _is_small(shape: Sequence[int], axis: int, rows: int, logits_for_a_row: int) -> bool:
     """Whether there are fewer rows than this, some logits counting as one row more: PyTorch is faster then.
 
     Rows of few classes, which PyTorch computes one by one, count in part; rows that are not side by side, over which
     its vectors go, do not count. All these numbers are measured.
     """
-    n_logits, n_axes = input.numel(), input.dim()
+    n_logits = math.prod(shape)
+    if n_logits < 9 * rows:  # whatever their rows are
+        return True
     worth = n_logits / logits_for_a_row
-    if n_axes < 2 or axis == -1 or axis == n_axes - 1:
-        worth += n_logits / max(input.shape[-1] if n_axes else 1, 10)
+    if len(shape) < 2 or axis in (-1, len(shape) - 1):
+        worth += n_logits / max(shape[-1], 10)
     return worth < rows
 
 
-def _refuse_elsewhere(input: Any, name: str) -> None:
-    if not isinstance(input, Tensor):
-        raise TypeError(f"input must be a tensor, got {type(input).__name__}")
-    if input.is_cpu and input.layout is torch.strided and not (input.is_quantized or input.is_nested):
+def _refuse_elsewhere(value: Any, function: str, name: str = "input") -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+    if value.is_cpu and value.layout is torch.strided and not (value.is_quantized or value.is_nested):
         return
-    kind = f"one on {input.device}"
-    if input.is_nested:
+    kind = f"one on {value.device}"
+    if value.is_nested:
         kind = "a nested tensor"
-    elif input.is_quantized:
+    elif value.is_quantized:
         kind = "a quantized tensor"
-    elif input.is_cpu:
-        kind = f"one of layout {input.layout}"
-    raise TypeError(f"input must be a dense tensor on the CPU, got {kind}; use torch.nn.functional.{name} for it")
+    elif value.is_cpu:
+        kind = f"one of layout {value.layout}"
+    raise TypeError(f"{name} must be a dense tensor on the CPU, got {kind}; use torch.nn.functional.{function} for it")
 
 
-def _refuse_dtype(input: Tensor) -> None:
-    if input.dtype not in FLOATS:
-        raise TypeError(f"input must be float16, bfloat16, float32 or float64, got {input.dtype}")
+def _refuse_dtype(value: Tensor, name: str = "input") -> None:
+    if value.dtype not in FLOATS:
+        raise TypeError(f"{name} must be float16, bfloat16, float32 or float64, got {value.dtype}")
 
 
-def _for_all_logits(where: Tensor | None, input: Tensor, axis: int) -> Tensor | None:
+def _for_all_logits(where: Tensor | None, shape: Sequence[int], axis: int) -> Tensor | None:
     if where is None:
         return None
-    if where.dim() == 1 < input.dim():
-        where = where.reshape(-1, *(1 for _ in input.shape[axis + 1 :]))
-    return where.expand(input.shape)
+    if where.dim() == 1 < len(shape):
+        where = where.reshape(-1, *(1 for _ in shape[axis + 1 :]))
+    return where.expand(shape)
 
 
 def _of_family(
@@ -884,7 +1078,7 @@ def _of_family(
     _refuse_elsewhere(input, name)
     by_pytorch = not options and n_threads is None
     by_functional = getattr(functional, name)
-    if by_pytorch and (dim is None or not -input.dim() <= dim < input.dim() or _is_small(input, dim, 5000, 2500)):
+    if by_pytorch and (dim is None or not -input.dim() <= dim < input.dim() or _is_small(input.shape, dim, 5000, 2500)):
         return by_functional(input, dim, stacklevel + 2, dtype)
     converted = input if dtype is None else input.to(dtype)
     try:
@@ -893,7 +1087,7 @@ def _of_family(
         _refuse_unknown(options)
         _refuse_dtype(converted)
         axis = range(input.dim())[dim]
-        options = {**options, "where": _for_all_logits(options.get("where"), input, axis)}
+        options = {**options, "where": _for_all_logits(options.get("where"), input.shape, axis)}
         values = (options.get(option, OPTIONS[option].default) for option in OF_LOGITS)
         return function(converted, axis, n_threads, *values)
     except (NotImplementedError, TypeError, ValueError):
@@ -902,24 +1096,38 @@ def _of_family(
         return by_functional(input, dim, stacklevel + 2, dtype)
 
 
-def _loss(input: Tensor, target: Tensor, reduction: str, n_threads: int | None, **given: Any) -> Tensor:
-    axis = 1 if input.dim() > 1 else 0
-    _refuse_unknown(given)
+def _shape_and_axis(input: Tensor, linear_weight: Tensor | None = None, _: Any = None) -> tuple[torch.Size, int]:
+    """Of the logits: their shape, and which axis that of the classes is."""
     _refuse_dtype(input)
+    shape = input.shape
+    if linear_weight is not None:
+        _refuse_dtype(linear_weight, "linear_weight")
+        if not shape or linear_weight.dim() != 2 or linear_weight.shape[1] != shape[-1]:
+            raise ValueError(
+                "linear_weight must be of shape (C, D) for input of shape (..., D), "
+                f"got {tuple(linear_weight.shape)} and {tuple(shape)}"
+            )
+        return shape[:-1] + linear_weight.shape[:1], len(shape) - 1
+    return shape, 1 if len(shape) > 1 else 0
+
+
+def _loss(logits: Logits, target: Tensor, reduction: str, n_threads: int | None, **given: Any) -> Tensor:
+    shape, axis = _shape_and_axis(*logits)
+    _refuse_unknown(given)
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
-    if input.dim() and not input.shape[axis]:
-        raise ValueError(f"input must have at least one class, got shape {tuple(input.shape)}")
+    if shape and not shape[axis]:
+        raise ValueError(f"the logits must have at least one class, got shape {tuple(shape)}")
     has_labels = not target.is_floating_point()
-    if has_labels == (target.shape == input.shape):
+    if target.shape == shape if has_labels else target.shape != shape:  # sizes that torch.compile does not know
         raise ValueError(
-            f"target must be labels, integers of shape {tuple(_without(input.shape, axis))}, or probabilities, "
-            f"floating-point numbers of shape {tuple(input.shape)}, got {target.dtype} of shape {tuple(target.shape)}"
+            f"target must be labels, integers of shape {_without(shape, axis)}, or probabilities, "
+            f"floating-point numbers of shape {tuple(shape)}, got {target.dtype} of shape {tuple(target.shape)}"
         )
     if _is_float(given["weight"]) and given["weight"].requires_grad:
         raise ValueError("weight must not require grad: pass weight.detach()")
     if "where" in given:
-        given["where"] = _for_all_logits(given["where"], input, axis)
+        given["where"] = _for_all_logits(given["where"], shape, axis)
     if not has_labels:
         if given["ignore_index"] >= 0:
             raise ValueError("ignore_index needs labels, got it with probabilities")
@@ -927,28 +1135,36 @@ def _loss(input: Tensor, target: Tensor, reduction: str, n_threads: int | None, 
         smoothing = given["label_smoothing"]
         if 0 < smoothing <= 1 and given.get("where") is None:
             # PyTorch gives each class a share of 1, and not of the sum of its row.
-            target = target.to(_loss_dtype(input.dtype)) * (1 - smoothing) + smoothing / input.shape[axis]
+            target = target.to(_loss_dtype(*logits[:2])) * (1 - smoothing) + smoothing / shape[axis]
             given["label_smoothing"] = 0.0
     options = tuple(given.get(name, option.default) for name, option in OPTIONS.items())
     sample_weight = given["sample_weight"]
-    differentiable = [value for value in (input, target, sample_weight) if _is_float(value)]
-    if reduction != "none" and (has_labels or sample_weight is None) and _is_plain(differentiable):
-        needs = [value.requires_grad and torch.is_grad_enabled() for value in differentiable]
+    values = (*logits, target, sample_weight)
+    needs = [_is_float(value) and value.requires_grad and torch.is_grad_enabled() for value in values]
+    wanted, others = needs[: len(logits)], needs[len(logits) :]
+    is_compiling = torch.compiler.is_compiling()
+    is_plain = is_compiling or _is_plain(values)
+    is_head = len(logits) > 1
+    if reduction != "none" and (has_labels or sample_weight is None) and is_plain and not is_compiling:
+        reduced = _linear_loss if is_head else _reduced_loss
         if not any(needs):
-            return _reduced_loss(input, target, reduction, False, axis, n_threads, *options)[0]
-        if not any(needs[1:]):
-            return _ReducedLoss.apply(input, target, reduction, axis, n_threads, *options)
-    losses = _row_losses(input, target, axis, n_threads, *options)
+            return reduced(*logits, target, reduction, wanted, axis, n_threads, *options)[0]
+        if not any(others):
+            return _ReducedLoss.apply(reduced, *logits, target, reduction, wanted, axis, n_threads, *options)
+    if is_head and is_plain and not any(others):
+        losses, _ = _linear_loss(*logits, target, "none", [False] * len(logits), axis, n_threads, *options)
+    else:
+        losses = _row_losses(_logits_of(*logits), target, axis, n_threads, *options)
     if reduction == "none":
         return losses
     total = losses.sum(dtype=torch.float64)
     if reduction == "mean":
-        total = total / _divisor(input, target, axis, options)
+        total = total / _divisor(target, axis, options)
     return total.to(losses.dtype)
 
 
 def _is_plain(values: Iterable[Any]) -> bool:
-    """Whether nothing but backward will be asked for: no torch.compile, no torch.func, no forward mode."""
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    """Whether nothing but backward will be asked for: no torch.func, no forward mode."""
+    if torch._C._are_functorch_transforms_active():
         return False
     return all(forward_ad.unpack_dual(value).tangent is None for value in values if isinstance(value, Tensor))

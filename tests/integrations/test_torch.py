@@ -57,6 +57,30 @@ computed_here = pytest.mark.usefixtures("ours")
 on_every_level = pytest.mark.usefixtures("ours", "level")
 
 
+def by_head(logits: Any, target: Any, **options: Any) -> Any:
+    """The same loss by a linear head, whose weights are the identity."""
+    return sxt.linear_cross_entropy(logits, torch.eye(logits.shape[1], dtype=logits.dtype), target, **options)
+
+
+of_losses = pytest.mark.parametrize("loss", [sxt.cross_entropy, by_head], ids=["logits", "head"])
+
+
+def head(kind: str = "labels", dtype: Any = torch.float64) -> tuple[Any, Any, Any, Any]:
+    """Input, weights and bias of a linear head, which require grad, and targets."""
+    rng = torch.Generator().manual_seed(0)
+    shapes = (5, 4), (3, 4), (3,)
+    input, weight, bias = (torch.randn(shape, generator=rng, dtype=torch.float64) for shape in shapes)
+    target = torch.tensor([0, 2, 1, 1, 0]) if kind == "labels" else torch.rand(5, 3, generator=rng).to(dtype)
+    return *(value.to(dtype).requires_grad_() for value in (input, weight, bias)), target
+
+
+def of_head(function: Callable[..., Any]) -> Callable[..., Any]:
+    """With the bias among the arguments, to be differentiated by."""
+    return lambda *arguments, **options: function(
+        *arguments[:2], arguments[3], linear_bias=arguments[2], **options
+    )  # fmt: skip
+
+
 def problem(*shape: int, dtype: Any = torch.float64, kind: str = "labels", seed: int = 0) -> tuple[Any, Any]:
     """Logits of shape (N, C, ...) that require grad, and targets."""
     rng = torch.Generator().manual_seed(seed)
@@ -117,15 +141,20 @@ def database(module: str, name: str) -> Any:
 
 @on_every_level
 @of_dtypes
-@pytest.mark.parametrize("name", ["nn.functional.cross_entropy", "log_softmax", "softmax"])
+@pytest.mark.parametrize(
+    "name", ["nn.functional.cross_entropy", "nn.functional.linear_cross_entropy", "log_softmax", "softmax"]
+)
 def test_samples_of_functions(name: str, dtype: Any) -> None:
     count = 0
     for info in database("common_methods_invocations", "op_db"):
-        if info.name == name:
+        if info.name == name and "chunked" not in info.variant_test_name:
             for sample in info.sample_inputs("cpu", dtype, requires_grad=True):
                 arguments, options = [sample.input, *sample.args], dict(sample.kwargs)
                 options.pop("dtype", None)
-                assert_agrees(getattr(sxt, name.rpartition(".")[2]), info.op, *arguments, **options)
+                function = getattr(sxt, name.rpartition(".")[2])
+                assert_agrees(function, info.op, *arguments, **options)
+                if name.endswith("entropy"):
+                    assert_agrees(function, info.op, *arguments[:-1], arguments[-1].detach(), **options)
                 count += 1
     assert count >= 10
 
@@ -222,6 +251,46 @@ def test_gradcheck(reduction: str, kind: str, options: dict[str, Any]) -> None:
 
 
 @computed_here
+@of_reductions
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_gradcheck_of_the_head(reduction: str, kind: str, options: dict[str, Any]) -> None:
+    *parts, target = head(kind)
+    rows = torch.rand(5, dtype=torch.float64) + 0.5
+    loss = of_head(sxt.linear_cross_entropy)
+
+    def weighted(*parts: Any) -> Any:
+        return loss(*parts[:3], target, reduction=reduction, sample_weight=parts[3], **options)
+
+    def unweighted(*arguments: Any) -> Any:
+        return loss(*arguments, reduction=reduction, **options)
+
+    for function, arguments in (
+        (weighted, (*parts, rows)),
+        (weighted, (*parts, rows.clone().requires_grad_())),
+        (unweighted, (*parts, target.requires_grad_(kind == "probabilities"))),
+    ):
+        assert torch.autograd.gradcheck(
+            function, arguments, check_forward_ad=True, check_batched_grad=True, check_batched_forward_grad=True
+        )
+        assert torch.autograd.gradgradcheck(function, arguments, check_fwd_over_rev=True, check_rev_over_rev=True)
+
+
+@computed_here
+@pytest.mark.parametrize("leading", [(), (2, 3)])
+@of_reductions
+def test_gradcheck_of_the_head_of_any_axes(reduction: str, leading: tuple[int, ...]) -> None:
+    parts = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in ((*leading, 4), (3, 4))]
+    labels = torch.randint(3, leading)
+
+    def loss(input: Any, weight: Any) -> Any:
+        return sxt.linear_cross_entropy(input, weight, labels, reduction=reduction)
+
+    assert torch.autograd.gradcheck(loss, parts)
+    assert torch.autograd.gradgradcheck(loss, parts)
+
+
+@computed_here
 @pytest.mark.parametrize("function", [sxt.log_softmax, sxt.softmax], ids=["log_softmax", "softmax"])
 @pytest.mark.parametrize("options", [{}, {"temperature": 1.7}, {"where": True}], ids=["plain", "temperature", "where"])
 def test_gradcheck_of_the_family(function: Callable[..., Any], options: dict[str, Any]) -> None:
@@ -292,6 +361,28 @@ def test_torch_func(reduction: str) -> None:
 
 
 @computed_here
+@of_reductions
+def test_torch_func_of_the_head(reduction: str) -> None:
+    *parts, target = head()
+    input, weight, bias = (part.detach() for part in parts)
+    inputs = torch.stack([input, 2 * input])
+
+    def results(function: Callable[..., Any]) -> list[Any]:
+        def loss(weight: Any, input: Any = input) -> Any:
+            return function(input, weight, target, linear_bias=bias, reduction=reduction).sum()
+
+        return [
+            func.grad(loss)(weight),
+            func.vmap(func.grad(loss), in_dims=(None, 0))(weight, inputs),
+            func.hessian(loss)(weight),
+            func.jvp(loss, (weight,), (weight,))[1],
+        ]
+
+    for ours, theirs in zip(results(sxt.linear_cross_entropy), results(functional.linear_cross_entropy), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@computed_here
 def test_what_has_no_derivative_says_so() -> None:
     logits, labels = problem(4, 3)
     capped = sxt.cross_entropy(logits, labels, softcap=5.0)
@@ -330,6 +421,8 @@ def test_operators_pass_opcheck() -> None:
     plain = (1.0, None, None, None, None, -100, 0.0, 0.0)
     of_probabilities = (1.3, None, where, weight, rows, None, 0.0, 0.1)
     of_logits = (1.3, None, where)
+    *parts, of_rows = head()
+    detached = [part.detach() for part in parts]
     operators = torch.ops.softxent
     for operator, arguments in (
         (operators.row_losses, (logits, labels, 1, None, *plain)),
@@ -337,8 +430,11 @@ def test_operators_pass_opcheck() -> None:
         (operators.gradient, (logits, labels, 1, None, *plain)),
         (operators.gradient, (logits, soft, 1, None, *of_probabilities)),
         (operators.product, (logits.detach(), labels, vectors, 1, None, *plain)),
-        (operators.reduced_loss, (logits.detach(), labels, "mean", True, 1, None, *plain)),
-        (operators.reduced_loss, (logits.detach(), labels, "sum", False, 1, None, *plain)),
+        (operators.reduced_loss, (logits.detach(), labels, "mean", [True], 1, None, *plain)),
+        (operators.reduced_loss, (logits.detach(), labels, "sum", [False], 1, None, *plain)),
+        (operators.linear_loss, (*parts, of_rows, "none", [False] * 3, 1, None, *plain)),
+        (operators.linear_loss, (*parts[:2], None, of_rows, "none", [False] * 3, 1, 1, *plain)),
+        (operators.linear_loss, (*detached, of_rows, "mean", [True, False, True], 1, None, *plain)),
         (operators.softmax, (logits, 1, None, *of_logits)),
         (operators.log_softmax, (logits, 1, None, 1.0, None, None)),
         (operators.softmax_vjp, (logits, torch.rand_like(logits).requires_grad_(), 1, None, *of_logits)),
@@ -366,15 +462,63 @@ def test_torch_compile_without_a_graph_break() -> None:
         torch.testing.assert_close(step(compiled, options), step(functional.cross_entropy, options))
     both = torch.compile(lambda x: sxt.softmax(x, 0) + sxt.log_softmax(x, 0), fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(both(features), functional.softmax(features, 0) + functional.log_softmax(features, 0))
+    unknown = torch.compile(sxt.cross_entropy, fullgraph=True, backend="aot_eager", dynamic=True)
+    for target in (labels % 5, torch.rand(8, 5)):
+        torch.testing.assert_close(unknown(features, target), functional.cross_entropy(features, target))
     exported = torch.export.export(sxt.CrossEntropyLoss(), (features, labels % 5)).module()
     torch.testing.assert_close(exported(features, labels % 5), functional.cross_entropy(features, labels % 5))
+
+
+@computed_here
+@of_reductions
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_the_head_makes_no_logits(reduction: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    *parts, target = head()
+    expected = of_head(functional.linear_cross_entropy)(*parts, target, reduction=reduction).sum()
+    expected_grads = torch.autograd.grad(expected, parts)
+    monkeypatch.setattr(sxt, "_logits_of", None)
+    loss = of_head(sxt.linear_cross_entropy)
+    for call in (loss, torch.compile(loss, fullgraph=True, backend="aot_eager")):
+        found = call(*parts, target, reduction=reduction).sum()
+        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(torch.autograd.grad(found, parts), expected_grads)
+        with torch.no_grad():
+            torch.testing.assert_close(call(*parts, target, reduction=reduction).sum(), expected)
+
+
+@computed_here
+@of_reductions
+def test_only_the_gradients_that_are_needed_are_computed(reduction: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def watched(*arguments: Any, out: Any, **options: Any) -> Any:
+        asked.append([array is not None for array in out])
+        return sx.linear_value_and_grad(*arguments, out=out, **options)
+
+    face = {"linear_value_and_grad": watched, "linear_cross_entropy": sx.linear_cross_entropy}
+    monkeypatch.setattr(sxt, "sx", type("Face", (), {name: staticmethod(value) for name, value in face.items()}))
+    *parts, target = head()
+    for needed in ([True, False, False], [False, True, True], [False, False, False]):
+        for part, is_needed in zip(parts, needed, strict=True):
+            part.requires_grad_(is_needed)
+        loss = of_head(sxt.linear_cross_entropy)(*parts, target, reduction=reduction)
+        assert loss.requires_grad == any(needed)
+        if any(needed):
+            loss.sum().backward()
+            assert asked.pop() == needed
+        assert not asked
+        assert [part.grad is not None and part.grad.any().item() for part in parts] == needed
+        for part in parts:
+            part.grad = None
 
 
 # What people trip over
 
 
 @computed_here
-@pytest.mark.parametrize("loss", [sxt.cross_entropy, lambda x, y: sxt.cross_entropy(x, y, reduction="none").mean()])
+@pytest.mark.parametrize(
+    "loss", [by_head, sxt.cross_entropy, lambda x, y: sxt.cross_entropy(x, y, reduction="none").mean()]
+)
 def test_no_tensor_of_the_callers_is_written_to(loss: Callable[..., Any]) -> None:
     """tanh keeps its result for its own backward; and a second loss on the same logits sees them as they were."""
     weights = torch.randn(7, 5, requires_grad=True)
@@ -392,53 +536,64 @@ def test_no_tensor_of_the_callers_is_written_to(loss: Callable[..., Any]) -> Non
 
 
 @computed_here
-def test_backward_again() -> None:
+@of_losses
+def test_backward_again(loss: Callable[..., Any]) -> None:
     """retain_graph: gradients that were handed over belong to the caller, who may write to them."""
     logits, labels = problem(6, 5)
     expected = torch.autograd.grad(functional.cross_entropy(logits, labels), logits)[0]
-    loss = sxt.cross_entropy(logits, labels)
+    value = loss(logits, labels)
     for _ in range(3):
-        (grad,) = torch.autograd.grad(loss, logits, retain_graph=True)
+        (grad,) = torch.autograd.grad(value, logits, retain_graph=True)
         torch.testing.assert_close(grad, expected)
         grad.fill_(torch.nan)
-    loss = sxt.cross_entropy(logits, labels)
+    value = loss(logits, labels)
     for times in (1, 2, 3):  # .grad adds up, in place
-        loss.backward(retain_graph=True)
+        value.backward(retain_graph=True)
         torch.testing.assert_close(logits.grad, times * expected)
     logits.grad.zero_()
-    loss.backward()
+    value.backward()
     torch.testing.assert_close(logits.grad, expected)
 
 
 @computed_here
-def test_the_gradient_becomes_that_of_a_leaf_without_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+@of_losses
+def test_the_gradient_becomes_that_of_a_leaf_without_a_copy(
+    loss: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = []
 
-    def watched(*arguments: Any, **options: Any) -> Any:
-        result = sx.value_and_grad(*arguments, **options)
-        made.append(result[1])
-        return result
-
     class Face:
-        value_and_grad = staticmethod(watched)
+        @staticmethod
+        def value_and_grad(*arguments: Any, **options: Any) -> Any:
+            result = sx.value_and_grad(*arguments, **options)
+            made.append(result[1])
+            return result
+
+        @staticmethod
+        def linear_value_and_grad(*arguments: Any, **options: Any) -> Any:
+            result = sx.linear_value_and_grad(*arguments, **options)
+            made.append(result[1].inputs)
+            return result
 
     logits, labels = problem(6, 5)
     monkeypatch.setattr(sxt, "sx", Face)
-    sxt.cross_entropy(logits, labels).backward()
+    loss(logits, labels).backward()
     assert np.shares_memory(made[0], logits.grad.numpy())
     logits.grad = None
-    (3 * sxt.cross_entropy(logits, labels)).backward()
+    (3 * loss(logits, labels)).backward()
     assert np.shares_memory(made[1], logits.grad.numpy())
 
 
 @computed_here
-def test_logits_that_were_changed_before_backward_are_an_error() -> None:
+@of_losses
+@of_reductions
+def test_logits_that_were_changed_before_backward_are_an_error(loss: Callable[..., Any], reduction: str) -> None:
     logits, labels = problem(6, 5)
     changed = 2 * logits
-    loss = sxt.cross_entropy(changed, labels)
+    value = loss(changed, labels, reduction=reduction).sum()
     changed.add_(1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        loss.backward()
+        value.backward()
 
 
 @on_every_level
@@ -476,14 +631,48 @@ def test_strides(kind: str, dtype: Any) -> None:
         torch.testing.assert_close(grads[0].double(), grads[1], rtol=GRAD_ERROR[dtype], atol=1e-5)
 
 
+@on_every_level
+@of_dtypes
+@of_reductions
+def test_strides_of_the_head(reduction: str, dtype: Any) -> None:
+    """Transposed, every other, broadcast, windows that overlap; weights of shape (D, C); more axes of rows."""
+    rng = torch.Generator().manual_seed(3)
+    memory = torch.randn(120, generator=rng, dtype=torch.float64).to(dtype)
+    theirs = functional.linear_cross_entropy
+    for input in (
+        memory[:30].reshape(5, 6).T,
+        memory.reshape(12, 10)[::2, ::2],
+        memory[:5].expand(4, 5),
+        memory.as_strided((8, 5), (3, 1)),
+        memory.reshape(2, 5, 12)[..., ::2].mT,
+        memory[:0].reshape(0, 5),
+        memory[:5],
+    ):
+        for weight in (memory[:35].reshape(7, 5), memory[-35:].reshape(5, 7).T, memory[:70].reshape(7, 10)[:, 1::2]):
+            target = torch.randint(7, input.shape[:-1], generator=rng)
+            arguments = input.detach().requires_grad_(), weight.detach().requires_grad_(), target
+            if input.dim() < 3:
+                assert_agrees(sxt.linear_cross_entropy, theirs, *arguments, reduction=reduction)
+                continue
+            assert_agrees(
+                sxt.linear_cross_entropy,
+                lambda x, w, y, **_: theirs(x.flatten(0, 1), w, y.flatten(), reduction=reduction).view(
+                    y.shape if reduction == "none" else ()
+                ),
+                *arguments,
+                reduction=reduction,
+            )
+
+
 @computed_here
+@of_losses
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_loss_scaling_comes_before_rounding(dtype: Any, reduction: str) -> None:
+def test_loss_scaling_comes_before_rounding(dtype: Any, reduction: str, loss: Callable[..., Any]) -> None:
     """The gradient of a mean over many rows is below the smallest float16; scaled by 65536 it is not."""
     logits, labels = problem(4096, 3, dtype=dtype)
     scale = 65536.0 * 8
-    losses = sxt.cross_entropy(logits, labels, reduction=reduction)
+    losses = loss(logits, labels, reduction=reduction)
     (grad,) = torch.autograd.grad(losses.mean() * scale, logits)
     _, expected = reference(logits.detach().double().numpy(), labels.numpy())
     expected = torch.from_numpy(expected * scale)
@@ -492,29 +681,32 @@ def test_loss_scaling_comes_before_rounding(dtype: Any, reduction: str) -> None:
 
 
 @computed_here
+@of_losses
 @of_dtypes
-def test_weights_of_rows_by_the_incoming_gradient(dtype: Any) -> None:
+def test_weights_of_rows_by_the_incoming_gradient(dtype: Any, loss: Callable[..., Any]) -> None:
     logits, labels = problem(7, 5, dtype=dtype)
     rows = torch.linspace(-1, 2, 7)
-    (grad,) = torch.autograd.grad((sxt.cross_entropy(logits, labels, reduction="none") * rows).sum(), logits)
+    (grad,) = torch.autograd.grad((loss(logits, labels, reduction="none") * rows).sum(), logits)
     given = sxt._array(logits)
     _, expected = sx.value_and_grad(given, labels.numpy(), sample_weight=rows.numpy(), reduction="sum")
     np.testing.assert_array_equal(sxt._array(grad).astype(float), expected.astype(float))
 
 
 @computed_here
+@of_losses
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
-def test_the_loss_alone_costs_no_gradient(mode: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_loss_alone_costs_no_gradient(mode: Any, loss: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     logits, labels = problem(6, 5)
     if mode is torch.enable_grad:
         logits = logits.detach()
-    monkeypatch.setattr(sxt, "sx", type("Face", (), {"cross_entropy": staticmethod(sx.cross_entropy)}))
+    alone = {name: staticmethod(getattr(sx, name)) for name in ("cross_entropy", "linear_cross_entropy")}
+    monkeypatch.setattr(sxt, "sx", type("Face", (), alone))
     with mode():
-        loss = sxt.cross_entropy(logits, labels)
-    assert not loss.requires_grad
-    assert loss.item() == sx.cross_entropy(logits.detach().numpy(), labels.numpy())
+        value = loss(logits, labels)
+    assert not value.requires_grad
+    assert value.item() == sx.cross_entropy(logits.detach().numpy(), labels.numpy())
     with pytest.raises(AttributeError):
-        sxt.cross_entropy(logits.detach().requires_grad_(), labels)
+        loss(logits.detach().requires_grad_(), labels)
 
 
 @computed_here
@@ -529,6 +721,21 @@ def test_autocast(dtype: Any) -> None:
     torch.testing.assert_close(ours, theirs)
     (grad,), (their_grad,) = (torch.autograd.grad(loss, layer.weight, retain_graph=True) for loss in (ours, theirs))
     torch.testing.assert_close(grad, their_grad, rtol=0.02, atol=1e-3)
+
+
+@computed_here
+@pytest.mark.parametrize("dtype", HALVES)
+def test_autocast_of_the_head(dtype: Any) -> None:
+    """A hidden layer in half precision beside weights in float32: nothing else is rounded."""
+    layer, features, labels = torch.nn.Linear(5, 4), torch.randn(8, 5), torch.randint(3, (8,))
+    weight = torch.randn(3, 4, requires_grad=True)
+    with torch.autocast("cpu", dtype):
+        hidden = layer(features)
+        hidden.retain_grad()
+        loss = sxt.linear_cross_entropy(hidden, weight, labels)
+        assert_agrees(sxt.linear_cross_entropy, functional.linear_cross_entropy, hidden.detach(), weight, labels)
+    loss.backward()
+    assert (loss.dtype, hidden.grad.dtype, weight.grad.dtype) == (torch.float32, dtype, torch.float32)
 
 
 @computed_here
@@ -591,8 +798,9 @@ def test_training_curves_are_equal(dtype: Any) -> None:
 
 
 @computed_here
+@of_losses
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_an_empty_mean_is_nan(smoothing: float) -> None:
+def test_an_empty_mean_is_nan(smoothing: float, loss: Callable[..., Any]) -> None:
     logits, labels = problem(4, 3)
     ignored = torch.full_like(labels, -100)
     for arguments in (
@@ -601,11 +809,12 @@ def test_an_empty_mean_is_nan(smoothing: float) -> None:
         (logits[:0], logits[:0].detach()),
         (logits, labels, torch.zeros(3, dtype=torch.float64)),
     ):
-        for function in (sxt.cross_entropy, functional.cross_entropy):
-            assert function(*arguments, label_smoothing=smoothing).isnan()
-            assert function(*arguments, label_smoothing=smoothing, reduction="sum") == 0
-            assert function(*(a.detach() for a in arguments), label_smoothing=smoothing).isnan()
-    sxt.cross_entropy(logits, ignored, label_smoothing=smoothing).backward()
+        options = {"label_smoothing": smoothing, "weight": arguments[2] if len(arguments) > 2 else None}
+        for function in (loss, functional.cross_entropy):
+            assert function(*arguments[:2], **options).isnan()
+            assert function(*arguments[:2], **options, reduction="sum") == 0
+            assert function(*(a.detach() for a in arguments[:2]), **options).isnan()
+    loss(logits, ignored, label_smoothing=smoothing).backward()
     assert (logits.grad == 0).all()
 
 
@@ -642,6 +851,12 @@ def test_options_of_softxent(reduction: str) -> None:
     )
     np.testing.assert_allclose(loss.detach().numpy(), expected, rtol=1e-12)
     np.testing.assert_allclose(grad.numpy(), expected_grad, rtol=1e-12, atol=1e-15)
+    flat = logits.detach().movedim(1, -1).contiguous().requires_grad_()  # more axes of rows
+    options["where"] = where.movedim(1, -1)
+    by_head = sxt.linear_cross_entropy(flat, torch.eye(5, dtype=torch.float64), labels, reduction=reduction, **options)
+    torch.testing.assert_close(by_head, loss)
+    (flat_grad,) = torch.autograd.grad(by_head.sum(), flat)
+    torch.testing.assert_close(flat_grad.movedim(-1, 1), grad)
     of_classes = torch.tensor([True, True, False, True, True])
     for name in ("softmax", "log_softmax"):
         given = {"temperature": 1.7, "softcap": 6.0, "where": of_classes}
@@ -666,6 +881,20 @@ def test_losses_keep_their_digits() -> None:
     assert sxt.cross_entropy(equal, torch.tensor([0])).item() == pytest.approx(np.log(131072), rel=1e-6)
 
 
+@pytest.mark.parametrize("small", [True, False])
+def test_error_inputs_of_the_head_raise_the_same(small: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not small:
+        monkeypatch.setattr(sxt, "_is_small", lambda *arguments: False)
+    infos = [
+        info for info in database("common_methods_invocations", "op_db") if info.name.endswith("linear_cross_entropy")
+    ]
+    for error in infos[0].error_inputs("cpu"):
+        sample = error.sample_input
+        matches = "^target must be labels" if sample.input.dim() > 2 else error.error_regex  # more axes are taken here
+        with pytest.raises((RuntimeError, ValueError), match=matches):
+            sxt.linear_cross_entropy(sample.input, *sample.args, **sample.kwargs)
+
+
 def test_small_calls_are_pytorchs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sxt, "_loss", None)
     logits, labels = problem(4, 3, dtype=torch.float32)
@@ -676,6 +905,10 @@ def test_small_calls_are_pytorchs(monkeypatch: pytest.MonkeyPatch) -> None:
         loss = sxt.cross_entropy(half, labels, torch.ones(3, dtype=dtype))
         assert loss.dtype is torch.float32
         assert torch.autograd.grad(loss, half)[0].dtype is dtype
+        *parts, target = head(dtype=dtype)
+        loss = of_head(sxt.linear_cross_entropy)(*parts, target)
+        assert loss.dtype is torch.float32
+        torch.testing.assert_close(loss, of_head(functional.linear_cross_entropy)(*map(wide, parts), target).float())
     with pytest.raises(TypeError):  # an option that PyTorch has not
         sxt.cross_entropy(logits, labels, temperature=2.0)
 
@@ -688,6 +921,15 @@ def test_large_calls_are_computed_here(shape: tuple[int, ...], monkeypatch: pyte
     ours = sxt.cross_entropy(logits, labels)
     assert ours.item() == pytest.approx(loss, rel=1e-7)
     np.testing.assert_array_equal(torch.autograd.grad(ours, logits)[0].numpy(), grad)
+
+
+def test_large_calls_of_the_head_are_computed_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(functional, "linear_cross_entropy", None)
+    input, weight, labels = torch.randn(3000, 4), torch.randn(30, 4, requires_grad=True), torch.randint(30, (3000,))
+    loss, grads = sx.linear_value_and_grad(input.numpy(), weight.detach().numpy(), labels.numpy(), wrt="linear_weight")
+    ours = sxt.linear_cross_entropy(input, weight, labels)
+    assert ours.item() == pytest.approx(loss, rel=1e-7)
+    np.testing.assert_array_equal(torch.autograd.grad(ours, weight)[0].numpy(), grads.linear_weight)
 
 
 @computed_here
@@ -769,6 +1011,9 @@ def test_tensors_elsewhere_are_refused(kind: str) -> None:
             call(input, labels)
     with pytest.raises(TypeError, match=rf"got {kind}; use torch\.nn\.functional\.softmax for it$"):
         sxt.softmax(input, 1)
+    message = rf"^linear_weight must be a dense tensor on the CPU, got {kind}; use torch\.nn\.functional\.linear_cross"
+    with pytest.raises(TypeError, match=message):
+        sxt.linear_cross_entropy(torch.randn(4, 3), input, labels)
 
 
 def test_refusals() -> None:
@@ -779,7 +1024,7 @@ def test_refusals() -> None:
         ({"target": torch.tensor([0, 1, 7, 0])}, ValueError, r"^targets\[2\] = 7 is not a class"),
         ({"target": labels.float()}, ValueError, "^target must be labels, integers of shape .4,., or probabilities"),
         ({"input": logits.long()}, TypeError, "^input must be float16, bfloat16, float32 or float64, got torch.int64$"),
-        ({"input": logits[:, :0]}, ValueError, "^input must have at least one class"),
+        ({"input": logits[:, :0]}, ValueError, "^the logits must have at least one class, got shape .4, 0.$"),
         ({"reduction": "average"}, ValueError, "^reduction must be 'mean', 'sum' or 'none', got 'average'$"),
         (
             {"weight": torch.ones(3, requires_grad=True)},
@@ -797,6 +1042,24 @@ def test_refusals() -> None:
             sxt.cross_entropy(call.pop("input"), call.pop("target"), **call)
     with pytest.raises(IndexError, match="Target 7 is out of bounds"):
         sxt.cross_entropy(logits, torch.tensor([0, 1, 7, 0]))
+    head = {"input": torch.randn(4, 2), "linear_weight": torch.randn(3, 2), "target": labels, "z_loss": 0.1}
+    for wrong, error, message in (
+        ({"linear_weight": torch.randn(2, 3)}, ValueError, r"^linear_weight must be of shape \(C, D\) for input of"),
+        (
+            {"linear_weight": torch.randn(3, 1, 2)},
+            ValueError,
+            r"^linear_weight must be .*, got \(3, 1, 2\) and \(4, 2\)$",
+        ),
+        ({"linear_weight": torch.ones(3, 2).int()}, TypeError, "^linear_weight must be float16, bfloat16, float32 or"),
+        ({"linear_weight": [1.0]}, TypeError, "^linear_weight must be a tensor, got list$"),
+        ({"linear_weight": torch.randn(0, 2)}, ValueError, "^the logits must have at least one class"),
+        ({"linear_bias": torch.randn(4)}, ValueError, r"^linear_bias must be of shape \(3,\), got \(4,\)$"),
+        ({"target": labels[:3]}, ValueError, r"^targets must be"),
+        ({"target": torch.rand(4, 3), "ignore_index": 1}, ValueError, "^ignore_index needs labels"),
+        ({"input": torch.randn(2, 4, 2), "z_loss": 0.0}, ValueError, "^targets"),
+    ):
+        with pytest.raises(error, match=message):
+            sxt.linear_cross_entropy(**{**head, **wrong})
     with pytest.raises(TypeError, match=r"^dim must be an integer, got None$"):
         sxt.softmax(logits, temperature=2.0)
     with pytest.raises(IndexError, match="Dimension out of range"):
@@ -804,12 +1067,13 @@ def test_refusals() -> None:
 
 
 def test_signatures_are_pytorchs() -> None:
-    for name in ("cross_entropy", "log_softmax", "softmax"):
+    for name in ("cross_entropy", "linear_cross_entropy", "log_softmax", "softmax"):
         own, theirs = (inspect.signature(getattr(module, name)).parameters for module in (sxt, functional))
         assert list(own)[: len(theirs)] == list(theirs)
         assert [own[name].default for name in theirs] == [parameter.default for parameter in theirs.values()]
         assert {"n_threads", *sx.LogitOptions.__annotations__} <= set(own)
-    assert set(sx.Options.__annotations__) <= set(inspect.signature(sxt.cross_entropy).parameters)
+        if name.endswith("entropy"):
+            assert set(sx.Options.__annotations__) <= set(own)
 
 
 def test_the_module_is_one_of_pytorchs() -> None:
