@@ -181,19 +181,26 @@ cdef Scale sum_of(const real* t, Py_ssize_t n, Py_ssize_t left_out) noexcept nog
     return times(scale_of(total.minus(0, &low)), scale_of(1 / FAR_STEP))
 
 
+cdef Scale mass_of_far(const FarNumbers& far, const RowArrays[real]* row) noexcept nogil:
+    """far.mass, also where the sum of a distribution is too large for a double."""
+    cdef const real* t = row.target.distribution
+    if t == NULL or is_finite(far.mass.mantissa):
+        return far.mass
+    return plus(sum_of(t, row.n, -1), far.pull_of_mass)
+
+
 cdef void end_far_gradient(
-    FarNumbers far, const RowArrays[real]* row, const RowSums* sums, const Formula* formula
+    const FarNumbers& far, const RowArrays[real]* row, const RowSums* sums, const Formula* formula
 ) noexcept nogil:
     """Make the gradient of the probabilities that are in row.grad."""
     cdef real* g = row.grad
     cdef const real* t = row.target.distribution
     cdef const real* spread = row.spread
     cdef double low, share = 0, others = row.n - 1
-    cdef Scale own, rest = scale_of(sums.rest.minus(0, &low))
+    cdef Scale own, mass = mass_of_far(far, row), rest = scale_of(sums.rest.minus(0, &low))
     cdef Py_ssize_t c, i
     cdef bint has_own = sums.argmax >= 0 and far.not_top < 0.5
-    if t != NULL and not is_finite(far.mass.mantissa):
-        far.mass = plus(sum_of(t, row.n, -1), far.pull_of_mass)
+    if t != NULL and not is_finite(rest.mantissa):
         rest = sum_of(t, row.n, sums.argmax)
     if formula.smoothing != 0:
         share = formula.smoothing / row.n
@@ -204,11 +211,11 @@ cdef void end_far_gradient(
         rest = plus(times(rest, scale_of(1 - formula.smoothing)), scale_of(share * others))
     if has_own:
         # As find_factors: nothing cancels here.
-        own = plus(plus(rest, far.pull_of_mass), times(far.mass, scale_of(-far.not_top)))
+        own = plus(plus(rest, far.pull_of_mass), times(mass, scale_of(-far.not_top)))
     for c in range(row.n):
         if is_allowed(row.allowed, c):
             g[c] = <real> value_of(times(far.scale, plus(
-                times(far.mass, scale_of(g[c])),
+                times(mass, scale_of(g[c])),
                 scale_of(-share * (spread[c] if spread != NULL else 1)
                          - ((1 - formula.smoothing) * t[c] if t != NULL else 0)))))
     for i in range(row.target.count):
@@ -225,13 +232,14 @@ cdef void end_far_gradient(
 cdef void end_far_hessian(const FarNumbers& far, const RowArrays[real]* row, Py_ssize_t top) noexcept nogil:
     """Make the diagonal of the Hessian of the probabilities that are in row.hess."""
     cdef real* h = row.hess
+    cdef Scale mass = mass_of_far(far, row)
     cdef double p, not_p
     cdef Py_ssize_t c
     for c in range(row.n):
         p = h[c]
         not_p = far.not_top if c == top and far.not_top < 0.5 else 1 - p
         h[c] = <real> value_of(times(far.scale, plus(
-            times(far.mass, scale_of(p * not_p)), times(times(far.pull, scale_of(p)), scale_of(p)))))
+            times(mass, scale_of(p * not_p)), times(times(far.pull, scale_of(p)), scale_of(p)))))
 
 
 cdef void find_far_mean(FarNumbers* far, const RowArrays[real]* row) noexcept nogil:
@@ -255,7 +263,7 @@ cdef void take_far_product(
     cdef real* g = row.grad
     cdef double at_top = v[row.top]
     cdef Scale mean = plus(scale_of(at_top), times(scale_of(4), scale_of(far.quarter_mean)))
-    cdef Scale of_pull = times(far.pull, mean), gap
+    cdef Scale of_pull = times(far.pull, mean), mass = mass_of_far(far, row), gap
     cdef Py_ssize_t c
     for c in range(start, stop):
         if e[c] == 0 or not is_allowed(row.allowed, c):
@@ -263,4 +271,4 @@ cdef void take_far_product(
         else:
             gap = times(scale_of(4), scale_of(<double> v[c] / 4 - at_top / 4 - far.quarter_mean))
             g[c] = <real> value_of(times(
-                times(far.scale, scale_of(e[c] / far.whole)), plus(times(far.mass, gap), of_pull)))
+                times(far.scale, scale_of(e[c] / far.whole)), plus(times(mass, gap), of_pull)))

@@ -42,7 +42,10 @@ cdef inline void find_target(
     RowSums* sums, const RowArrays[real]* row, const Formula* formula, Py_ssize_t start, Py_ssize_t n, double m,
     Py_ssize_t prefetch_distance
 ) noexcept nogil:
-    """What the target adds to the sums of the n classes from `start` on, of a row whose maximum is m."""
+    """What the target adds to the sums of the n classes from `start` on, of a row whose maximum is m.
+
+    visit_stretch adds the gaps of smoothing later, if adds_gaps_later.
+    """
     cdef const real* x = row.x + start
     sums.clear()
     if row.target.distribution != NULL:
@@ -66,7 +69,10 @@ cdef inline void visit_stretch(
     """Target and exponentials of the n classes from `start` on, of a row whose maximum is m."""
     cdef const real* x = row.x + start
     cdef const real* next_stored
+    cdef real* e = row.e
     cdef Py_ssize_t label
+    if e != NULL:
+        e += start
     find_target(sums, row, formula, start, n, m, prefetch_distance)
     # exp_sum may overwrite x, so it comes last.
     if row.vector != NULL:
@@ -76,14 +82,13 @@ cdef inline void visit_stretch(
         sums.R = exp_and_diagnostic_sums(
             x, n, sums.argmax, unit, m, label - start, row.x[label], diagnostics, prefetch_distance)
     elif adds_gaps_later(row, formula):
-        sums.R = exp_and_gap_sum(
-            x, row.e + start if row.e != NULL else NULL, n, sums.argmax, unit, m, &sums.gaps, prefetch_distance)
+        sums.R = exp_and_gap_sum(x, e, n, sums.argmax, unit, m, &sums.gaps, prefetch_distance)
         check_gaps(sums, row, formula, start, n, m)
     elif row.next_stored != NULL and prefetch_distance != 0:
         next_stored = row.next_stored
-        sums.R = exp_sum_beside(x, row.e + start, next_stored + start, n, sums.argmax, unit, prefetch_distance)
+        sums.R = exp_sum_beside(x, e, next_stored + start, n, sums.argmax, unit, prefetch_distance)
     else:
-        sums.R = exp_sum(x, row.e + start if row.e != NULL else NULL, n, sums.argmax, unit, prefetch_distance)
+        sums.R = exp_sum(x, e, n, sums.argmax, unit, prefetch_distance)
 
 
 cdef inline void add_stretch(RowSums* sums, const RowSums* more, Py_ssize_t start, double e_m) noexcept nogil:

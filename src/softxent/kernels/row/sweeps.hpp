@@ -146,12 +146,14 @@ template <class S> void multiply_by_slope(S *g, const S *slope, std::ptrdiff_t n
     for (std::ptrdiff_t i = 0; i < n; ++i) g[i] = slope[i] != 0 ? g[i] * slope[i] : 0;
 }
 
-// The sum of all exponentials but that of the class `left_out`. They are written to e, which may be x, unless it is null.
-// Logits are prefetched `prefetch_distance` ahead, unless that is 0. The order of additions does not depend on `left_out`.
-// also(exponentials, i, count) is called as by `sweep`, and before(p, i, count) before the exponentials are written.
+// What exp_sum_and does besides, if that is nothing.
 struct Nothing {
     template <class P, class Count> SOFTXENT_INLINE void operator()(const P &, std::ptrdiff_t, Count) const {}
 };
+
+// The sum of all exponentials but that of the class `left_out`. They are written to e, which may be x, unless it is null.
+// Logits are prefetched `prefetch_distance` ahead, unless that is 0. The order of additions does not depend on `left_out`.
+// also(exponentials, i, count) is called as by `sweep`, and before(p, i, count) before the exponentials are written.
 template <class S, class F = Nothing, class G = Nothing>
 SOFTXENT_INLINE Carried<double> exp_sum_and(
     const S *x, S *e, std::ptrdiff_t n, std::ptrdiff_t left_out, RowUnit<S> unit, std::ptrdiff_t prefetch_distance, F also = F(),
