@@ -605,6 +605,19 @@ def test_derivatives_of_a_z_loss_that_is_too_large(name: str, dtype: str, n_rows
 
 @pytest.mark.parametrize("n_rows", [1, N_ROWS])
 @pytest.mark.parametrize("n_classes", [3, 300])
+@pytest.mark.parametrize("top", [0.5, 20.0])
+def test_a_distribution_whose_sum_is_too_large(top: float, n_classes: int, n_rows: int) -> None:
+    """Derivatives are divided by the normalizer, and keep their digits, also of a row that is sure of its class."""
+    logits, targets = np.zeros((n_rows, n_classes)), np.zeros((n_rows, n_classes))
+    logits[:, 1], targets[:, :3] = top, [1.5, 0.5, 1.25]
+    _, grad, hess = sx.value_grad_and_hess(logits, targets * 2.0**1023, normalizer=2.0**1000)
+    _, expected, expected_hess = sx.value_grad_and_hess(logits, targets, normalizer=2.0**-23)
+    np.testing.assert_allclose(grad, expected, rtol=1e-15)
+    np.testing.assert_allclose(hess, expected_hess, rtol=1e-15)
+
+
+@pytest.mark.parametrize("n_rows", [1, N_ROWS])
+@pytest.mark.parametrize("n_classes", [3, 300])
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_products_with_vectors_as_large_as_there_are(dtype: str, n_classes: int, n_rows: int) -> None:
     """Neither the differences of two of them nor their sum fit the dtype, but the products do."""
