@@ -1,5 +1,6 @@
 """How much each row counts, and what the mean divides by: the same numbers that a kernel finds for itself."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ def weigh_rows(
         return row_weight, row_weight
     with np.errstate(all="ignore"):
         # A kernel multiplies in the type computed in, and adds up in float64.
-        weight, unit = given.weight, np.float64(given.weight_unit or 1)
+        weight = given.weight
         mass: Any
         if has_labels:
             mass = weight[np.where(row_weight != 0, np.asarray(targets), 0)]
@@ -33,4 +34,7 @@ def weigh_rows(
         else:
             rows = np.moveaxis(np.asarray(targets, weight.dtype), class_axis, -1)
             mass = (rows * weight).sum(axis=-1, dtype=np.float64)
-        return row_weight, np.where(row_weight != 0, (row_weight * unit) * mass, 0)
+        # Exponents are added: what two of the three factors make may be out of range. The unit is a power of two.
+        mantissa, exponent = np.frexp(row_weight)
+        share = np.ldexp(mantissa * mass, exponent + math.frexp(given.weight_unit or 1)[1] - 1)
+        return row_weight, np.where(row_weight != 0, share, 0)

@@ -1,5 +1,6 @@
 """The linear head: every option, kind of target, dtype and layout, against the products of the reference's gradient."""
 
+import math
 from collections.abc import Sequence
 from itertools import product
 from typing import Any
@@ -153,6 +154,27 @@ def test_the_mean_does_not_depend_on_the_size_of_weights(kind: str, of_classes: 
     np.testing.assert_allclose(got_loss, loss, rtol=1e-13)
     for one, other in zip(got, grads, strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-13 * np.abs(other).max())
+
+
+@pytest.mark.parametrize(
+    ("weight", "sample_weight"),
+    [
+        ([1e308, 0, 1, 1], [0, 1e300, 1, 1, 1, 1]),
+        ([1e308, 1, 1, 1], [0, 1e300, 1, 1, 1e300, 1]),
+        ([1e160] * 4, [1, -1, 1, -1, 1, -1]),
+        ([1e-200, 1e200, 1, 1], [1e200, 1e-200, 0, 0, 1e-200, 0]),
+    ],
+    ids=str,
+)
+def test_weights_that_leave_the_range_beside_others(weight: list[float], sample_weight: list[float]) -> None:
+    logits, labels = np.random.default_rng(1).normal(size=(6, 4)), np.array([0, 1, 2, 3, 1, 2])
+    options: dict[str, Any] = {"weight": weight, "sample_weight": sample_weight}
+    loss, grad = sx.value_and_grad(logits, labels, **options)
+    same, grads = sx.linear_value_and_grad(logits, np.eye(4), labels, **options)
+    assert same == pytest.approx(loss, rel=1e-14)
+    np.testing.assert_allclose(grads.inputs, grad, rtol=1e-13, atol=1e-16)
+    total = math.fsum(weight[c] * s for c, s in zip(labels, sample_weight, strict=True))
+    assert sx.evaluate(logits, labels, **options).normalizer == pytest.approx(total, rel=1e-14)
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
