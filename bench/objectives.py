@@ -133,6 +133,7 @@ def training(library: str, shape: Shape, threads: int, repeats: int) -> dict[str
     set_num_threads(threads)
     objective = type(OBJECTIVES[library])()
     train: Callable[..., float | None]
+    data: Any
     if library == "xgboost":
         import xgboost
 

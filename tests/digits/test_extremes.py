@@ -617,8 +617,7 @@ def test_a_distribution_whose_sum_is_too_large(top: float, n_classes: int, n_row
     np.testing.assert_allclose(grad, expected, rtol=1e-15)
     np.testing.assert_allclose(hess, expected_hess, rtol=1e-15)
     product, expected = (
-        sx.hvp(logits, t, vectors, normalizer=normalizer)
-        for t, normalizer in ((large, of_large), (targets, 2.0**-23))
+        sx.hvp(logits, t, vectors, normalizer=normalizer) for t, normalizer in ((large, of_large), (targets, 2.0**-23))
     )
     np.testing.assert_allclose(product, expected, rtol=1e-13)
 
