@@ -22,7 +22,7 @@ except ImportError as error:
 
 from softxent import _loss, _softmax, shards
 from softxent._counting import weigh_rows
-from softxent._doubles import ONE, Sum, near_one
+from softxent._doubles import ONE, Sum
 from softxent._evaluation import Evaluation
 from softxent._evaluation import evaluate as evaluate_rows
 from softxent._inputs import read_array, read_logits, read_targets, result_dtypes, shape_without, taken_as
@@ -652,13 +652,13 @@ def _visit(task: _Task, divisor: Sum | None, with_grad: bool) -> dict[str, Any]:
 
 
 def _of_losses(task: _Task, losses: np.ndarray, exponent: int) -> dict[str, Any]:
-    """Losses of float64, in the unit 2^exponent: rounded, and summed up."""
+    """Losses of float64 that were divided by 2^exponent: rounded, and summed up."""
     return {"losses": taken_as(losses, task.settings.dtype), "sum": Sum.of(losses, exponent)}
 
 
 def _masses(task: _Task) -> dict[str, Any]:
     """What rows with all their classes add to the divisor of the mean."""
-    settings, targets, exponent = task.settings, task.targets, 0
+    settings, targets, exponent, weights = task.settings, task.targets, 0, None
     given = Given({name: value for name, value in task.options().items() if name != "where"})
     if given.sample_weight is not None:
         rows = given.sample_weight.shape
@@ -670,12 +670,17 @@ def _masses(task: _Task) -> dict[str, Any]:
         rows = shape_without(np.shape(task.logits if targets is None else targets), task.axis)
     x = _stand_in(settings.dtype, (*rows[: task.axis], settings.n_classes, *rows[task.axis :]))
     if given.sample_weight is not None:
-        given.sample_weight, exponent = near_one(taken_as(given.sample_weight, np.float64))
+        weights = taken_as(given.sample_weight, np.float64)
+        given.sample_weight = (weights != 0).astype(np.float64)
     given = given.fitted(x, task.axis, settings.dtype)
     if given.weight_unit is not None:
-        exponent += math.frexp(given.weight_unit)[1] - 1
+        if settings.has_labels and settings.dtype == np.float64:  # no sums: none is divided, so that none vanishes
+            given.weight = taken_as(task.options()["weight"], np.float64)
+        else:
+            exponent = math.frexp(given.weight_unit)[1] - 1
         given.weight_unit = None
-    return {"masses": Sum.of(weigh_rows(targets, given, rows, task.axis, settings.has_labels)[1], exponent)}
+    counts, by_class = weigh_rows(targets, given, rows, task.axis, settings.has_labels)
+    return {"masses": Sum.of(counts if weights is None else np.where(counts, weights, 0), exponent, by_class)}
 
 
 def _evaluate(task: _Task, divisor: Sum | None, has_targets: bool) -> dict[str, Any]:

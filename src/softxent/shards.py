@@ -463,9 +463,9 @@ def masses(merged: np.ndarray, weighted: bool, given: Given) -> Sum:
 
 
 def losses_of(merged: np.ndarray, divisor: Sum | None, given: Given) -> tuple[np.ndarray, int]:
-    """The losses of rows in the unit 2^n, and n; for a mean, if there is a divisor."""
+    """The losses of rows, divided by 2^n, and n; for a mean, if there is a divisor."""
     rows = _Rows(merged, given, divisor is not None, divisor)
-    return rows.losses().reshape(rows.shape), rows.unit
+    return rows.losses().reshape(rows.shape), rows.exponent
 
 
 def look(logits: Any, targets: Any, first_class: int, n_classes: int, axis: int, given: Given) -> dict[str, Any]:
@@ -575,8 +575,11 @@ class _Block:
         self.n_rows = math.prod(self.leading)
         self.allowed = None if self.given.where is None else self._arranged(self.given.where)
         self.weight = np.ones(self.size)
-        if self.given.weight is not None:
-            self.weight = self.given.weight * np.float64(self.given.weight_unit or 1)
+        if given.weight is not None:
+            # In float64 as they came: divided by a unit, the smallest of them may vanish.
+            self.weight = taken_as(given.weight, np.float64)
+            if self.dtype != np.float64:
+                self.weight = np.asarray(self.given.weight) * np.float64(self.given.weight_unit or 1)
         counted = np.ones(self.leading, np.bool_)
         counted[ignored] = False
         if self.given.sample_weight is not None:
@@ -822,8 +825,8 @@ def _log1p_rest(summary: np.ndarray) -> _doubles.Pair:
 class _Rows:
     """What the merged summary says of each row, and how much the row counts.
 
-    For a mean, weights of classes and of rows that are far from 1 are brought near it by powers of two. Then their
-    products are in range, and the losses are in the unit 2^unit.
+    For a mean with a divisor that is out of range, weights of classes and of rows are multiplied by powers of two.
+    Then the losses are those of the rows divided by 2^exponent, and class weights those divided by 2^class_exponent.
     """
 
     def __init__(self, merged: Any, given: Given, mean: bool, divisor: Sum | None, block: _Block | None = None) -> None:
@@ -844,41 +847,41 @@ class _Rows:
         self.smoothing, self.z_loss = float(given.label_smoothing), float(given.z_loss)
         self.temperature = float(given.temperature)
         self.kept = 1 - self.smoothing
-        self.divisor, self.class_unit, shift = ONE, 0, 0
+        self.divisor, self.class_exponent, shift = ONE, 0, 0
         with np.errstate(all="ignore"):
             self.weights = np.where(_counts(self.summary), weights, 0)
             if mean:
                 self.divisor = self.masses(given.weight is not None) if divisor is None else divisor
-                self._take_class_unit()
-                shift = self.divisor.shift(self.class_unit)
+                if self.divisor.shift():
+                    self._divide_class_weights()
+                shift = self.divisor.shift(self.class_exponent)
                 self.weights = np.ldexp(self.weights, shift)
-            self.unit = self.class_unit - shift
+            self.exponent = self.class_exponent - shift
             n_allowed = np.maximum(self.summary["n_allowed"], 1)
             self.share = _products(self.smoothing, self.summary["target"] / n_allowed)
             self.mass = _products(self.kept, self.summary["mass"]) + _products(self.share, self.summary["class_weight"])
 
     def masses(self, weighted: bool) -> Sum:
         """What the rows add to the divisor of the mean, with or without the weights of classes."""
-        weights, exponent = _doubles.near_one(self.weights)
-        return Sum.of(_products(weights, self.summary["mass"]) if weighted else weights, exponent)
+        return Sum.of(self.weights, factors=self.summary["mass"] if weighted else 1.0)
 
-    def _take_class_unit(self) -> None:
-        """Bring the weights of classes near 1 in all that has them, if they are far from it."""
+    def _divide_class_weights(self) -> None:
+        """Divide every number that is a multiple of class weights by a power of two, if the largest is far from 1."""
         largest = max(float(np.abs(self.summary["mass"]).max(initial=0)), self.z_loss)
         exponent = math.frexp(largest)[1]
         if abs(exponent) > _doubles.HALFWAY:
-            self.class_unit, self.summary = exponent, self.summary.copy()
+            self.class_exponent, self.summary = exponent, self.summary.copy()
             for name in OF_CLASS_WEIGHTS:
                 self.summary[name] = np.ldexp(self.summary[name], -exponent)
             self.z_loss = math.ldexp(self.z_loss, -exponent)
 
     def total(self) -> Sum:
         """The sum of the losses, not yet divided."""
-        return Sum.of(self.losses(), self.unit)
+        return Sum.of(self.losses(), self.exponent)
 
     @np.errstate(all="ignore")
     def losses(self) -> np.ndarray:
-        """Of each row, in the unit."""
+        """Of each row, divided by 2^exponent."""
         rows = self.summary
         log, log_low = _log1p_rest(rows)
         product, product_low = _doubles.settled(_doubles.two_product(rows["mass"], log))
@@ -916,21 +919,23 @@ class _Whole:
 def _shares(block: _Block, chunk: _Chunk, m: np.ndarray, factor: np.ndarray) -> np.ndarray:
     """factor * exp(z - m) of a few rows."""
     e, low = _exponentials(chunk.z, m[chunk.rows], block.keeps_low)
+    factor = factor[chunk.rows, np.newaxis]
     if low is None:
-        e *= factor[chunk.rows, np.newaxis]
+        e *= factor
         return e
     low *= e
     e += low
-    e *= factor[chunk.rows, np.newaxis]
-    e /= UNIT
+    is_large = np.abs(factor) > 1  # then it is divided by the unit, else the product is, so that both are in range
+    e *= np.where(is_large, factor / UNIT, factor)
+    e /= np.where(is_large, 1, UNIT)
     return e
 
 
 def _gradient(block: _Block, of: _Rows) -> Callable[[_Chunk], np.ndarray]:
     with np.errstate(all="ignore"):
-        block.weight = np.ldexp(block.weight, -of.class_unit)
+        block.weight = np.ldexp(block.weight, -of.class_exponent)
         summary, whole, entries = of.summary, _Whole(of.summary), block.entries()
-        divisor = of.divisor.rounded(-of.unit)
+        divisor = of.divisor.rounded(-of.exponent)
         scale = of.weights / divisor / of.temperature
         z_slope = np.zeros(len(scale))
         if of.z_loss:
