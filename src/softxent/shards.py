@@ -468,7 +468,9 @@ def losses_of(merged: np.ndarray, divisor: Sum | None, given: Given) -> tuple[np
     return rows.losses().reshape(rows.shape), rows.exponent
 
 
-def look(logits: Any, targets: Any, first_class: int, n_classes: int, axis: int, given: Given) -> dict[str, Any]:
+def summarize_with_labels(
+    logits: Any, targets: Any, first_class: int, n_classes: int, axis: int, given: Given
+) -> dict[str, Any]:
     """`summarize`, and the logit of the label of each row: 0 if another block has it, None if targets are no labels."""
     block = _Block(logits, targets, axis, first_class, n_classes, given)
     with np.errstate(all="ignore"):
@@ -477,7 +479,7 @@ def look(logits: Any, targets: Any, first_class: int, n_classes: int, axis: int,
     return {"merged": summary.reshape(block.leading), "label_logit": label_logit}
 
 
-def look_again(
+def entropy_and_rank_sums(
     logits: Any, labels: Any, merged: Any, label_logit: Any, first_class: int, axis: int, given: Given
 ) -> np.ndarray:
     """What `evaluate` needs beside a summary, of a block, as float64 of shape (2, ...) that adds up over the blocks.
@@ -485,40 +487,43 @@ def look_again(
     It is the sum of p (m - z), and how many classes are ahead of the label, if there are labels.
     """
     block, summary = _Block(logits, labels, axis, first_class, MAX_CLASSES, given), merged.ravel()
-    measured, probabilities = np.zeros((2, block.n_rows)), _probabilities(block, summary)
+    sums, probabilities = np.zeros((2, block.n_rows)), _probabilities(block, summary)
     classes = block.first + np.arange(block.size)
     with np.errstate(all="ignore"):
         for chunk in block.chunks():
             rows, z = chunk.rows, chunk.z
             gaps = np.minimum(summary["largest"][rows, np.newaxis] - z, FAR)
-            measured[0, rows] = np.einsum("ij,ij->i", probabilities(chunk), gaps)
+            sums[0, rows] = np.einsum("ij,ij->i", probabilities(chunk), gaps)
             if block.indices is not None:
                 label, limit = block.indices[rows], label_logit.reshape(-1, 1)[rows]
                 is_equal, ahead = z == limit, np.count_nonzero(z > limit, axis=1)
                 ties = np.flatnonzero(is_equal.any(axis=1))
                 ahead[ties] += np.count_nonzero(is_equal[ties] & (classes < label[ties]), axis=1)
-                measured[1, rows] = ahead
-    return measured.reshape(2, *block.leading)
+                sums[1, rows] = ahead
+    return sums.reshape(2, *block.leading)
 
 
 def evaluated(
-    merged: np.ndarray, measured: np.ndarray, labels: Any, given: Given, dtype: np.dtype
+    merged: np.ndarray, sums: np.ndarray, labels: Any, given: Given, dtype: np.dtype
 ) -> dict[str, np.ndarray]:
-    """What `evaluate` says of each row, with numbers of this dtype, from a summary without weights of classes."""
+    """What `evaluate` says of each row, with numbers of this dtype, from a summary without weights of classes.
+
+    `sums` are what `entropy_and_rank_sums` returned for the blocks, added up.
+    """
     counts, m = _counts(merged), merged["largest"]
     top = np.where(np.isneginf(m), 0, argmax(merged))  # the first of equals, allowed or not, as in one call
     with np.errstate(all="ignore"):
         numbers: dict[str, Any] = {
             "log_prob": 0 - _Rows(merged, Given({}), False, None).losses().reshape(merged.shape),
             "lse": lse(merged),
-            "entropy": np.where(np.isfinite(m), sum(_log1p_rest(merged)) + measured[0], np.nan),
+            "entropy": np.where(np.isfinite(m), sum(_log1p_rest(merged)) + sums[0], np.nan),
             "confidence": _Whole(merged).factor(np.ones(merged.shape)),
         }
     fields = {name: taken_as(np.where(counts, values, 0.0), dtype) for name, values in numbers.items()}
     weights = 1.0 if given.sample_weight is None else taken_as(given.sample_weight, np.float64)
     fields |= {"row_weight": np.where(counts, weights, 0.0), "argmax": top}
     if labels is not None:
-        fields["rank"] = np.where(top < 0, -1, measured[1].astype(np.int64))
+        fields["rank"] = np.where(top < 0, -1, sums[1].astype(np.int64))
         fields["correct"] = (top == labels) & (top >= 0)
     return fields
 
