@@ -1,8 +1,8 @@
 """Sums, products and exponentials of float64 arrays that keep what they round off.
 
 A pair `(high, low)` stands for high + low: `high` is the number rounded to float64, `low` what is left. NumPy has no
-fused multiply-add, so that products are split by Dekker's method. All functions work on whole arrays, element by
-element. Beside infinities and NaN, `low` is NaN: see `settled`.
+fused multiply-add, so that products are split by Dekker's method. Functions of pairs work on whole arrays, element by
+element; beside infinities and NaN, `low` is NaN: see `settled`. A `Sum` is that of all elements, with an exponent.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ FAR = -2000.0  # an exponential from here on is 0, also in the units of its call
 SPLITTER = 2.0**27 + 1
 FARTHEST = 1000  # exponent up to which a divisor is used as it is
 HALFWAY = 500  # exponent that others get, so that there is room on either side
+HIGH = 900  # exponent of the largest number of a sum: there is room for more of them, and far more for smaller ones
 STEPS = 64  # of the table of exponentials, in 1
 
 
@@ -126,31 +127,41 @@ def exact_sum(values: np.ndarray) -> list[float]:
 
 
 class Sum(NamedTuple):
-    """The exact sum of `parts`, times 2^exponent: what neither rounds nor leaves the range before it is divided."""
+    """The sum of `parts`, times 2^exponent: it is not rounded and does not leave the range before it is divided.
+
+    Only what is 2^1900 times smaller than the largest number may lose digits.
+    """
 
     parts: np.ndarray
     exponent: int = 0
 
     @classmethod
-    def of(cls, values: ArrayLike, exponent: int = 0) -> Sum:
+    def of(cls, values: ArrayLike, exponent: int = 0, factors: ArrayLike = 1.0) -> Sum:
+        """The sum of values * factors * 2^exponent. Where a value is 0, so is the product, whatever the factor is."""
         with np.errstate(all="ignore"):
-            return cls(np.array(exact_sum(np.asarray(values, np.float64))), exponent)
+            (x, n), (y, more) = np.frexp(np.asarray(values, np.float64)), np.frexp(np.asarray(factors, np.float64))
+            products, exponents = np.where(x == 0, 0, x * y), n + more
+            counted = exponents[np.isfinite(products) & (products != 0)]
+            moved = int(counted.max()) - HIGH if counted.size else 0
+            return cls(np.array(exact_sum(np.ldexp(products, exponents - moved))), exponent + moved)
 
     @classmethod
     def merged(cls, sums: Iterable[Sum]) -> Sum:
         counted = [part for part in sums if part.parts.size]
-        unit = max((part.exponent for part in counted), default=0)
+        largest = max((part.exponent for part in counted), default=0)
         with np.errstate(all="ignore"):
-            parts = [np.ldexp(part.parts, part.exponent - unit) for part in counted]
-        return cls.of(np.concatenate([np.zeros(0), *parts]), unit)
+            parts = [np.ldexp(part.parts, part.exponent - largest) for part in counted]
+        return cls.of(np.concatenate([np.zeros(0), *parts]), largest)
 
-    def shift(self, unit: int = 0) -> int:
-        """The power of two that brings the sum, divided by 2^unit, into range as a divisor; 0 if it is.
+    def shift(self, exponent: int = 0) -> int:
+        """The power of two that brings the sum, divided by 2^exponent, into range as a divisor; 0 if it is, or is NaN.
 
         Weights that add up to it are multiplied by the same. Then they, and their products, are in range too.
         """
-        exponent = math.frexp(math.fsum(self.parts))[1] + self.exponent - unit
-        return 0 if abs(exponent) <= FARTHEST else int(math.copysign(HALFWAY, exponent)) - exponent
+        total = math.fsum(self.parts)
+        size = math.frexp(total)[1] + self.exponent - exponent
+        is_near = abs(size) <= FARTHEST or total == 0 or not math.isfinite(total)
+        return 0 if is_near else int(math.copysign(HALFWAY, size)) - size
 
     def rounded(self, shift: int = 0) -> float:
         """The sum times 2^shift, as one number."""

@@ -22,7 +22,7 @@ except ImportError as error:
 
 from softxent import _loss, _softmax, shards
 from softxent._counting import weigh_rows
-from softxent._doubles import ONE, Sum, near_one
+from softxent._doubles import ONE, Sum
 from softxent._evaluation import Evaluation
 from softxent._evaluation import evaluate as evaluate_rows
 from softxent._inputs import read_array, read_logits, read_targets, result_dtypes, shape_without, taken_as
@@ -517,11 +517,11 @@ class _Call:
             rows = _Task(self.settings, {name: self._stand_in(name, False) for name in self._chosen("logits", *ARRAYS)})
             # This refuses what changes a loss.
             evaluate_rows(rows.logits, axis=self.class_axis, normalizer=normalizer, **rows.options())
-        looks = self._looks() if self.in_parts else {}
-        divisor = self._divisor(looks.get("merged")) if number is None else Sum.of(number)
+        merged = self._merged_for_evaluation() if self.in_parts else {}
+        divisor = self._divisor(merged.get("merged")) if number is None else Sum.of(number)
         how = {"divisor": divisor if mean else None, "has_targets": has_targets}
-        if looks:
-            made = self._run(_evaluate_merged, self.rows, looks, **how)
+        if merged:
+            made = self._run(_evaluate_merged, self.rows, merged, **how)
         else:
             made = self._run(_evaluate, self.axes, self.operands, **how)
         dtypes: dict[str, Any] = dict.fromkeys(("lse", "entropy", "confidence"), self.settings.dtype)
@@ -538,21 +538,21 @@ class _Call:
         fields["normalizer"] = divisor.rounded() if is_known else self._number(Sum.rounded, divisor)
         return Evaluation(**fields | {"reduction": reduction})
 
-    def _looks(self) -> dict[str, _Operand]:
+    def _merged_for_evaluation(self) -> dict[str, _Operand]:
         """What `evaluate` needs of rows whose classes are in several chunks, merged: the operands of a task.
 
-        A second look at each chunk finds what needs the merged summaries. Weights of classes are for the loss alone.
+        A second visit to each chunk finds what needs the merged summaries. Weights of classes are for the loss alone.
         """
         plain = {name: operand for name, operand in self.operands.items() if name != "weight"}
         firsts = {"first_class": self._first_classes()}
-        first = self._joined(_join_looks, self._run(_look, self.axes, plain | firsts))
-        rows = {**(self._chosen("targets") if self.settings.has_labels else {}), "look": first}
+        summaries = self._joined(_join_summaries, self._run(_summarize_with_labels, self.axes, plain | firsts))
+        rows = {**(self._chosen("targets") if self.settings.has_labels else {}), "summaries": summaries}
         inputs = {**self._chosen("logits", "where"), **rows, **firsts}
-        second = self._joined(sum, self._run(_look_again, self.axes, inputs))
-        merged = _Operand(self._item(first.array, "merged", object), self.rows)
+        sums = self._joined(sum, self._run(_entropy_and_rank_sums, self.axes, inputs))
+        merged = _Operand(self._item(summaries.array, "merged", object), self.rows)
         if "weight" in self.operands:
             merged = self._merged()
-        return {**rows, **self._chosen("sample_weight"), "second_look": second, "merged": merged}
+        return {**rows, **self._chosen("sample_weight"), "sums": sums, "merged": merged}
 
     def each_class(self, whole: Callable[..., np.ndarray], part: Callable[..., np.ndarray]) -> Any:
         """A result with a number for each class: by one function of whole rows, or another of parts of rows."""
@@ -652,13 +652,13 @@ def _visit(task: _Task, divisor: Sum | None, with_grad: bool) -> dict[str, Any]:
 
 
 def _of_losses(task: _Task, losses: np.ndarray, exponent: int) -> dict[str, Any]:
-    """Losses of float64, in the unit 2^exponent: rounded, and summed up."""
+    """Losses of float64 that were divided by 2^exponent: rounded, and summed up."""
     return {"losses": taken_as(losses, task.settings.dtype), "sum": Sum.of(losses, exponent)}
 
 
 def _masses(task: _Task) -> dict[str, Any]:
     """What rows with all their classes add to the divisor of the mean."""
-    settings, targets, exponent = task.settings, task.targets, 0
+    settings, targets, exponent, weights = task.settings, task.targets, 0, None
     given = Given({name: value for name, value in task.options().items() if name != "where"})
     if given.sample_weight is not None:
         rows = given.sample_weight.shape
@@ -670,12 +670,17 @@ def _masses(task: _Task) -> dict[str, Any]:
         rows = shape_without(np.shape(task.logits if targets is None else targets), task.axis)
     x = _stand_in(settings.dtype, (*rows[: task.axis], settings.n_classes, *rows[task.axis :]))
     if given.sample_weight is not None:
-        given.sample_weight, exponent = near_one(taken_as(given.sample_weight, np.float64))
+        weights = taken_as(given.sample_weight, np.float64)
+        given.sample_weight = (weights != 0).astype(np.float64)
     given = given.fitted(x, task.axis, settings.dtype)
     if given.weight_unit is not None:
-        exponent += math.frexp(given.weight_unit)[1] - 1
+        if settings.has_labels and settings.dtype == np.float64:  # no sums: none is divided, so that none vanishes
+            given.weight = taken_as(task.options()["weight"], np.float64)
+        else:
+            exponent = math.frexp(given.weight_unit)[1] - 1
         given.weight_unit = None
-    return {"masses": Sum.of(weigh_rows(targets, given, rows, task.axis, settings.has_labels)[1], exponent)}
+    counts, by_class = weigh_rows(targets, given, rows, task.axis, settings.has_labels)
+    return {"masses": Sum.of(counts if weights is None else np.where(counts, weights, 0), exponent, by_class)}
 
 
 def _evaluate(task: _Task, divisor: Sum | None, has_targets: bool) -> dict[str, Any]:
@@ -696,7 +701,7 @@ def _logsumexp(task: _Task) -> dict[str, Any]:
 
 def _summarize(task: _Task) -> Any:
     """The summaries of rows with a part of their classes."""
-    return _look(task)["merged"]
+    return _summarize_with_labels(task)["merged"]
 
 
 def _losses(task: _Task, divisor: Sum | None) -> dict[str, Any]:
@@ -717,27 +722,29 @@ def _grad(task: _Task, divisor: Sum | None) -> np.ndarray:
     )
 
 
-def _look(task: _Task) -> dict[str, Any]:
+def _summarize_with_labels(task: _Task) -> dict[str, Any]:
     """The summaries of rows with a part of their classes, and the logits of their labels."""
     n_classes = task.settings.n_classes
-    return shards.look(task.logits, task.targets, task.first_class(), n_classes, task.axis, task.given)
+    return shards.summarize_with_labels(task.logits, task.targets, task.first_class(), n_classes, task.axis, task.given)
 
 
-def _join_looks(looks: list[dict[str, Any]]) -> dict[str, Any]:
-    merged, label_logits = ([look[name] for look in looks] for name in ("merged", "label_logit"))
+def _join_summaries(summaries: list[dict[str, Any]]) -> dict[str, Any]:
+    merged, label_logits = ([part[name] for part in summaries] for name in ("merged", "label_logit"))
     return {"merged": shards.merge(merged), "label_logit": None if label_logits[0] is None else sum(label_logits)}
 
 
-def _look_again(task: _Task) -> np.ndarray:
+def _entropy_and_rank_sums(task: _Task) -> np.ndarray:
     """What `evaluate` needs of rows with a part of their classes, once their summaries were merged."""
-    look, first = task.blocks["look"], task.first_class()
-    return shards.look_again(task.logits, task.targets, **look, first_class=first, axis=task.axis, given=task.given)
+    merged, label_logit = (task.blocks["summaries"][name] for name in ("merged", "label_logit"))
+    return shards.entropy_and_rank_sums(
+        task.logits, task.targets, merged, label_logit, task.first_class(), task.axis, task.given
+    )
 
 
 def _evaluate_merged(task: _Task, divisor: Sum | None, has_targets: bool) -> dict[str, Any]:
     """What `evaluate` says of rows whose classes were merged."""
-    look, second_look = task.blocks["look"]["merged"], task.blocks["second_look"]
-    found = shards.evaluated(look, second_look, task.targets, task.given, task.settings.dtype)
+    merged, sums = task.blocks["summaries"]["merged"], task.blocks["sums"]
+    found = shards.evaluated(merged, sums, task.targets, task.given, task.settings.dtype)
     return found | (_losses(task, divisor) if has_targets else {})
 
 

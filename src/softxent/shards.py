@@ -463,12 +463,14 @@ def masses(merged: np.ndarray, weighted: bool, given: Given) -> Sum:
 
 
 def losses_of(merged: np.ndarray, divisor: Sum | None, given: Given) -> tuple[np.ndarray, int]:
-    """The losses of rows in the unit 2^n, and n; for a mean, if there is a divisor."""
+    """The losses of rows, divided by 2^n, and n; for a mean, if there is a divisor."""
     rows = _Rows(merged, given, divisor is not None, divisor)
-    return rows.losses().reshape(rows.shape), rows.unit
+    return rows.losses().reshape(rows.shape), rows.exponent
 
 
-def look(logits: Any, targets: Any, first_class: int, n_classes: int, axis: int, given: Given) -> dict[str, Any]:
+def summarize_with_labels(
+    logits: Any, targets: Any, first_class: int, n_classes: int, axis: int, given: Given
+) -> dict[str, Any]:
     """`summarize`, and the logit of the label of each row: 0 if another block has it, None if targets are no labels."""
     block = _Block(logits, targets, axis, first_class, n_classes, given)
     with np.errstate(all="ignore"):
@@ -477,7 +479,7 @@ def look(logits: Any, targets: Any, first_class: int, n_classes: int, axis: int,
     return {"merged": summary.reshape(block.leading), "label_logit": label_logit}
 
 
-def look_again(
+def entropy_and_rank_sums(
     logits: Any, labels: Any, merged: Any, label_logit: Any, first_class: int, axis: int, given: Given
 ) -> np.ndarray:
     """What `evaluate` needs beside a summary, of a block, as float64 of shape (2, ...) that adds up over the blocks.
@@ -485,40 +487,43 @@ def look_again(
     It is the sum of p (m - z), and how many classes are ahead of the label, if there are labels.
     """
     block, summary = _Block(logits, labels, axis, first_class, MAX_CLASSES, given), merged.ravel()
-    measured, probabilities = np.zeros((2, block.n_rows)), _probabilities(block, summary)
+    sums, probabilities = np.zeros((2, block.n_rows)), _probabilities(block, summary)
     classes = block.first + np.arange(block.size)
     with np.errstate(all="ignore"):
         for chunk in block.chunks():
             rows, z = chunk.rows, chunk.z
             gaps = np.minimum(summary["largest"][rows, np.newaxis] - z, FAR)
-            measured[0, rows] = np.einsum("ij,ij->i", probabilities(chunk), gaps)
+            sums[0, rows] = np.einsum("ij,ij->i", probabilities(chunk), gaps)
             if block.indices is not None:
                 label, limit = block.indices[rows], label_logit.reshape(-1, 1)[rows]
                 is_equal, ahead = z == limit, np.count_nonzero(z > limit, axis=1)
                 ties = np.flatnonzero(is_equal.any(axis=1))
                 ahead[ties] += np.count_nonzero(is_equal[ties] & (classes < label[ties]), axis=1)
-                measured[1, rows] = ahead
-    return measured.reshape(2, *block.leading)
+                sums[1, rows] = ahead
+    return sums.reshape(2, *block.leading)
 
 
 def evaluated(
-    merged: np.ndarray, measured: np.ndarray, labels: Any, given: Given, dtype: np.dtype
+    merged: np.ndarray, sums: np.ndarray, labels: Any, given: Given, dtype: np.dtype
 ) -> dict[str, np.ndarray]:
-    """What `evaluate` says of each row, with numbers of this dtype, from a summary without weights of classes."""
+    """What `evaluate` says of each row, with numbers of this dtype, from a summary without weights of classes.
+
+    `sums` are what `entropy_and_rank_sums` returned for the blocks, added up.
+    """
     counts, m = _counts(merged), merged["largest"]
     top = np.where(np.isneginf(m), 0, argmax(merged))  # the first of equals, allowed or not, as in one call
     with np.errstate(all="ignore"):
         numbers: dict[str, Any] = {
             "log_prob": 0 - _Rows(merged, Given({}), False, None).losses().reshape(merged.shape),
             "lse": lse(merged),
-            "entropy": np.where(np.isfinite(m), sum(_log1p_rest(merged)) + measured[0], np.nan),
+            "entropy": np.where(np.isfinite(m), sum(_log1p_rest(merged)) + sums[0], np.nan),
             "confidence": _Whole(merged).factor(np.ones(merged.shape)),
         }
     fields = {name: taken_as(np.where(counts, values, 0.0), dtype) for name, values in numbers.items()}
     weights = 1.0 if given.sample_weight is None else taken_as(given.sample_weight, np.float64)
     fields |= {"row_weight": np.where(counts, weights, 0.0), "argmax": top}
     if labels is not None:
-        fields["rank"] = np.where(top < 0, -1, measured[1].astype(np.int64))
+        fields["rank"] = np.where(top < 0, -1, sums[1].astype(np.int64))
         fields["correct"] = (top == labels) & (top >= 0)
     return fields
 
@@ -575,8 +580,11 @@ class _Block:
         self.n_rows = math.prod(self.leading)
         self.allowed = None if self.given.where is None else self._arranged(self.given.where)
         self.weight = np.ones(self.size)
-        if self.given.weight is not None:
-            self.weight = self.given.weight * np.float64(self.given.weight_unit or 1)
+        if given.weight is not None:
+            # In float64 as they came: divided by a unit, the smallest of them may vanish.
+            self.weight = taken_as(given.weight, np.float64)
+            if self.dtype != np.float64:
+                self.weight = np.asarray(self.given.weight) * np.float64(self.given.weight_unit or 1)
         counted = np.ones(self.leading, np.bool_)
         counted[ignored] = False
         if self.given.sample_weight is not None:
@@ -822,8 +830,8 @@ def _log1p_rest(summary: np.ndarray) -> _doubles.Pair:
 class _Rows:
     """What the merged summary says of each row, and how much the row counts.
 
-    For a mean, weights of classes and of rows that are far from 1 are brought near it by powers of two. Then their
-    products are in range, and the losses are in the unit 2^unit.
+    For a mean with a divisor that is out of range, weights of classes and of rows are multiplied by powers of two.
+    Then the losses are those of the rows divided by 2^exponent, and class weights those divided by 2^class_exponent.
     """
 
     def __init__(self, merged: Any, given: Given, mean: bool, divisor: Sum | None, block: _Block | None = None) -> None:
@@ -844,41 +852,41 @@ class _Rows:
         self.smoothing, self.z_loss = float(given.label_smoothing), float(given.z_loss)
         self.temperature = float(given.temperature)
         self.kept = 1 - self.smoothing
-        self.divisor, self.class_unit, shift = ONE, 0, 0
+        self.divisor, self.class_exponent, shift = ONE, 0, 0
         with np.errstate(all="ignore"):
             self.weights = np.where(_counts(self.summary), weights, 0)
             if mean:
                 self.divisor = self.masses(given.weight is not None) if divisor is None else divisor
-                self._take_class_unit()
-                shift = self.divisor.shift(self.class_unit)
+                if self.divisor.shift():
+                    self._divide_class_weights()
+                shift = self.divisor.shift(self.class_exponent)
                 self.weights = np.ldexp(self.weights, shift)
-            self.unit = self.class_unit - shift
+            self.exponent = self.class_exponent - shift
             n_allowed = np.maximum(self.summary["n_allowed"], 1)
             self.share = _products(self.smoothing, self.summary["target"] / n_allowed)
             self.mass = _products(self.kept, self.summary["mass"]) + _products(self.share, self.summary["class_weight"])
 
     def masses(self, weighted: bool) -> Sum:
         """What the rows add to the divisor of the mean, with or without the weights of classes."""
-        weights, exponent = _doubles.near_one(self.weights)
-        return Sum.of(_products(weights, self.summary["mass"]) if weighted else weights, exponent)
+        return Sum.of(self.weights, factors=self.summary["mass"] if weighted else 1.0)
 
-    def _take_class_unit(self) -> None:
-        """Bring the weights of classes near 1 in all that has them, if they are far from it."""
+    def _divide_class_weights(self) -> None:
+        """Divide every number that is a multiple of class weights by a power of two, if the largest is far from 1."""
         largest = max(float(np.abs(self.summary["mass"]).max(initial=0)), self.z_loss)
         exponent = math.frexp(largest)[1]
         if abs(exponent) > _doubles.HALFWAY:
-            self.class_unit, self.summary = exponent, self.summary.copy()
+            self.class_exponent, self.summary = exponent, self.summary.copy()
             for name in OF_CLASS_WEIGHTS:
                 self.summary[name] = np.ldexp(self.summary[name], -exponent)
             self.z_loss = math.ldexp(self.z_loss, -exponent)
 
     def total(self) -> Sum:
         """The sum of the losses, not yet divided."""
-        return Sum.of(self.losses(), self.unit)
+        return Sum.of(self.losses(), self.exponent)
 
     @np.errstate(all="ignore")
     def losses(self) -> np.ndarray:
-        """Of each row, in the unit."""
+        """Of each row, divided by 2^exponent."""
         rows = self.summary
         log, log_low = _log1p_rest(rows)
         product, product_low = _doubles.settled(_doubles.two_product(rows["mass"], log))
@@ -916,21 +924,23 @@ class _Whole:
 def _shares(block: _Block, chunk: _Chunk, m: np.ndarray, factor: np.ndarray) -> np.ndarray:
     """factor * exp(z - m) of a few rows."""
     e, low = _exponentials(chunk.z, m[chunk.rows], block.keeps_low)
+    factor = factor[chunk.rows, np.newaxis]
     if low is None:
-        e *= factor[chunk.rows, np.newaxis]
+        e *= factor
         return e
     low *= e
     e += low
-    e *= factor[chunk.rows, np.newaxis]
-    e /= UNIT
+    is_large = np.abs(factor) > 1  # then it is divided by the unit, else the product is, so that both are in range
+    e *= np.where(is_large, factor / UNIT, factor)
+    e /= np.where(is_large, 1, UNIT)
     return e
 
 
 def _gradient(block: _Block, of: _Rows) -> Callable[[_Chunk], np.ndarray]:
     with np.errstate(all="ignore"):
-        block.weight = np.ldexp(block.weight, -of.class_unit)
+        block.weight = np.ldexp(block.weight, -of.class_exponent)
         summary, whole, entries = of.summary, _Whole(of.summary), block.entries()
-        divisor = of.divisor.rounded(-of.unit)
+        divisor = of.divisor.rounded(-of.exponent)
         scale = of.weights / divisor / of.temperature
         z_slope = np.zeros(len(scale))
         if of.z_loss:

@@ -273,6 +273,17 @@ def test_weights_of_any_size(kind: str, of_classes: float, of_rows: float) -> No
     assert not nothing[1].any()
 
 
+def test_numbers_near_the_end_of_the_range() -> None:
+    logits, labels = problem((5, 8))
+    expected = sx.value_and_grad(logits, labels)
+    loss, grad, _ = results(logits, labels, blocks_of(8, (3, 5)), "mean", weight=np.full(8, 1e307))
+    np.testing.assert_allclose(loss, expected[0], rtol=1e-13)
+    np.testing.assert_allclose(grad, expected[1], rtol=1e-12, atol=1e-16)
+    large = results(logits, labels, blocks_of(8, (3, 5)), "sum", sample_weight=np.full(5, 1e306))
+    np.testing.assert_allclose(large[0] / 5e306, expected[0], rtol=1e-13)
+    np.testing.assert_allclose(large[1] / 5e306, expected[1], rtol=1e-12, atol=1e-16)
+
+
 def outs(shape: tuple[int, int]) -> Iterator[tuple[str, Array, Array]]:
     """Logits of this shape, and where their gradient goes."""
     logits, _ = problem(shape)
