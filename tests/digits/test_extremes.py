@@ -213,6 +213,10 @@ def test_sums_of_gaps_to_the_lowest(n_classes: int, n_rows: int) -> None:
         expected = float(true) if true is not None else 0.1 / n_classes * 4 * float(np.finfo(dtype).max)
         assert loss == pytest.approx(expected, rel=1e-6)
         assert np.isfinite(grad).all()
+        rows = np.stack([logits] * n_rows)
+        in_place, same = sx.value_and_grad(rows, [1] * n_rows, label_smoothing=0.1, out=rows)
+        assert in_place == loss
+        np.testing.assert_array_equal(same, grad)
     assert n_classes > 8 or loss == pytest.approx(8.988465674311579e306)
 
 
@@ -616,6 +620,8 @@ def test_a_distribution_whose_sum_is_too_large(top: float, n_classes: int, n_row
     _, expected, expected_hess = sx.value_grad_and_hess(logits, targets, normalizer=2.0**-23)
     np.testing.assert_allclose(grad, expected, rtol=1e-15)
     np.testing.assert_allclose(hess, expected_hess, rtol=1e-15)
+    narrowed = sx.value_and_grad(logits, large, normalizer=of_large, out=np.empty(logits.shape, np.float32))[1]
+    np.testing.assert_array_equal(narrowed, grad.astype(np.float32))
     product, expected = (
         sx.hvp(logits, t, vectors, normalizer=normalizer) for t, normalizer in ((large, of_large), (targets, 2.0**-23))
     )
