@@ -379,6 +379,7 @@ def test_confidence_near_1_and_rank_with_nan(dtype: str, n_classes: int) -> None
     assert result.confidence[0] == pytest.approx(1 / (1 + rest), rel=2 * float(np.finfo(dtype).eps))
     assert np.isnan(result.confidence[1:3]).all()
     assert result.rank[:4].tolist() == [0, -1, 1, 1]
+    assert result.top_k_accuracy(2) == pytest.approx(0.9)  # a row with NaN is wrong
     with pytest.raises(ValueError, match=r"^k must be positive, got 0$"):
         result.top_k_accuracy(0)
 
