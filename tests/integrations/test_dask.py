@@ -68,13 +68,17 @@ OPTION_SETS = [(), ("weight",), ("sample_weight",), ("ignore_index",), OPTIONS[:
 SHAPES = [((7,), -1), ((30, 9), -1), ((5, 3, 11), 1), ((0, 4), -1)]
 
 
+def problems(kind: str, names: Sequence[str]) -> Iterator[tuple[str, int, Any, Any, dict[str, Any]]]:
+    """A problem of each dtype, of different shapes: dtype, class axis, logits, targets and options."""
+    for dtype, (shape, axis) in zip((*FLOATS, *HALVES), SHAPES, strict=True):
+        yield dtype, axis % len(shape), *optioned(shape, kind, names, dtype, axis)
+
+
 @pytest.mark.parametrize("names", OPTION_SETS, ids=", ".join)
 @pytest.mark.parametrize("kind", ALL_KINDS)
 def test_results_are_those_of_numpy_arrays(kind: str, names: Sequence[str]) -> None:
     rng = np.random.default_rng(3)
-    for dtype, (shape, axis) in zip((*FLOATS, *HALVES), SHAPES, strict=True):
-        logits, targets, options = optioned(shape, kind, names, dtype, axis)
-        class_axis = axis % len(shape)
+    for _, class_axis, logits, targets, options in problems(kind, names):
         for reduction in REDUCTIONS:
             arguments = {"targets": targets, "reduction": reduction, **options}
             expected = sx.value_and_grad(logits, **arguments)
@@ -182,10 +186,9 @@ def assert_near(result: Any, expected: Any, rtol: float) -> None:
 @pytest.mark.parametrize("kind", ALL_KINDS)
 def test_evaluate_takes_classes_in_several_chunks(kind: str, names: Sequence[str]) -> None:
     rng = np.random.default_rng(5)
-    for dtype, (shape, axis) in zip((*FLOATS, *HALVES), SHAPES, strict=True):
-        logits, targets, options = optioned(shape, kind, names, dtype, axis)
+    for dtype, class_axis, logits, targets, options in problems(kind, names):
         chunks = [random_chunks(rng, size) for size in logits.shape]
-        chunks[axis] = (1, logits.shape[axis] - 1)
+        chunks[class_axis] = (1, logits.shape[class_axis] - 1)
         for reduction in REDUCTIONS:
             result = sxd.evaluate(da.from_array(logits, chunks=tuple(chunks)), targets, reduction=reduction, **options)
             expected = sx.evaluate(logits, targets, reduction=reduction, **options)
