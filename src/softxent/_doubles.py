@@ -136,10 +136,12 @@ class Sum(NamedTuple):
     exponent: int = 0
 
     @classmethod
-    def of(cls, values: ArrayLike, exponent: int = 0, factors: ArrayLike = 1.0) -> Sum:
+    def of(cls, values: ArrayLike, exponent: int = 0, factors: ArrayLike | None = None) -> Sum:
         """The sum of values * factors * 2^exponent. Where a value is 0, so is the product, whatever the factor is."""
         with np.errstate(all="ignore"):
-            (x, n), (y, more) = np.frexp(np.asarray(values, np.float64)), np.frexp(np.asarray(factors, np.float64))
+            (x, n), (y, more) = (
+                np.frexp(np.asarray(1.0 if each is None else each, np.float64)) for each in (values, factors)
+            )
             products, exponents = np.where(x == 0, 0, x * y), n + more
             counted = exponents[np.isfinite(products) & (products != 0)]
             moved = int(counted.max()) - HIGH if counted.size else 0
@@ -177,10 +179,3 @@ class Sum(NamedTuple):
 
 
 ONE = Sum(np.ones(1))
-
-
-def near_one(weights: np.ndarray) -> tuple[np.ndarray, int]:
-    """Weights divided by 2^n, the largest near 1, and n. Only those that vanish beside the largest are rounded."""
-    with np.errstate(all="ignore"):
-        exponent = math.frexp(float(np.abs(weights).max(initial=0)))[1]
-        return np.ldexp(weights, -exponent), exponent

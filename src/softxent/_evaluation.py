@@ -316,6 +316,7 @@ def _weigh(
     share = weights
     if given.sample_weight is not None or given.weight is not None:
         fitted = given.fitted(x, class_axis, dtype)
-        weights[...], share = weigh_rows(targets, fitted, weights.shape, class_axis, has_labels)
+        weighed = weigh_rows(targets, fitted, weights.shape, class_axis, has_labels)
+        weights[...], share = weighed.of_rows, weighed.shares()
     with np.errstate(all="ignore"):
         return float(share.sum()) if given.normalizer is None else given.normalizer

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from softxent import _loss, _threads
-from softxent._counting import weigh_rows
+from softxent._counting import RowWeights, scaled_weights, weigh_rows
 from softxent._inputs import FLOATS, is_float, is_real, read_array, read_targets, taken_as
 from softxent._options import Given, read_number
 from softxent._products import Operand, Rows, Selection, SumOfProducts, Weights, finish, is_for_blas, tile_of, widened
@@ -28,8 +28,6 @@ STEP = 2**20  # numbers of targets that are weighed at once
 NARROW = 128  # classes: up to here, a gradient with the logits of one class side by side is faster (measured)
 MEMORY = 48.0 * 2**20  # of the chunks that BLAS always multiplies at once, so that larger ones have the same bits
 RANGE = 2.0**1000  # of a divisor and a sum. A kernel scales the losses of rows if the divisor is beyond that.
-HALF_RANGE = 500  # exponent of the weights of rows, if their products with weights of classes leave that range
-MOST_ROWS = 2.0**64
 
 
 def read_real(value: ArrayLike, name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -159,27 +157,24 @@ class Head:
         if self.given.weight is None and self.given.ignore_index is None and self.given.sample_weight is None:
             return float(self.n_rows)
         with np.errstate(all="ignore"):
-            total, largest, share = self._sum_weights()
-            if not (1 / RANGE < abs(total) < RANGE or 1 / RANGE < share < RANGE / MOST_ROWS) and 0 < largest < np.inf:
-                # The mean does not depend on a common factor of the weights of rows.
-                exponent = (HALF_RANGE if share < 1 else -HALF_RANGE) - np.frexp(largest)[1]
-                old = self.given.sample_weight
-                weights = np.ones(self.leading) if old is None else taken_as(old, np.float64)
-                self.given.sample_weight = np.ldexp(weights, exponent)
-                self.rows_of_options["sample_weight"] = Rows(self.given.sample_weight, len(self.leading))
-                total, *_ = self._sum_weights()
-        return total
+            total = sum(float(weights.shares().sum()) for weights in self._weights())
+        return total if 1 / RANGE < abs(total) < RANGE else self._far_total_weight()
 
-    def _sum_weights(self) -> tuple[float, float, float]:
-        """What the mean divides by, and of the rows that count the largest weight, and the largest share in that."""
+    def _far_total_weight(self) -> float:
+        """The same, if it seems to be 0 or out of range. Rows get a common factor then, which changes no mean."""
+        from softxent._doubles import Sum  # rarely needed
+
+        total = Sum.merged(Sum.of(*weights) for weights in self._weights())
+        shift = total.shift()
+        if shift:
+            self.given.sample_weight = scaled_weights(self.given.sample_weight, self.leading, shift)
+            self.rows_of_options["sample_weight"] = Rows(self.given.sample_weight, len(self.leading))
+        return total.rounded(shift)
+
+    def _weights(self) -> Iterator[RowWeights]:
         step = max(1, min(BLOCK, STEP // self.n_classes))
-        total = largest = largest_share = 0.0
         for start in range(0, self.n_rows, step):
-            row_weight, share = weigh_rows(*self._at(slice(start, min(start + step, self.n_rows))))
-            total += float(share.sum())
-            largest = max(largest, float(np.abs(row_weight).max()))
-            largest_share = max(largest_share, float(np.abs(share).max()))
-        return total, largest, largest_share
+            yield weigh_rows(*self._at(slice(start, min(start + step, self.n_rows))))
 
     def _at(self, rows: Selection) -> tuple[Any, Given, tuple[int, ...], int, bool]:
         """Targets and options of some rows, as weigh_rows takes them."""

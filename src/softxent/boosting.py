@@ -7,6 +7,7 @@ is imported here.
 
 from __future__ import annotations
 
+import math
 import sys
 import warnings
 from collections.abc import Callable
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from softxent import _threads
-from softxent._doubles import near_one
+from softxent._counting import scaled_weights
 from softxent._evaluation import evaluate
 from softxent._inputs import Pair, is_real, read_array
 from softxent._loss import cross_entropy
@@ -548,7 +549,10 @@ def log_priors(
         raise ValueError("labels must have at least one row, got none")
     n = int(classes.max()) + 1 if n_classes is None else int(n_classes)
     _check_range(classes, n, "a class")
-    weights = None if sample_weight is None else near_one(np.asarray(sample_weight, np.float64))[0]
+    weights = None
+    if sample_weight is not None:  # their sum may be out of range
+        weights = np.asarray(sample_weight, np.float64)
+        weights = scaled_weights(weights, weights.shape, -math.frexp(np.abs(weights).max(initial=0))[1])
     counts = np.bincount(classes, weights, n)
     logs: np.ndarray = np.log(np.maximum(counts / counts.sum(), LEAST_PRIOR))
     return logs

@@ -21,7 +21,7 @@ except ImportError as error:
     raise ImportError('softxent.dask needs Dask: pip install "softxent[dask]"') from error
 
 from softxent import _loss, _softmax, shards
-from softxent._counting import weigh_rows
+from softxent._counting import scaled_weights, weigh_rows
 from softxent._doubles import ONE, Sum
 from softxent._evaluation import Evaluation
 from softxent._evaluation import evaluate as evaluate_rows
@@ -640,9 +640,7 @@ def _visit(task: _Task, divisor: Sum | None, with_grad: bool) -> dict[str, Any]:
         shift = divisor.shift()
         given.normalizer = divisor.rounded(shift)
     if shift:
-        weights = np.ones(rows) if given.sample_weight is None else taken_as(given.sample_weight, np.float64)
-        with np.errstate(all="ignore"):
-            given.sample_weight = np.ldexp(weights, shift)
+        given.sample_weight = scaled_weights(given.sample_weight, rows, shift)
     losses, n_threads = np.zeros(rows), task.settings.n_threads
     reduction = "sum" if divisor is None else "mean"
     _, grad = _loss.visit(
@@ -658,7 +656,7 @@ def _of_losses(task: _Task, losses: np.ndarray, exponent: int) -> dict[str, Any]
 
 def _masses(task: _Task) -> dict[str, Any]:
     """What rows with all their classes add to the divisor of the mean."""
-    settings, targets, exponent, weights = task.settings, task.targets, 0, None
+    settings, targets = task.settings, task.targets
     given = Given({name: value for name, value in task.options().items() if name != "where"})
     if given.sample_weight is not None:
         rows = given.sample_weight.shape
@@ -669,18 +667,11 @@ def _masses(task: _Task) -> dict[str, Any]:
     else:
         rows = shape_without(np.shape(task.logits if targets is None else targets), task.axis)
     x = _stand_in(settings.dtype, (*rows[: task.axis], settings.n_classes, *rows[task.axis :]))
-    if given.sample_weight is not None:
-        weights = taken_as(given.sample_weight, np.float64)
-        given.sample_weight = (weights != 0).astype(np.float64)
-    given = given.fitted(x, task.axis, settings.dtype)
-    if given.weight_unit is not None:
-        if settings.has_labels and settings.dtype == np.float64:  # no sums: none is divided, so that none vanishes
-            given.weight = taken_as(task.options()["weight"], np.float64)
-        else:
-            exponent = math.frexp(given.weight_unit)[1] - 1
-        given.weight_unit = None
-    counts, by_class = weigh_rows(targets, given, rows, task.axis, settings.has_labels)
-    return {"masses": Sum.of(counts if weights is None else np.where(counts, weights, 0), exponent, by_class)}
+    fitted = given.fitted(x, task.axis, settings.dtype)
+    if given.weight is not None and settings.has_labels and settings.dtype == np.float64:
+        # No sums: none is divided by a unit, so that none vanishes.
+        fitted.weight, fitted.weight_unit = taken_as(given.weight, np.float64), None
+    return {"masses": Sum.of(*weigh_rows(targets, fitted, rows, task.axis, settings.has_labels))}
 
 
 def _evaluate(task: _Task, divisor: Sum | None, has_targets: bool) -> dict[str, Any]:

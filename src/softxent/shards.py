@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from softxent import _doubles
+from softxent._counting import scaled_weights
 from softxent._doubles import ONE, Sum
 from softxent._inputs import (
     Pair,
@@ -860,7 +861,8 @@ class _Rows:
                 if self.divisor.shift():
                     self._divide_class_weights()
                 shift = self.divisor.shift(self.class_exponent)
-                self.weights = np.ldexp(self.weights, shift)
+                if shift:
+                    self.weights = scaled_weights(self.weights, self.weights.shape, shift)
             self.exponent = self.class_exponent - shift
             n_allowed = np.maximum(self.summary["n_allowed"], 1)
             self.share = _products(self.smoothing, self.summary["target"] / n_allowed)
@@ -868,7 +870,7 @@ class _Rows:
 
     def masses(self, weighted: bool) -> Sum:
         """What the rows add to the divisor of the mean, with or without the weights of classes."""
-        return Sum.of(self.weights, factors=self.summary["mass"] if weighted else 1.0)
+        return Sum.of(self.weights, factors=self.summary["mass"] if weighted else None)
 
     def _divide_class_weights(self) -> None:
         """Divide every number that is a multiple of class weights by a power of two, if the largest is far from 1."""

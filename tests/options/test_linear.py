@@ -163,6 +163,7 @@ def test_the_mean_does_not_depend_on_the_size_of_weights(kind: str, of_classes: 
         ([1e308, 1, 1, 1], [0, 1e300, 1, 1, 1e300, 1]),
         ([1e160] * 4, [1, -1, 1, -1, 1, -1]),
         ([1e-200, 1e200, 1, 1], [1e200, 1e-200, 0, 0, 1e-200, 0]),
+        ([0, 1e-320, 1e-320, 2e-320], [1e308, 1, 1, 1, 1, 1]),
     ],
     ids=str,
 )
