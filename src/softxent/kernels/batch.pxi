@@ -84,9 +84,6 @@ cdef void visit_block(
     cdef RowNumbers numbers
     cdef Sum[double] sum
     total.far_sum = Carried[double](0, 0)
-    if job.formula.z_loss != 0:
-        # row_losses looks whether a square is infinite, after the last row too.
-        memset(&numbers, 0, sizeof(RowNumbers))
     while i < stop:
         count = min(stop - i, <Py_ssize_t> MAX_ROWS)
         if job.by_lanes and job.streaming and not job.grad.direct:

@@ -23,9 +23,9 @@ template <class S, int N> SOFTXENT_INLINE Pack<S, N> tanh(const Pack<S, N> &all,
         P q(K::POLYNOMIAL[0]);
         for (std::size_t j = 1; j < sizeof(K::POLYNOMIAL) / sizeof(double); ++j) q = fma(q, r, P(K::POLYNOMIAL[j]));
         P power = map([](auto b) { return isa::shift_to_exponent(b); }, biased);
-        P less = fma(r * r, q, r), u = fma(less, power, power - P(1)), whole = u + P(2), inverse = P(1) / whole;
+        P less = fma(r * r, q, r), u = fma(less, power, power - P(1)), whole = u + P(2), half = P(2) / whole;
         set_registers<i>(&out, u / whole);
-        set_registers<i>(slopes, select_equal(x, P(MOST), P(0), (P(4) * inverse) * (fma(less, power, power) * inverse)));
+        set_registers<i>(slopes, select_equal(x, P(MOST), P(0), half * (fma(less, power, power) * half)));
     });
     return out;
 }
