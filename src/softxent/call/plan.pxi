@@ -75,6 +75,12 @@ cdef inline bint copies_second(const Job* job) noexcept nogil:
         job.result == HESSIAN and not is_direct(&job.hess))
 
 
+cdef inline bint have_room(const Job* job, int n_tiles, Py_ssize_t more) noexcept nogil:
+    """Whether the space of the narrow kernel holds so many tiles and `more` bytes."""
+    # The first comparison keeps the product from overflowing.
+    return job.n_classes <= TILE_BYTES // LANE_BYTES and n_tiles * job.n_classes * LANE_BYTES + more <= TILE_BYTES
+
+
 cdef inline bint fits_lanes(const Job* job, bint direct, Py_ssize_t itemsize) noexcept nogil:
     """Whether the narrow kernel takes this call.
 
@@ -82,13 +88,11 @@ cdef inline bint fits_lanes(const Job* job, bint direct, Py_ssize_t itemsize) no
     """
     # Rows of other types are converted in a tile of their own.
     cdef bint staged = is_converted(&job.logits) or (job.has_grad and is_converted(&job.grad)) or job.has_allowed
-    if job.n_classes > TILE_BYTES // LANE_BYTES:        # else the product below might overflow
-        return False
     staged |= job.kind == DISTRIBUTIONS and is_converted(&job.targets)
     staged |= job.result == PRODUCT and is_converted(&job.vectors)
     staged |= job.result == HESSIAN and is_converted(&job.hess)
     # Beyond the tiles there is one more row: lanes without a row of their own are written to it.
-    if (job.staging_tile + staged) * job.n_classes * LANE_BYTES + job.n_classes * itemsize > TILE_BYTES:
+    if not have_room(job, job.staging_tile + staged, job.n_classes * itemsize):
         return False
     if has_panels(job):
         return job.n_classes * itemsize <= NARROW_ACROSS_BYTES
@@ -97,10 +101,10 @@ cdef inline bint fits_lanes(const Job* job, bint direct, Py_ssize_t itemsize) no
 
 
 cdef inline bint streams_rows(const Job* job, Py_ssize_t itemsize) noexcept nogil:
-    """Whether the narrow kernel stores a gradient whose rows lie one after the other past the caches."""
+    """Whether the narrow kernel makes rows that lie one after the other in a tile, and stores them past the caches."""
     return (
-        job.kind == LABELS and job.n_classes >= 4 and job.grad.n_axes == 1
-        and job.grad.step == itemsize * job.n_classes
+        (job.kind == LABELS or job.result != GRADIENT) and job.n_classes >= 4 and job.grad.n_axes == 1
+        and job.grad.step == itemsize * job.n_classes and have_room(job, job.staging_tile + 1, 0)
         and not (job.has_sample_weight or job.has_ignored or job.has_slope or job.has_allowed))
 
 

@@ -211,11 +211,9 @@ cdef bint visit_lanes(
     cdef Tiles[real] tiles
     cdef LaneGroup[real] group
     cdef SparseRows[real] sparse
-    cdef Py_ssize_t n = job.n_classes, size = n * lanes_of(tag), lane
+    cdef Py_ssize_t n = job.n_classes, size = n * lanes_of(tag)
     cdef double[MAX_LANES] scales, share, pull
     cdef char* at[MAX_LANES]
-    # Nothing is done to the gradient after it is taken.
-    cdef bint is_plain = not (job.has_sample_weight or job.has_ignored or job.has_slope or job.has_allowed)
     cdef bint mass_is_1 = (
         job.kind == LABELS and job.class_weight == NULL and job.formula.z_loss == 0 and not job.has_sample_weight
         and not job.has_ignored)
@@ -262,15 +260,10 @@ cdef bint visit_lanes(
         take_weighted_gradients(group, x, <real*> job.class_weight, n)
     elif tiles.t == NULL and job.kind == LABELS:
         find_grad_at_label(&group)
-        if is_plain and job.grad.direct and n >= in_quarter(tag):
-            if job.streaming and count == lanes_of(tag):
-                for lane in range(count):
-                    at[lane] = <char*> (tiles.staging + lane * n)
-                write_gradients(group, x, n, <real**> at)
-                stream_row(tiles.staging, <real*> row_address(&job.grad, i), count * n)
-            else:
-                place_lanes(&job.grad, i, count, lanes_of(tag), at, <char*> tiles.staging)
-                write_gradients(group, x, n, <real**> at)
+        if goes_to_rows(job, &job.grad, n, tag):
+            place_results(&job.grad, i, count, n, tiles.staging, job.streaming, at)
+            write_gradients(group, x, n, <real**> at)
+            stream_results(&job.grad, i, count, n, <const real*> tiles.staging, job.streaming)
             return True
         take_gradients(group, x, tiles.t, n)
     else:

@@ -246,7 +246,7 @@ cdef inline bint goes_to_rows(const Job* job, const Layout* to, Py_ssize_t n, co
     """Whether results can be transposed into rows as they are made: nothing is done to them afterwards."""
     return (
         to.direct and n >= in_quarter(tag)
-        and not (job.streaming or job.has_sample_weight or job.has_ignored or job.has_slope or job.has_allowed))
+        and not (job.has_sample_weight or job.has_ignored or job.has_slope or job.has_allowed))
 
 
 cdef bint take_lane_hessians(
@@ -271,7 +271,7 @@ cdef bint take_lane_hessians(
     ):
         return False
     if goes_to_rows(job, &job.hess, n, e):
-        place_lanes(&job.hess, i, count, lanes_of(e), at_rows, <char*> tiles.staging)
+        place_results(&job.hess, i, count, n, tiles.staging, False, at_rows)
         write_hessians(hessian, own, e, n, <real**> at_rows)
         return True
     for c in range(n):
@@ -339,8 +339,9 @@ cdef bint take_lane_products(
     product.factor, product.pull = load_lanes(&factor[0]), load_lanes(&pull[0])
     product.pulled = job.formula.z_loss != 0
     if goes_to_rows(job, &job.grad, n, e):
-        place_lanes(&job.grad, i, count, lanes_of(e), at_rows, <char*> tiles.staging)
+        place_results(&job.grad, i, count, n, tiles.staging, job.streaming, at_rows)
         write_products(product, <const real*> e, tiles.vectors, n, <real**> at_rows)
+        stream_results(&job.grad, i, count, n, <const real*> tiles.staging, job.streaming)
         return True
     for c in range(n):
         at = c * lanes_of(e)
@@ -369,13 +370,14 @@ cdef bint take_lane_results(
     if job.result == PRODUCT:
         return take_lane_products(job, i, count, group, tiles, x, numbers)
     if goes_to_rows(job, &job.grad, n, x):
-        place_lanes(&job.grad, i, count, lanes_of(x), at_rows, <char*> tiles.staging)
+        place_results(&job.grad, i, count, n, tiles.staging, job.streaming, at_rows)
     if job.result == SOFTMAX:
         find_probabilities_of_lanes(<const real*> x, numbers[0], &probabilities)
         top = select_equal(
             probabilities.at_top, probabilities.at_top, load_lanes(group.label_class), Lanes[real](-1))
         if goes_to_rows(job, &job.grad, n, x):
             write_probabilities(probabilities, top, <const real*> x, n, <real**> at_rows)
+            stream_results(&job.grad, i, count, n, <const real*> tiles.staging, job.streaming)
             return True
         for c in range(n):
             at = c * lanes_of(x)
@@ -385,6 +387,7 @@ cdef bint take_lane_results(
         find_log_probabilities_of_lanes(<const real*> x, numbers[0], &logs)
         if goes_to_rows(job, &job.grad, n, x):
             write_log_probabilities(logs, <const real*> tiles.kept_logits, n, <real**> at_rows)
+            stream_results(&job.grad, i, count, n, <const real*> tiles.staging, job.streaming)
             return True
         for c in range(n):
             at = c * lanes_of(x)

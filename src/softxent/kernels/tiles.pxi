@@ -123,6 +123,26 @@ cdef void write_tile(
                 element_of(rows[0]).write(at[lane] + c * rows.class_stride, tile[c * lanes_of(tile) + lane])
 
 
+cdef inline void place_results(
+    const Layout* rows, Py_ssize_t i, Py_ssize_t count, Py_ssize_t n, real* staging, bint streaming, char** at
+) noexcept nogil:
+    """at[lane] becomes the start of a row that is to be made: where it goes, or in `staging` on its way there."""
+    cdef Py_ssize_t lane
+    if not (streaming and count == lanes_of(staging)):
+        place_lanes(rows, i, count, lanes_of(staging), at, <char*> staging)
+        return
+    for lane in range(count):
+        at[lane] = <char*> (staging + lane * n)
+
+
+cdef inline void stream_results(
+    const Layout* rows, Py_ssize_t i, Py_ssize_t count, Py_ssize_t n, const real* staging, bint streaming
+) noexcept nogil:
+    """Store the rows that place_results put into `staging`, past the caches."""
+    if streaming and count == lanes_of(staging):
+        stream_row(staging, <real*> row_address(rows, i), count * n)
+
+
 cdef NextRows find_next_rows(const Layout* rows, Py_ssize_t i, Py_ssize_t count, Py_ssize_t n) noexcept nogil:
     """Where `count` rows from i on are; a step of 0 if neither rows nor the elements of a class are close together."""
     cdef Py_ssize_t size = n * rows.class_stride
