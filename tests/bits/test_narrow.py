@@ -31,8 +31,8 @@ KINDS = ("labels", "distributions")
 ROWS = (1, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100)
 # Around the widths of vectors and blocks; where the wide kernel takes over; where three tiles, two and one just fit.
 CLASSES = (
-    *range(1, 10), 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, *range(127, 131), *range(166, 170), 200, *range(246, 261),
-    *range(480, 483), *range(495, 516), 1000,
+    *range(1, 10), 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, *range(127, 131), *range(166, 170), 200,
+    224, 225, *range(246, 261), 320, 321, *range(480, 483), *range(495, 516), 1000,
 )  # fmt: skip
 ORDERS = {
     "side by side": Layout((0, 1), (1, 1), False, 0),

@@ -11,8 +11,6 @@ cdef enum:
     FEW_PANEL_ROWS = 4          # panels of fewer rows do not pay
     NEAR_PANEL = 524288         # bytes of the panels of a thread that stay in a cache near the core
     PANEL_BYTES = 4194304       # the most that the panels of a thread take
-    PREFETCH_FROM = 262144      # logits: from here on, they do not stay in a cache near the core
-    STREAM_FROM = 4194304       # logits: from here on, the gradient is too large for the caches
 
 
 cpdef int thread_limit(int n_threads) noexcept nogil:

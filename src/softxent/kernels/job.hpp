@@ -76,6 +76,13 @@ inline constexpr std::ptrdiff_t LANE_BYTES = 128, TILE_BYTES = 65536;
 inline constexpr std::ptrdiff_t MAX_BLOCKS = 512;              // of rows, which the threads share out
 inline constexpr std::ptrdiff_t STRETCH = 16384;               // classes of a long row that are added up together
 inline constexpr std::ptrdiff_t LOGITS_PER_THREAD = 16384;     // a thread with fewer does not pay (measured)
+// Logits: from the first on, they do not stay in a cache near the core; from the second on, no cache holds the gradient.
+// With SOFTXENT_SMALL_CACHES, tests with small arrays see what is done for large ones.
+#if defined(SOFTXENT_SMALL_CACHES)
+inline constexpr std::ptrdiff_t PREFETCH_FROM = 1, STREAM_FROM = 1;
+#else
+inline constexpr std::ptrdiff_t PREFETCH_FROM = 262144, STREAM_FROM = 4194304;
+#endif
 inline constexpr std::ptrdiff_t CACHE_LINE = 64;               // bytes
 inline constexpr std::ptrdiff_t PANEL_WIDTH = 512;             // bytes of one class of the rows in a panel, at most
 

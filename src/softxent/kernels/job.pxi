@@ -41,7 +41,7 @@ cdef extern from "job.hpp" namespace "softxent" nogil:
         unsigned char* correct
         double* counts
 
-    const Py_ssize_t LANE_BYTES, TILE_BYTES, STRETCH, LOGITS_PER_THREAD, CACHE_LINE
+    const Py_ssize_t LANE_BYTES, TILE_BYTES, STRETCH, LOGITS_PER_THREAD, PREFETCH_FROM, STREAM_FROM, CACHE_LINE
     cdef enum:
         PANEL_WIDTH "static_cast<int>(softxent::PANEL_WIDTH)"
     cdef enum:
