@@ -179,9 +179,10 @@ class Head:
     def _at(self, rows: Selection) -> tuple[Any, Given, tuple[int, ...], int, bool]:
         """Targets and options of some rows, as weigh_rows takes them."""
         parts = tuple(part[rows] for part in self.rows_of_targets)
-        options = Given({
-            **self.given.__dict__, **{name: array[rows] for name, array in self.rows_of_options.items()}
-        })  # fmt: skip
+        options = self.given
+        if self.rows_of_options:
+            of_rows = {name: array[rows] for name, array in self.rows_of_options.items()}
+            options = Given({**self.given.__dict__, **of_rows})
         return parts if len(parts) == 2 else parts[0], options, (len(parts[0]),), 1, self.has_labels
 
     def blocks(self) -> Iterator[Selection]:

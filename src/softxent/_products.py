@@ -24,10 +24,9 @@ def is_for_blas(array: np.ndarray, dtype: np.dtype) -> bool:
     """Whether NumPy multiplies this matrix as it is. Else it would copy it each time, or use no BLAS."""
     if array.dtype != dtype or not array.dtype.isnative or not array.flags.aligned:
         return False
-    axes = zip(array.shape, array.strides, array.shape[::-1], array.strides[::-1], strict=True)
-    return any(
-        step == array.itemsize and other % step == 0 and other >= n * step and n_other > 0
-        for n, step, n_other, other in axes
+    (m, n), (down, across), size = array.shape, array.strides, array.itemsize
+    return (across == size and down % size == 0 and down >= n * size and m > 0) or (
+        down == size and across % size == 0 and across >= m * size and n > 0
     )
 
 
@@ -46,6 +45,12 @@ def widened(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return out
 
 
+def _are_in_step(leading: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    """Whether one step leads from each row over these axes to the next."""
+    axes = [axis for axis in zip(leading, strides, strict=False) if axis[0] != 1]
+    return all(step == n_next * step_next for (_, step), (n_next, step_next) in pairwise(axes))
+
+
 class Rows:
     """The rows of an array (..., n), numbered over its leading axes, whatever its strides."""
 
@@ -53,10 +58,7 @@ class Rows:
 
     def __init__(self, array: np.ndarray, n_leading: int) -> None:
         self.leading = array.shape[:n_leading]
-        axes = [axis for axis in zip(self.leading, array.strides, strict=False) if axis[0] != 1]
-        self.is_flat = array.size == 0 or all(
-            step == n_next * step_next for (_, step), (n_next, step_next) in pairwise(axes)
-        )
+        self.is_flat = array.flags.c_contiguous or _are_in_step(self.leading, array.strides)
         if self.is_flat:
             array = array.reshape(math.prod(self.leading), *array.shape[n_leading:])  # no copy
         self.array = array
