@@ -25,7 +25,7 @@ BLOCK = 8192  # rows whose losses are summed together; no chunk has more
 NEAR = 2**19  # bytes of inputs and logits that stay in a cache near the core between the products
 ENOUGH = 1024  # rows that BLAS multiplies at full speed, whether near or not
 STEP = 2**20  # numbers of targets that are weighed at once
-NARROW = 128  # classes: up to here, a gradient with the logits of one class side by side is faster (measured)
+NARROW = 128  # float64, no more classes, no fewer inputs: faster with the logits of a class side by side (measured)
 MEMORY = 48.0 * 2**20  # of the chunks that BLAS always multiplies at once, so that larger ones have the same bits
 RANGE = 2.0**1000  # of a divisor and a sum. A kernel scales the losses of rows if the divisor is beyond that.
 
@@ -243,8 +243,8 @@ class Chunks:
 
         self.most = rows_in(head.memory) if head.rows_of_inputs.has_rows else max(1, head.n_rows)
         self.most_at_once = min(self.most, rows_in(MEMORY))
-        # BLAS is faster with logits of one class side by side, SciPy with those of one row.
-        self.order: Any = "F" if head.n_classes <= NARROW and not head.is_operand else "C"
+        is_by_class = head.dtype == np.float64 and head.n_classes <= NARROW <= head.n_inputs and not head.is_operand
+        self.order: Any = "F" if is_by_class else "C"
         self.buffers = [np.empty(min(self.most, head.n_rows) * head.n_classes, head.dtype) for _ in range(n_buffers)]
 
     def of(self, block: Selection) -> Iterator[tuple[Selection, int, list[np.ndarray], int]]:
@@ -326,7 +326,7 @@ class ColumnSums:
 
 def visit(head: Head, gradients: Gradients | None) -> float | np.ndarray:
     """The loss; what there is of gradients is added to them. Call it with floating-point errors ignored."""
-    weights, chunks = Weights(head.weight, head.dtype, head.memory), Chunks(head, 1)
+    weights, chunks = Weights(head.weight, head.dtype, head.memory, head.n_rows), Chunks(head, 1)
     bias = None if head.bias is None else taken_as(head.bias, head.dtype)
     of_rows = Rows(np.zeros(head.leading, head.dtype), len(head.leading)) if head.per_row else None
     sums, means = [], []
@@ -361,8 +361,8 @@ def _loss_of(head: Head, total: float, by_chunks: float) -> float:
 
 def multiply_hessian(head: Head, along: np.ndarray, bias_along: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """The products of the Hessian, for weights and bias."""
-    directions, chunks = Weights(along, head.dtype, head.memory), Chunks(head, 1 + (head.probs is None))
-    weights = None if head.weight is None else Weights(head.weight, head.dtype, head.memory)
+    directions, chunks = Weights(along, head.dtype, head.memory, head.n_rows), Chunks(head, 1 + (head.probs is None))
+    weights = None if head.weight is None else Weights(head.weight, head.dtype, head.memory, head.n_rows)
     bias = None if head.bias is None else taken_as(head.bias, head.dtype)
     bias_direction = None if bias_along is None else taken_as(bias_along, head.dtype)
     rows_of_probs: Any = None if head.probs is None else Rows(head.probs, len(head.leading))

@@ -16,6 +16,8 @@ import numpy as np
 
 TILE_BYTES = 2**21  # stays in a cache near the core, and is enough for BLAS to work on
 LEAST_TILE = 64  # classes
+FEW = 16  # classes: up to here, BLAS is faster with the weights of an input side by side (measured)
+MANY = 256  # rows, for which it is worth a copy of so few weights
 
 Selection = slice | np.ndarray  # rows in a row, or their numbers
 
@@ -116,14 +118,15 @@ def tile_of(n_columns: int, dtype: np.dtype, memory: float) -> int:
 class Weights:
     """A matrix (C, D) of any dtype and strides, to multiply by in `dtype`."""
 
-    def __init__(self, matrix: np.ndarray, dtype: np.dtype, memory: float) -> None:
+    def __init__(self, matrix: np.ndarray, dtype: np.dtype, memory: float, n_rows: int) -> None:
         self.matrix, self.dtype = matrix, dtype
         self.transposed: np.ndarray | None = None
         n_classes, n_columns = matrix.shape
         self.n_at_once = n_classes
-        if not is_for_blas(matrix, dtype):
+        is_by_input = n_classes <= FEW and n_rows >= MANY
+        if not is_for_blas(matrix, dtype) or (is_by_input and not matrix.flags.f_contiguous):
             self.n_at_once = min(n_classes, tile_of(n_columns, dtype, memory))
-            self.buffer = np.empty((self.n_at_once, n_columns), dtype)
+            self.buffer = np.empty((self.n_at_once, n_columns), dtype, order="F" if is_by_input else "C")
             if self.n_at_once == n_classes:
                 widen(matrix, self.buffer)
                 self.matrix = self.buffer
