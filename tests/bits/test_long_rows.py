@@ -1,9 +1,11 @@
 """Rows that are read from memory once, stretch by stretch, have the bits of those that are read twice."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+import threadpoolctl
 from support import FLOATS, assert_same_results
 
 import softxent as sx
@@ -11,6 +13,13 @@ import softxent as sx
 pytestmark = pytest.mark.usefixtures("level")
 
 N_CLASSES = 70_001
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Several may share a row, and then read it twice."""
+    with threadpoolctl.threadpool_limits(1, user_api="openmp"):
+        yield
 
 
 def rising(x: np.ndarray) -> np.ndarray:

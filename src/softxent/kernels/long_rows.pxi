@@ -62,7 +62,8 @@ cdef void visit_long_row(
         find_target(&stretch, row, formula, start, count, m, 0)
         if stretch.argmax == left_out[i] and changes_unit_exactly(units + i, &unit, least[i]):
             steps[i] = <int> (units[i].n0 - unit.n0)
-            stretch.R = R[i] * ldexp(1, steps[i])
+            # Not R times 2^steps, which may be 0 as a double.
+            stretch.R = Carried[double](ldexp(R[i].sum, steps[i]), ldexp(R[i].lost, steps[i]))
         else:
             steps[i] = 0
             stretch.R = exp_sum(x + start, e + start if e != NULL else NULL, count, stretch.argmax, unit, 0)
