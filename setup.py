@@ -143,7 +143,7 @@ class BuildWithFlags(build_ext):
             if SANITIZE and not msvc:
                 flags = [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"]
                 # A bool that was never set shows only if its byte is neither 0 nor 1: every byte is 0xFE at first.
-                extension.extra_compile_args += [*flags, "-O1", "-g", "-ftrivial-auto-var-init=pattern"]
+                extension.extra_compile_args += [*flags, "-O1", "-g1", "-ftrivial-auto-var-init=pattern"]
                 extension.extra_link_args += flags
             extension.extra_compile_args += openmp_compile
             extension.extra_link_args += openmp_link
