@@ -214,7 +214,7 @@ cdef bint visit_lanes(
     cdef Py_ssize_t n = job.n_classes, size = n * lanes_of(tag)
     cdef double[MAX_LANES] scales, share, pull
     cdef char* at[MAX_LANES]
-    cdef bint mass_is_1 = (
+    cdef bint staged, mass_is_1 = (
         job.kind == LABELS and job.class_weight == NULL and job.formula.z_loss == 0 and not job.has_sample_weight
         and not job.has_ignored)
     cdef real* x = tile.space
@@ -261,9 +261,9 @@ cdef bint visit_lanes(
     elif tiles.t == NULL and job.kind == LABELS:
         find_grad_at_label(&group)
         if goes_to_rows(job, &job.grad, n, tag):
-            place_results(&job.grad, i, count, n, tiles.staging, job.streaming, at)
+            staged = place_results(&job.grad, i, count, n, tiles.staging, job.streaming, at)
             write_gradients(group, x, n, <real**> at)
-            stream_results(&job.grad, i, count, n, <const real*> tiles.staging, job.streaming)
+            stream_results(&job.grad, i, count, n, <const real*> tiles.staging, staged)
             return True
         take_gradients(group, x, tiles.t, n)
     else:

@@ -297,6 +297,7 @@ cdef bint take_lane_products(
     cdef real[MAX_LANES] at_top, shift, factor, pull
     cdef double[MAX_LANES] products, scales, pulls, of_pull, shifts
     cdef char* at_rows[MAX_LANES]
+    cdef bint staged
     cdef Vec[double] mass, scale
     cdef Py_ssize_t n = job.n_classes, size = n * lanes_of(e), lane = 0, c, at
     if not find_scales(job, numbers.weight, scales, <const real*> e):
@@ -339,9 +340,9 @@ cdef bint take_lane_products(
     product.factor, product.pull = load_lanes(&factor[0]), load_lanes(&pull[0])
     product.pulled = job.formula.z_loss != 0
     if goes_to_rows(job, &job.grad, n, e):
-        place_results(&job.grad, i, count, n, tiles.staging, job.streaming, at_rows)
+        staged = place_results(&job.grad, i, count, n, tiles.staging, job.streaming, at_rows)
         write_products(product, <const real*> e, tiles.vectors, n, <real**> at_rows)
-        stream_results(&job.grad, i, count, n, <const real*> tiles.staging, job.streaming)
+        stream_results(&job.grad, i, count, n, <const real*> tiles.staging, staged)
         return True
     for c in range(n):
         at = c * lanes_of(e)
@@ -363,21 +364,22 @@ cdef bint take_lane_results(
     cdef LogProbabilities[Lanes[real]] logs
     cdef Py_ssize_t n = job.n_classes, c, at
     cdef char* at_rows[MAX_LANES]
+    cdef bint to_rows = goes_to_rows(job, &job.grad, n, x), staged = False
     cdef Lanes[real] zero = Lanes[real](0), instead = Lanes[real](not_allowed(job.result)), made, top
     if job.result == LOGSUMEXP:
         memcpy(numbers.cross, numbers.m, lanes_of(x) * sizeof(double))
         return are_finite(numbers.m, lanes_of(x))
     if job.result == PRODUCT:
         return take_lane_products(job, i, count, group, tiles, x, numbers)
-    if goes_to_rows(job, &job.grad, n, x):
-        place_results(&job.grad, i, count, n, tiles.staging, job.streaming, at_rows)
+    if to_rows:
+        staged = place_results(&job.grad, i, count, n, tiles.staging, job.streaming, at_rows)
     if job.result == SOFTMAX:
         find_probabilities_of_lanes(<const real*> x, numbers[0], &probabilities)
         top = select_equal(
             probabilities.at_top, probabilities.at_top, load_lanes(group.label_class), Lanes[real](-1))
-        if goes_to_rows(job, &job.grad, n, x):
+        if to_rows:
             write_probabilities(probabilities, top, <const real*> x, n, <real**> at_rows)
-            stream_results(&job.grad, i, count, n, <const real*> tiles.staging, job.streaming)
+            stream_results(&job.grad, i, count, n, <const real*> tiles.staging, staged)
             return True
         for c in range(n):
             at = c * lanes_of(x)
@@ -385,9 +387,9 @@ cdef bint take_lane_results(
                 class_in_lanes(x, c), top, probabilities.at_top, probabilities.of(load_lanes(x + at))))
     else:
         find_log_probabilities_of_lanes(<const real*> x, numbers[0], &logs)
-        if goes_to_rows(job, &job.grad, n, x):
+        if to_rows:
             write_log_probabilities(logs, <const real*> tiles.kept_logits, n, <real**> at_rows)
-            stream_results(&job.grad, i, count, n, <const real*> tiles.staging, job.streaming)
+            stream_results(&job.grad, i, count, n, <const real*> tiles.staging, staged)
             return True
         for c in range(n):
             at = c * lanes_of(x)

@@ -123,23 +123,25 @@ cdef void write_tile(
                 element_of(rows[0]).write(at[lane] + c * rows.class_stride, tile[c * lanes_of(tile) + lane])
 
 
-cdef inline void place_results(
+cdef inline bint place_results(
     const Layout* rows, Py_ssize_t i, Py_ssize_t count, Py_ssize_t n, real* staging, bint streaming, char** at
 ) noexcept nogil:
-    """at[lane] becomes the start of a row that is to be made: where it goes, or in `staging` on its way there."""
-    cdef Py_ssize_t lane
-    if not (streaming and count == lanes_of(staging)):
-        place_lanes(rows, i, count, lanes_of(staging), at, <char*> staging)
-        return
-    for lane in range(count):
-        at[lane] = <char*> (staging + lane * n)
+    """at[lane] becomes the start of a row that is to be made: where it goes, or in `staging` on its way there.
+
+    True if it is in `staging`, for stream_results.
+    """
+    if streaming and count == lanes_of(staging):
+        place_staged(staging, n, count, at)
+        return True
+    place_lanes(rows, i, count, lanes_of(staging), at, <char*> staging)
+    return False
 
 
 cdef inline void stream_results(
-    const Layout* rows, Py_ssize_t i, Py_ssize_t count, Py_ssize_t n, const real* staging, bint streaming
+    const Layout* rows, Py_ssize_t i, Py_ssize_t count, Py_ssize_t n, const real* staging, bint staged
 ) noexcept nogil:
-    """Store the rows that place_results put into `staging`, past the caches."""
-    if streaming and count == lanes_of(staging):
+    """Store the rows that place_results has in `staging`, past the caches; nothing if they are not there."""
+    if staged:
         stream_row(staging, <real*> row_address(rows, i), count * n)
 
 
