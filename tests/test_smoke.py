@@ -15,8 +15,9 @@ import softxent as sx
 
 pytestmark = [pytest.mark.smoke, pytest.mark.usefixtures("level", "several_threads")]
 
-# The narrow kernel and the wide one, along the last axis and along another one, and a row that threads share.
-SHAPES = [((37, 10), -1), ((3, 11, 9), 1), ((5, 300), -1), ((3, 700), 0), ((1, 17_000), -1)]
+# The narrow kernel, the middle one and the wide one, along the last axis and along another one, and a row that threads
+# share.
+SHAPES = [((37, 10), -1), ((3, 11, 9), 1), ((9, 130), -1), ((5, 300), -1), ((3, 700), 0), ((1, 17_000), -1)]
 
 
 @pytest.mark.parametrize(("shape", "axis"), SHAPES, ids=str)

@@ -1,6 +1,7 @@
 """out= takes the gradient wherever it is, even where an input is, and nothing else is written."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -166,3 +167,25 @@ def test_in_place_where_an_axis_of_length_one_has_another_stride() -> None:
     expected = sx.value_and_grad(logits, labels)
     same = np.lib.stride_tricks.as_strided(logits, (1, 5, 7), (8, *logits.strides[1:]))
     assert_same_results(sx.value_and_grad(logits, labels, out=same), expected)
+
+
+@pytest.mark.parametrize("shape", [(5, 400), (20, 150), (40, 10)], ids=str)
+@pytest.mark.parametrize(("dtype", "narrower"), [("float64", "float32"), ("float32", "float16")])
+@pytest.mark.parametrize("name", ["nothing", "weight, label_smoothing", "where", "heavy rows"])
+def test_a_gradient_of_another_dtype_is_rounded_once(
+    name: str, dtype: str, narrower: str, shape: tuple[int, int]
+) -> None:
+    logits, labels = problem(shape, dtype=dtype)
+    heavy = 1e305 if dtype == "float64" else 1e37
+    logits[:, ::2] -= np.log(heavy)
+    options: dict[str, Any] = {
+        "nothing": {},
+        "weight, label_smoothing": {"weight": np.arange(1.0, shape[1] + 1), "label_smoothing": 0.1},
+        "where": {"where": np.arange(shape[1]) % 3 > 0},
+        "heavy rows": {"sample_weight": np.where(np.arange(shape[0]) % 2, heavy, 1)},
+    }[name]
+    loss, grad = sx.value_and_grad(logits, labels, reduction="none", **options)
+    out = np.empty(shape, narrower)
+    with np.errstate(over="ignore", under="ignore"):
+        expected = grad.astype(narrower)
+    assert_same_results(sx.value_and_grad(logits, labels, reduction="none", out=out, **options), (loss, expected))

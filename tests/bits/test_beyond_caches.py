@@ -9,9 +9,9 @@ from support import assert_same_results, problem, to_axis
 import softxent as sx
 
 # More than STREAM_FROM logits (job.hpp): long rows; columns of whole cache lines or not, in tiles
-# and in panels; rows of few classes, up to the most that the narrow kernel takes.
+# and in panels; rows of few classes, up to the most that the narrow kernel and the middle one take.
 LONG = [((260, 16_400), -1), ((3, 1_400_003), -1)]
-NARROW = [((65_601, 65), -1), ((16_389, 256), -1), ((13_109, 320), -1)]
+NARROW = [((65_601, 65), -1), ((16_389, 256), -1), ((13_109, 320), -1), ((4_111, 1_024), -1)]
 SHAPES = [*LONG, *NARROW, ((65_600, 65), 0), ((65_601, 65), 0), ((8_080, 520), 0), ((8_081, 520), 0)]
 
 

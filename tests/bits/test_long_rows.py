@@ -45,6 +45,11 @@ def confident_at_the_end(x: np.ndarray) -> np.ndarray:
     return x * 1e-3
 
 
+def with_a_top_that_is_passed_later(x: np.ndarray) -> np.ndarray:
+    x[:, 5], x[:, -5] = 12, 12.5
+    return x
+
+
 def with_ties(x: np.ndarray) -> np.ndarray:
     return x.round()
 
@@ -60,17 +65,20 @@ def partly_infinite(x: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize(
     "make",
-    [rising, falling, far_apart, offset, confident_at_the_end, with_ties, partly_infinite],
+    [
+        *(rising, falling, far_apart, offset, confident_at_the_end, with_a_top_that_is_passed_later, with_ties),
+        partly_infinite,
+    ],
     ids=lambda f: f.__name__,
 )
 def test_any_long_row(make: Any, dtype: str) -> None:
     rng = np.random.default_rng(0)
     logits = make(rng.normal(size=(4, N_CLASSES))).astype(dtype)
     argmax = logits.argmax(axis=1)
-    some = rng.integers(N_CLASSES, size=4)
+    some, early = rng.integers(N_CLASSES, size=4), logits[:, :1000].argmax(axis=1)
     without = np.ones(N_CLASSES, dtype)
     without[argmax[0]] = 0
-    for targets in (argmax, some, (np.stack([some, argmax, some], axis=1), rng.random((4, 3)).astype(dtype))):
+    for targets in (argmax, some, early, (np.stack([some, argmax, some], axis=1), rng.random((4, 3)).astype(dtype))):
         for options in ({}, {"weight": without}, {"sample_weight": [1, 1e-38, 3, 1e-300]}, {"z_loss": 1e-3}):
             in_place = logits.copy()
             expected = sx.value_and_grad(in_place, targets, out=in_place, reduction="none", **options)
@@ -81,9 +89,12 @@ def test_any_long_row(make: Any, dtype: str) -> None:
 
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_logits_near_the_bottom_of_the_range(dtype: str) -> None:
-    """In the unit of the row their exponentials are 0 or subnormal, in that of their stretch they are not."""
+    """In the unit of the row their exponentials are 0 or subnormal, in that of their stretch they are not.
+
+    Those of half a power of two above the bottom lose one bit.
+    """
     bottom, powers = (-(127 + 40), 40) if dtype == "float32" else (-(1023 + 128), 64)
-    for above in np.linspace(-2, powers, 15):
+    for above in (*np.linspace(-2, powers, 15), 0.6, 0.7, 0.8):
         logits = np.full((1, N_CLASSES), (bottom + above) * np.log(2), dtype)
         logits[0, -1] = 0
         for options in ({"reduction": "sum"}, {"sample_weight": [1e30], "reduction": "sum"}):

@@ -1,7 +1,7 @@
 """A row gives the same bits alone and among others, and whichever kernel visits it.
 
 The wide kernel takes a row at a time; the narrow one as many as there are lanes: for few classes, and where rows cannot
-be loaded as they are, as long as its tiles fit.
+be loaded as they are, as long as its tiles fit; the middle one groups of rows in between, if there are enough of them.
 """
 
 from functools import cache
@@ -29,10 +29,11 @@ pytestmark = pytest.mark.usefixtures("level")
 
 KINDS = ("labels", "distributions")
 ROWS = (1, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100)
-# Around the widths of vectors and blocks; where the wide kernel takes over; where three tiles, two and one just fit.
+# Around the widths of vectors and blocks; where the middle and the wide kernel take over; where three tiles, two and
+# one just fit.
 CLASSES = (
     *range(1, 10), 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, *range(127, 131), *range(166, 170), 200,
-    224, 225, *range(246, 261), 320, 321, *range(480, 483), *range(495, 516), 1000,
+    224, 225, *range(246, 261), 320, 321, *range(480, 483), *range(495, 516), 1000, 1024, 1025,
 )  # fmt: skip
 ORDERS = {
     "side by side": Layout((0, 1), (1, 1), False, 0),

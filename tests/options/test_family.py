@@ -25,7 +25,8 @@ import softxent as sx
 pytestmark = [pytest.mark.usefixtures("level", "several_threads")]
 
 DTYPES = FLOATS + HALVES
-# The narrow kernel and the wide one, along the last axis and along another one, few rows, and rows that threads share.
+# The narrow kernel, the wide one and the middle one, along the last axis and along another one, few rows, and rows that
+# threads share.
 SHAPES = [
     ((37, 10), -1),
     ((3, 11, 9), 1),
@@ -35,6 +36,7 @@ SHAPES = [
     ((7,), 0),
     ((70, 64), -1),
     ((40, 700), 0),
+    ((35, 200), -1),
 ]
 OF_LOGITS = ("temperature", "softcap", "where")
 COMBINATIONS = [(), *((name,) for name in (*OF_LOGITS, "where by row")), OF_LOGITS]

@@ -34,8 +34,8 @@ pytestmark = pytest.mark.usefixtures("level")
 
 DTYPES = FLOATS + HALVES
 
-# The narrow kernel, with and without a partial group of lanes, and along another axis; the wide one, its rows as they
-# are and by way of scratch.
+# The narrow kernel, with and without a partial group of lanes, and along another axis; the wide one, its rows by way of
+# scratch; the middle one, for options that it takes.
 SHAPES = [
     ((70, 10), -1),
     ((70, 10), 0),
@@ -669,3 +669,18 @@ def test_any_combination(data: st.DataObject) -> None:
 @given(st.data())
 def test_very_many_combinations(data: st.DataObject) -> None:
     check_any_combination(data)
+
+
+@pytest.mark.parametrize("shape", [(1, 400), (20, 3), (20, 400)], ids=str)
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_an_impossible_class_of_weight_0_adds_nothing(dtype: str, shape: tuple[int, int]) -> None:
+    """Smoothing gives it a share of 0, though its logit is -inf."""
+    logits, labels = np.random.default_rng(0).normal(size=shape).astype(dtype), np.zeros(shape[0], int)
+    weight = np.arange(shape[1]) % 3 / 2 + (np.arange(shape[1]) == 0)
+    weight[-1], logits[:, -1] = 0, -np.inf
+    options: dict[str, Any] = {"weight": weight, "label_smoothing": 0.1, "reduction": "none"}
+    losses, grad = sx.value_and_grad(logits, labels, **options)
+    logits[:, -1] = -80  # its exponential is too small to be seen in the sum
+    expected = sx.value_and_grad(logits, labels, **options)
+    np.testing.assert_allclose(losses, expected[0], rtol=1e-6)
+    np.testing.assert_allclose(grad, expected[1], rtol=1e-5, atol=1e-30)

@@ -27,7 +27,7 @@ PROT_NONE = 0
 
 # Around the numbers of lanes; from what vectors and columns leave over to where the tiles of the narrow kernel fill up.
 ROWS = (1, 9, 32, 33)
-CLASSES = (1, 2, 3, 4, 5, 7, 9, 15, 16, 17, 33, 63, 65, 127, 128, 129, 168, 169, 252, 253, 481, 482, 497, 1000)
+CLASSES = (1, 2, 3, 4, 5, 7, 9, 15, 16, 17, 33, 63, 65, 127, 128, 129, 168, 169, 252, 253, 481, 482, 497, 1000, 1023)
 
 
 class Guarded:

@@ -7,6 +7,7 @@ cdef enum:
     NARROW_DOUBLES = 224
     NARROW_ACROSS_BYTES = 1024  # of a row, where the wide kernel would visit the rows in panels
     FEW_ROWS = 8                # with fewer rows it is not
+    MIDDLE_CLASSES = 128        # from here to GROUPED_CLASSES the middle kernel is faster for plain rows (measured)
     MAX_LANES = 32
     FEW_PANEL_ROWS = 4          # panels of fewer rows do not pay
     NEAR_PANEL = 524288         # bytes of the panels of a thread that stay in a cache near the core
@@ -98,12 +99,33 @@ cdef inline bint fits_lanes(const Job* job, bint direct, Py_ssize_t itemsize) no
         job.n_classes <= (NARROW_DOUBLES if job.in_double else NARROW_FLOATS) and job.n_rows >= FEW_ROWS)
 
 
+cdef inline Py_ssize_t rows_of_group(const Job* job, bint direct, bint in_place, Py_ssize_t itemsize) noexcept nogil:
+    """How many rows the middle kernel visits at once; 0 if it does not take this call.
+
+    It is for rows with a label or without a target, whose logits are those of the softmax.
+    """
+    cdef bint is_plain = job.kind == LABELS and job.result == GRADIENT or job.kind == NO_TARGET and job.result in (
+        SOFTMAX, LOG_SOFTMAX, LOGSUMEXP)
+    if not (is_plain and direct) or job.by_stretches or job.n_rows < FEW_ROWS:
+        return 0
+    if job.transforms or job.has_allowed or job.builds_target or job.diagnostics.argmax != NULL or job.formula.weighs:
+        return 0
+    if in_place and (job.formula.z_loss != 0 or job.formula.smoothing != 0):
+        return 0
+    if not MIDDLE_CLASSES <= job.n_classes <= GROUPED_CLASSES:
+        return 0
+    return min(GROUP_BYTES // (job.n_classes * itemsize), LANE_BYTES // itemsize)
+
+
 cdef inline bint streams_rows(const Job* job, Py_ssize_t itemsize) noexcept nogil:
-    """Whether the narrow kernel makes rows that lie one after the other in a tile, and stores them past the caches."""
+    """Whether rows that lie one after the other are made in memory near the core, and stored past the caches."""
+    if job.grad.n_axes != 1 or job.grad.step != itemsize * job.n_classes:
+        return False
+    if job.group_rows > 0:
+        return True
     return (
-        (job.kind == LABELS or job.result != GRADIENT) and job.n_classes >= 4 and job.grad.n_axes == 1
-        and job.grad.step == itemsize * job.n_classes and have_room(job, job.staging_tile + 1, 0)
-        and not (job.has_sample_weight or job.has_ignored or job.has_slope or job.has_allowed))
+        (job.kind == LABELS or job.result != GRADIENT) and job.n_classes >= 4
+        and have_room(job, job.staging_tile + 1, 0) and not (job.has_sample_weight or job.has_ignored or job.has_slope or job.has_allowed))
 
 
 cdef inline bint is_direct(const Layout* rows) noexcept nogil:
@@ -152,8 +174,9 @@ cdef void make_plan(Job* job, bint in_place, int n_threads) noexcept nogil:
     job.n_threads = n_threads if job.by_stretches else min(n_threads, job.n_rows)
     place_tiles(job)
     direct = direct and not copies
-    job.by_lanes = fits_lanes(job, direct, itemsize)
-    if not job.by_lanes and not job.by_stretches:
+    job.group_rows = rows_of_group(job, direct, in_place, itemsize)
+    job.by_lanes = job.group_rows == 0 and fits_lanes(job, direct, itemsize)
+    if job.group_rows == 0 and not job.by_lanes and not job.by_stretches:
         place_panels(job, itemsize)
         makes_target = job.builds_target or (job.kind == DISTRIBUTIONS and not is_direct(&job.targets))
         copies = copies_second(job)
@@ -164,6 +187,8 @@ cdef void make_plan(Job* job, bint in_place, int n_threads) noexcept nogil:
     if job.streaming:
         if job.by_lanes and job.result == HESSIAN:
             job.streaming = False
+        elif job.group_rows > 0:
+            job.streaming = streams_rows(job, itemsize)
         elif job.by_lanes:
             job.streaming = direct and streams_rows(job, itemsize) or (
                 job.grad.typed and job.grad.step == itemsize and job.grad.class_stride % CACHE_LINE == 0)
@@ -192,7 +217,7 @@ cdef void make_plan(Job* job, bint in_place, int n_threads) noexcept nogil:
     # The array of a row that is too long for the product does not fit into memory either.
     job.scratch_size = job.panels_size + job.scratch_rows * min(job.n_classes, LONGEST_ROW)
     job.scratch_size = (job.scratch_size + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE
-    job.prefetching = <double> job.n_rows * job.n_classes >= PREFETCH_FROM
+    job.prefetching = <double> job.n_rows * job.n_classes >= (PREFETCH_FROM if job.by_lanes else PREFETCH_ROWS_FROM)
     # Enough rows to fill the lanes and to compute logarithms together, but not too much work for one block.
     job.rows_per_block = max(
         min(LOGITS_PER_THREAD // job.n_classes, <Py_ssize_t> (2 * MAX_LANES)),

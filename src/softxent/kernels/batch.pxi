@@ -73,6 +73,24 @@ cdef inline void add_losses(
             job.losses64[i + k] = losses[offset + k] * unit
 
 
+cdef inline Py_ssize_t visit_group(
+    const Job* job, Py_ssize_t i, Py_ssize_t most, int64_t* label, const real* tag, RowNumbers* numbers, int k
+) noexcept nogil:
+    """Visit a group of at most `most` rows from i on, the first of which is row k of `numbers`; returns how many."""
+    cdef LaneNumbers of_lanes = LaneNumbers(numbers[0], k)
+    cdef Py_ssize_t count
+    cdef bint done
+    if job.by_lanes:
+        count = min(most, lanes_of(tag))
+        done = visit_lanes(job, i, count, label, tag, &of_lanes)
+    else:
+        count = min(most, job.group_rows)
+        done = visit_middle(job, i, count, label, tag, &of_lanes)
+    if not done:
+        visit_one_by_one(job, i, count, label, tag, numbers, k)
+    return count
+
+
 cdef void visit_block(
     const Job* job, Py_ssize_t block, real* scratch, int n_threads, Panels* panels, Total* total
 ) noexcept nogil:
@@ -99,9 +117,8 @@ cdef void visit_block(
         k = 0
         known = False
         while k < count:
-            if job.by_lanes:
-                visit_group(job, i + k, min(count - k, lanes_of(scratch)), label + k, scratch, &numbers, k)
-                k += lanes_of(scratch)
+            if job.by_lanes or job.group_rows > 0:
+                k += visit_group(job, i + k, count - k, label + k, scratch, &numbers, k)
             else:
                 known = visit_row_of(
                     job, i + k, label + k, scratch, n_threads, &numbers, k,

@@ -73,15 +73,18 @@ struct Diagnostics {
 
 // The narrow kernel: the bytes of one class of a group of rows, and of all tiles of a group together, on the stack.
 inline constexpr std::ptrdiff_t LANE_BYTES = 128, TILE_BYTES = 65536;
+// The middle kernel: the most classes, and the bytes of logits that one group of rows has.
+inline constexpr std::ptrdiff_t GROUPED_CLASSES = 1024, GROUP_BYTES = 32768;
 inline constexpr std::ptrdiff_t MAX_BLOCKS = 512;              // of rows, which the threads share out
 inline constexpr std::ptrdiff_t STRETCH = 16384;               // classes of a long row that are added up together
 inline constexpr std::ptrdiff_t LOGITS_PER_THREAD = 16384;     // a thread with fewer does not pay (measured)
-// Logits: from the first on, they do not stay in a cache near the core; from the second on, no cache holds the gradient.
+// Logits: from the first on, they leave the innermost cache; from the second on, all that are near the core; from the third
+// on, no cache holds the gradient.
 // With SOFTXENT_SMALL_CACHES, tests with small arrays see what is done for large ones.
 #if defined(SOFTXENT_SMALL_CACHES)
-inline constexpr std::ptrdiff_t PREFETCH_FROM = 1, STREAM_FROM = 1;
+inline constexpr std::ptrdiff_t PREFETCH_ROWS_FROM = 1, PREFETCH_FROM = 1, STREAM_FROM = 1;
 #else
-inline constexpr std::ptrdiff_t PREFETCH_FROM = 262144, STREAM_FROM = 4194304;
+inline constexpr std::ptrdiff_t PREFETCH_ROWS_FROM = 8192, PREFETCH_FROM = 262144, STREAM_FROM = 4194304;
 #endif
 inline constexpr std::ptrdiff_t CACHE_LINE = 64;               // bytes
 inline constexpr std::ptrdiff_t PANEL_WIDTH = 512;             // bytes of one class of the rows in a panel, at most
@@ -142,6 +145,7 @@ struct Job {
     int target_tile = 0, slope_tile = 0, kept_tile = 0;        // its tiles after that of the logits; 0 for none
     int second_tile = 0;                                       // of vectors, or of the diagonal of a Hessian
     int staging_tile = 1;                                      // the tile after these, or the rest of their space
+    std::ptrdiff_t group_rows = 0;                             // rows of a group of the middle kernel; 0: it does not visit them
     bool by_stretches = false;                                 // all threads work on one row after the other
     bool converts_stores = false;                              // gradients are converted as they are stored
     bool streaming = false;                                    // the gradient is stored past the caches

@@ -41,7 +41,8 @@ cdef extern from "job.hpp" namespace "softxent" nogil:
         unsigned char* correct
         double* counts
 
-    const Py_ssize_t LANE_BYTES, TILE_BYTES, STRETCH, LOGITS_PER_THREAD, PREFETCH_FROM, STREAM_FROM, CACHE_LINE
+    const Py_ssize_t LANE_BYTES, TILE_BYTES, GROUPED_CLASSES, GROUP_BYTES, STRETCH, LOGITS_PER_THREAD, CACHE_LINE
+    const Py_ssize_t PREFETCH_ROWS_FROM, PREFETCH_FROM, STREAM_FROM
     cdef enum:
         PANEL_WIDTH "static_cast<int>(softxent::PANEL_WIDTH)"
     cdef enum:
@@ -87,7 +88,7 @@ cdef extern from "job.hpp" namespace "softxent" nogil:
         Diagnostics diagnostics
         bint by_lanes, by_stretches, converts_stores, streaming, prefetching
         int target_tile, slope_tile, kept_tile, second_tile, staging_tile, n_threads
-        Py_ssize_t rows_per_block, scratch_rows, panel_rows, panel_pitch, panels_size, scratch_size
+        Py_ssize_t group_rows, rows_per_block, scratch_rows, panel_rows, panel_pitch, panels_size, scratch_size
         double unit
         Scale scale, hess_scale
         bint needs_class_unit

@@ -16,6 +16,7 @@ include "results.pxi"
 include "long_rows.pxi"
 include "wide.pxi"
 include "narrow.pxi"
+include "middle.pxi"
 include "batch.pxi"
 
 

@@ -96,22 +96,18 @@ cdef void find_weighted_gaps_of_lanes(
 
 
 cdef void smooth_lanes(
-    LaneGroup[real]* group, const real* x, const Formula* formula, const real* class_weight, Py_ssize_t n,
-    double* share, LaneNumbers* numbers
+    LaneGroup[real]* group, const Formula* formula, Py_ssize_t n, const double* gaps, const double* w_a, double* share,
+    LaneNumbers* numbers
 ) noexcept nogil:
-    """As smooth_sums, for each lane; the share of each class goes to `share`."""
-    cdef double[MAX_LANES] gaps, w_a
+    """As smooth_sums, for each lane; the share of each class goes to `share`. Without weights, w_a is not read."""
+    cdef const real* tag = group.m
     cdef Vec[double] mass, cross, rest, of_argmax = Vec[double](0)
     cdef Py_ssize_t i = 0
-    if formula.weighs:
-        find_weighted_gaps_of_lanes(group, x, class_weight, n, gaps, w_a, numbers)
-    else:
-        lane_gap_sums(x, n, group.m, gaps)
-    while i < lanes_of(x):
+    while i < lanes_of(tag):
         mass, cross, rest = load(numbers.mass + i), load(numbers.cross + i), load(group.rest + i)
         if formula.weighs:
-            of_argmax = load(&w_a[i])
-        store(share + i, smooth_sums(formula[0], <double> n, of_argmax, load(&gaps[i]), &mass, &cross, &rest))
+            of_argmax = load(w_a + i)
+        store(share + i, smooth_sums(formula[0], <double> n, of_argmax, load(gaps + i), &mass, &cross, &rest))
         store(numbers.mass + i, mass)
         store(numbers.cross + i, cross)
         store(group.rest + i, rest)
@@ -177,20 +173,26 @@ cdef inline bint find_targets(
     """Maximum and target of each lane, smoothed; False if a sum of gaps leaves its range."""
     cdef real* x = tiles.x
     cdef Py_ssize_t n = job.n_classes
+    cdef double[MAX_LANES] gaps, w_a
     find_m(group, x, n, numbers[0])
     if job.result == PRODUCT and job.kind != NO_TARGET:
         place_tops(group, x, n, group.top)
     if tiles.t != NULL:
         find_distributions(group, x, tiles.t, n, numbers)
     elif job.kind == LABELS:
-        find_labels(group, x, n, <real*> job.class_weight, numbers[0])
+        find_label_logits(group, x, n)
+        find_labels(group, <real*> job.class_weight, numbers[0])
     elif job.kind == NO_TARGET:
         find_no_targets(job, group, x, numbers)
         return True
     else:
         find_sparse_targets(job, i, count, group, sparse, x, numbers)
+    if job.formula.weighs:
+        find_weighted_gaps_of_lanes(group, x, <real*> job.class_weight, n, gaps, w_a, numbers)
+    elif job.formula.smoothing != 0:
+        lane_gap_sums(x, n, group.m, gaps)
     if job.formula.smoothing != 0:
-        smooth_lanes(group, x, &job.formula, <real*> job.class_weight, n, share, numbers)
+        smooth_lanes(group, &job.formula, n, gaps, w_a, share, numbers)
     if not (real is double or job.formula.smoothing != 0) or are_finite(numbers.cross, lanes_of(x)):
         return True
     # Either a logit is infinite or NaN, or a sum of gaps overflowed. Only the wide kernel can compute the latter.
@@ -286,12 +288,3 @@ cdef void visit_one_by_one(
     cdef Py_ssize_t lane
     for lane in range(count):
         visit_row_of(job, i + lane, label + lane, scratch.space, 1, numbers, k + lane, False, False)
-
-
-cdef inline void visit_group(
-    const Job* job, Py_ssize_t i, Py_ssize_t count, int64_t* label, const real* tag, RowNumbers* numbers, int k
-) noexcept nogil:
-    """Visit `count` rows from i on, at most as many as there are lanes; the first is row k of `numbers`."""
-    cdef LaneNumbers of_lanes = LaneNumbers(numbers[0], k)
-    if not visit_lanes(job, i, count, label, tag, &of_lanes):
-        visit_one_by_one(job, i, count, label, tag, numbers, k)

@@ -1,4 +1,4 @@
-# Results besides the gradient, as both kernels make them: see row/results.hpp.
+# Results besides the gradient, as the kernels make them: see row/results.hpp.
 
 
 cdef inline double not_allowed(Result result) noexcept nogil:

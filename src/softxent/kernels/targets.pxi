@@ -1,4 +1,4 @@
-# Labels and weights of rows, and their targets as both kernels see them.
+# Labels and weights of rows, and their targets as the kernels see them.
 
 cdef double SMALLEST = 5e-324
 

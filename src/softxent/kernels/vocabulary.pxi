@@ -341,6 +341,7 @@ cdef extern from "row/results.hpp" namespace "softxent" nogil:
     Probabilities[double] find_probabilities[T](const T*, double R, double R_low, double e_m, double e_m_low)
     LogProbabilities[double] find_log_probabilities[T](
         const T*, double m, double R, double R_low, double m_shifted, double n0)
+    void take_plain_result[T, R](const R& result, const T* numbers, T* g, Py_ssize_t n)
     void take_result[T, R](
         const R& result, const T* numbers, const unsigned char* allowed, double not_allowed, T* g, Py_ssize_t start,
         Py_ssize_t stop, bint streaming)
@@ -354,7 +355,10 @@ cdef extern from "row/lanes.hpp" namespace "softxent" nogil:
         T* argmax
         double* rest
         T* label_class
+        T* label_logit
         T* label_amount
+        Gradient[Lanes[T]] gradient
+        Lanes[T] own_grad
 
     cdef cppclass NextRows:
         NextRows()
@@ -391,6 +395,7 @@ cdef extern from "row/lanes.hpp" namespace "softxent" nogil:
     void write_hessians[T](const Hessian[Lanes[T]]&, const Lanes[T]& own, const T* e, Py_ssize_t n, T** at)
     Lanes[T] class_in_lanes[T](const T*, Py_ssize_t c)
     double smallest_scale[T](const T*)
+    void set_m[T](LaneGroup[T]*, const Lanes[T]& m, const LaneNumbers&)
     void find_m[T](LaneGroup[T]*, const T* x, Py_ssize_t n, const LaneNumbers&)
     bint finish_lanes[T](
         LaneGroup[T]*, const Formula&, const double* share, const double* pull, const double* scales,
@@ -399,13 +404,21 @@ cdef extern from "row/lanes.hpp" namespace "softxent" nogil:
     void take_gradients[T](const LaneGroup[T]&, T* e, const T* t, Py_ssize_t n)
     void take_weighted_gradients[T](const LaneGroup[T]&, T* e, const T* class_weight, Py_ssize_t n)
     void write_gradients[T](const LaneGroup[T]&, const T* e, Py_ssize_t n, T** at)
-    void find_labels[T](LaneGroup[T]*, const T* x, Py_ssize_t n, const T* class_weight, const LaneNumbers&)
+    void find_label_classes[T](LaneGroup[T]*)
+    void set_tops[T](LaneGroup[T]*, const LaneNumbers&)
+    void find_labels[T](LaneGroup[T]*, const T* class_weight, const LaneNumbers&)
     void take_exponentials_of_lanes[T](
         LaneGroup[T]*, T* x, Py_ssize_t n, const LaneNumbers&, const NextRows&, const NextRows&)
     void take_exponentials_of_lanes[T](
         LaneGroup[T]*, T* x, Py_ssize_t n, const LaneNumbers&, const NextRows&, const NextRows&, const NextRows&)
     void find_probabilities_of_lanes[T](const T*, const LaneNumbers&, Probabilities[Lanes[T]]*)
     void find_log_probabilities_of_lanes[T](const T*, const LaneNumbers&, LogProbabilities[Lanes[T]]*)
+    RowUnit[T] unit_of[T](const LaneGroup[T]&, Py_ssize_t lane)
+    Gradient[double] of_lane[T](const Gradient[Lanes[T]]&, Py_ssize_t lane)
+    Probabilities[double] of_lane[T](const Probabilities[Lanes[T]]&, Py_ssize_t lane)
+    LogProbabilities[double] of_lane[T](const LogProbabilities[Lanes[T]]&, Py_ssize_t lane)
+    T lane_of[T](const Lanes[T]&, Py_ssize_t lane)
+    void take_off[T](const LaneGroup[T]&, const LaneNumbers&)
     void find_rests[T](
         const LaneGroup[T]&, const T* e, Py_ssize_t n, const LaneNumbers&, double* R, double* R_low)
     bint find_hessians_of_lanes[T](

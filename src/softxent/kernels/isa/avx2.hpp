@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "pieces.hpp"
+
 namespace softxent::isa {
 
 using f32 = __m256;
@@ -52,13 +54,17 @@ alignas(32) constexpr std::int32_t LANES_ON[16] = {-1, -1, -1, -1, -1, -1, -1, -
 inline __m256i mask8(int n) { return _mm256_loadu_si256(reinterpret_cast<const __m256i *>(LANES_ON + 8 - n)); }
 inline __m256i mask4(int n) { return mask8(2 * n); }
 inline f32 load_first(const float *p, int n, f32 fill) {
+    if (n == 8) return load(p);
+    if (n == 0) return fill;
     return _mm256_blendv_ps(fill, _mm256_maskload_ps(p, mask8(n)), _mm256_castsi256_ps(mask8(n)));
 }
 inline f64 load_first(const double *p, int n, f64 fill) {
+    if (n == 4) return load(p);
+    if (n == 0) return fill;
     return _mm256_blendv_pd(fill, _mm256_maskload_pd(p, mask4(n)), _mm256_castsi256_pd(mask4(n)));
 }
-inline void store_first(float *p, int n, f32 v) { _mm256_maskstore_ps(p, mask8(n), v); }
-inline void store_first(double *p, int n, f64 v) { _mm256_maskstore_pd(p, mask4(n), v); }
+inline void store_first(float *p, int n, f32 v) { n == 8 ? store(p, v) : store_pieces(p, n, v); }
+inline void store_first(double *p, int n, f64 v) { n == 4 ? store(p, v) : store_pieces(p, n, v); }
 
 inline f32 add(f32 a, f32 b) { return _mm256_add_ps(a, b); }
 inline f64 add(f64 a, f64 b) { return _mm256_add_pd(a, b); }

@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "pieces.hpp"
+
 namespace softxent::isa {
 
 using f32 = __m512;
@@ -52,8 +54,16 @@ template <class H> inline f32 load_first(const H *p, int n, f32 fill) {
 template <class H> inline void store_first(H *p, int n, f32 v) { _mm256_mask_storeu_epi16(p, mask16(n), narrow(p, v)); }
 inline f32 load_first(const float *p, int n, f32 fill) { return _mm512_mask_loadu_ps(fill, mask16(n), p); }
 inline f64 load_first(const double *p, int n, f64 fill) { return _mm512_mask_loadu_pd(fill, mask8(n), p); }
-inline void store_first(float *p, int n, f32 v) { _mm512_mask_storeu_ps(p, mask16(n), v); }
-inline void store_first(double *p, int n, f64 v) { _mm512_mask_storeu_pd(p, mask8(n), v); }
+inline void store_first(float *p, int n, f32 v) {
+    if (n == 16) return store(p, v);
+    if ((n & 8) != 0) _mm256_storeu_ps(p, _mm512_castps512_ps256(v));
+    store_pieces(p + (n & 8), n & 7, (n & 8) != 0 ? _mm512_extractf32x8_ps(v, 1) : _mm512_castps512_ps256(v));
+}
+inline void store_first(double *p, int n, f64 v) {
+    if (n == 8) return store(p, v);
+    if ((n & 4) != 0) _mm256_storeu_pd(p, _mm512_castpd512_pd256(v));
+    store_pieces(p + (n & 4), n & 3, (n & 4) != 0 ? _mm512_extractf64x4_pd(v, 1) : _mm512_castpd512_pd256(v));
+}
 
 inline f32 add(f32 a, f32 b) { return _mm512_add_ps(a, b); }
 inline f64 add(f64 a, f64 b) { return _mm512_add_pd(a, b); }

@@ -1,7 +1,9 @@
-// What the narrow kernel adds up across the classes of a tile, and what its phases know of the rows in the lanes.
+// What the narrow kernel adds up across the classes of a tile, and what its phases, and those of the middle kernel, know of
+// the rows in the lanes.
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 #include <limits>
 
 #include "../math/exp.hpp"
@@ -192,7 +194,7 @@ inline bool are_finite(const double *v, std::ptrdiff_t n) {
     return all_equal(sum - sum, Vec<double>(0));
 }
 
-// What the phases of the narrow kernel know of the rows in the lanes; see narrow.pxi.
+// What the phases of the narrow and the middle kernel know of the rows in the lanes; see narrow.pxi and middle.pxi.
 template <class S> struct alignas(64) LaneGroup {
     static constexpr int lanes = Lanes<S>::lanes;
     S m[lanes], e_m[lanes];                                    // the largest logit, and its exponential
@@ -207,17 +209,21 @@ template <class S> struct alignas(64) LaneGroup {
     std::int64_t *label;                                       // last, so that the arrays start at cache lines
 };
 
-// The maximum of each lane (NaNs are ignored), the unit that follows from it, and its exponential.
-template <class S> SOFTXENT_INLINE void find_m(LaneGroup<S> *group, const S *x, std::ptrdiff_t n, const LaneNumbers &numbers) {
-    using L = Lanes<S>;
-    L m(-std::numeric_limits<double>::infinity());
-    for (std::ptrdiff_t c = 0; c < n; ++c) m = maximum(load_lanes(x + c * L::lanes), m);
+// The maximum of each lane, the unit that follows from it, and its exponential.
+template <class S> SOFTXENT_INLINE void set_m(LaneGroup<S> *group, const Lanes<S> &m, const LaneNumbers &numbers) {
     group->unit = LanesUnit<S>(m);
     store_as_double(numbers.m, m);
     store_as_double(numbers.m_shifted, m - group->unit.shift);
     store_as_double(numbers.n0, group->unit.n0);
     store(group->m, m);
     store(group->e_m, exp(m, group->unit));
+}
+// The same, from the tile x; NaNs are ignored.
+template <class S> SOFTXENT_INLINE void find_m(LaneGroup<S> *group, const S *x, std::ptrdiff_t n, const LaneNumbers &numbers) {
+    using L = Lanes<S>;
+    L m(-std::numeric_limits<double>::infinity());
+    for (std::ptrdiff_t c = 0; c < n; ++c) m = maximum(load_lanes(x + c * L::lanes), m);
+    set_m(group, m, numbers);
 }
 
 template <class S> SOFTXENT_INLINE void find_label_classes(LaneGroup<S> *group) {
@@ -242,15 +248,11 @@ template <class S> SOFTXENT_INLINE void find_label_logits(LaneGroup<S> *group, c
     store(group->label_logit, logit);
 }
 
-// As find_sparse, for each lane, with its label as the only entry.
-template <class S>
-SOFTXENT_INLINE void find_labels(
-    LaneGroup<S> *group, const S *x, std::ptrdiff_t n, const S *class_weight, const LaneNumbers &numbers
-) {
+// As find_sparse, for each lane, with its label as the only entry, whose class and logit the group has.
+template <class S> SOFTXENT_INLINE void find_labels(LaneGroup<S> *group, const S *class_weight, const LaneNumbers &numbers) {
     using L = Lanes<S>;
     using D = AsDouble<Lanes<S>>;
     const std::int64_t *label = group->label;
-    find_label_logits(group, x, n);
     L m = load_lanes(group->m), logit = load_lanes(group->label_logit), none(-1);
     L argmax = select_equal(logit, m, load_lanes(group->label_class), none);
     D gap = load_pack_as_double<D>(group->m) - load_pack_as_double<D>(group->label_logit);
@@ -268,21 +270,25 @@ SOFTXENT_INLINE void find_labels(
     store(group->argmax, select_equal(amount, L(0), none, argmax));
 }
 
-// As find_top, for each lane, whose class is then its label. A log-sum-exp needs no class from PLAIN_LSE_FROM on.
+// Without targets, the class with the largest logit stands for the label.
+template <class S> SOFTXENT_INLINE void set_tops(LaneGroup<S> *group, const LaneNumbers &numbers) {
+    using D = AsDouble<Lanes<S>>;
+    store(group->label_logit, load_lanes(group->m));
+    store(numbers.mass, D(1));
+    store(numbers.cross, D(0));
+    store(group->rest, D(0));
+}
+// As find_top, for each lane. A log-sum-exp needs no class from PLAIN_LSE_FROM on.
 template <class S>
 SOFTXENT_INLINE void find_tops(LaneGroup<S> *group, const S *x, std::ptrdiff_t n, bool of_lse, const LaneNumbers &numbers) {
     using L = Lanes<S>;
-    using D = AsDouble<Lanes<S>>;
     L m = load_lanes(group->m), zero(0), top(0), large(0), limit(PLAIN_LSE_FROM), size = maximum(m, zero - m);
     if (of_lse) large = select_equal(maximum(size, limit), size, L(1), zero);
     if (!all_equal(large, L(1)))
         for (std::ptrdiff_t c = n - 1; c >= 0; --c) top = select_equal(load_lanes(x + c * L::lanes), m, class_number<L>(x, c), top);
     store(group->argmax, select_equal(large, zero, top, L(-1)));
     store(group->label_class, top);
-    store(group->label_logit, m);
-    store(numbers.mass, D(1));
-    store(numbers.cross, D(0));
-    store(group->rest, D(0));
+    set_tops(group, numbers);
 }
 
 // The entries of sparse targets, one row to a lane. `read` finds MOST entries of every row, from `start` on, and returns how
@@ -380,25 +386,29 @@ struct NextRows {
     SOFTXENT_INLINE void prefetch_for(std::ptrdiff_t c) const { prefetch(start + c * step, LANE_BYTES); }
 };
 
+// What is taken off the sum of all exponentials of each lane: e_m, unless the sum leaves out the argmax.
+template <class S> SOFTXENT_INLINE Lanes<S> taken_off(const LaneGroup<S> &group) {
+    return select_equal(load_lanes(group.argmax), Lanes<S>(-1), load_lanes(group.e_m), Lanes<S>(0));
+}
+
 // The logits become exponentials; R of each lane is their sum. Meanwhile the next group is prefetched.
 //
 // The sums are another sweep: the CPU has too many exponentials in flight already.
 template <class S, class... Next>
 void take_exponentials_of_lanes(LaneGroup<S> *group, S *x, std::ptrdiff_t n, const LaneNumbers &numbers, const Next &...next_rows) {
     using L = Lanes<S>;
-    S taken_off[L::lanes];
-    store(taken_off, select_equal(load_lanes(group->argmax), L(-1), load_lanes(group->e_m), L(0)));
+    S off[L::lanes];
+    store(off, taken_off(*group));
     LanesUnit<S> unit = group->unit;
     for (std::ptrdiff_t c = 0; c < n; ++c) {
         (next_rows.prefetch_for(c), ...);
         store(x + c * L::lanes, exp(load_lanes(x + c * L::lanes), unit));
     }
-    lane_sums(x, n, group->argmax, taken_off, numbers.R, numbers.R_low);
+    lane_sums(x, n, group->argmax, off, numbers.R, numbers.R_low);
 }
 
-// From this size of scale * mass on, the factor scale * mass / S is a normal number. A tile has at most 512 classes, so S is
-// below 1024 * unit_size.
-template <class S> constexpr double smallest_scale(const S *p) { return 1024 * unit_size(p) * smallest_normal(p); }
+// From this size of scale * mass on, the factor scale * mass / S is a normal number: S of n classes is below 2 n unit_size.
+template <class S> constexpr double smallest_scale(const S *p) { return 2 * GROUPED_CLASSES * unit_size(p) * smallest_normal(p); }
 
 // The logarithm of each lane, and what a z-loss adds to its mass.
 template <class S> void find_pulls(const S *, const Formula &formula, const LaneNumbers &numbers, double *pull) {
@@ -621,6 +631,43 @@ template <class S> void write_hessians(const Hessian<Lanes<S>> &all, const Lanes
     });
 }
 
+// The middle kernel: what the sweeps over one row need, from its lane.
+template <class S, int N> SOFTXENT_INLINE S lane_of(const Pack<S, N> &v, std::ptrdiff_t lane) {
+    S number;
+    std::memcpy(&number, reinterpret_cast<const char *>(&v) + lane * sizeof(S), sizeof(S));
+    return number;
+}
+template <class S> SOFTXENT_INLINE RowUnit<S> unit_of(const LaneGroup<S> &group, std::ptrdiff_t lane) {
+    RowUnit<S> unit;
+    unit.shift = lane_of(group.unit.shift, lane);
+    unit.n0 = lane_of(group.unit.n0, lane);
+    unit.lowest = lane_of(group.unit.lowest, lane);
+    unit.rounder = lane_of(group.unit.rounder, lane);
+    return unit;
+}
+template <class S, int N> SOFTXENT_INLINE Gradient<double> of_lane(const Gradient<Pack<S, N>> &all, std::ptrdiff_t lane) {
+    return {lane_of(all.factor, lane), all.smoothed ? lane_of(all.offset, lane) : S(0), 0, all.smoothed};
+}
+template <class S, int N> SOFTXENT_INLINE Probabilities<double> of_lane(const Probabilities<Pack<S, N>> &all, std::ptrdiff_t lane) {
+    return {lane_of(all.high, lane), lane_of(all.low, lane), lane_of(all.at_top, lane)};
+}
+template <class S, int N> SOFTXENT_INLINE LogProbabilities<double> of_lane(const LogProbabilities<Pack<S, N>> &all, std::ptrdiff_t lane) {
+    return {lane_of(all.m, lane), lane_of(all.high, lane), lane_of(all.low, lane)};
+}
+
+// R of each lane, where R and R_low have a sum that is not finished yet, and what was rounded off.
+template <class S> void take_off(const LaneGroup<S> &group, const LaneNumbers &numbers) {
+    using D = SomeDoubles<S>;
+    S off[Lanes<S>::lanes];
+    store(off, taken_off(group));
+    for (int i = 0; i < Lanes<S>::lanes; i += D::lanes) {
+        Carried<D> sum(load_pack<D>(numbers.R + i), load_pack<D>(numbers.R_low + i));
+        D low, R = sum.minus(load_pack_as_double<D>(off + i), &low);
+        store(numbers.R + i, R);
+        store(numbers.R_low + i, low);
+    }
+}
+
 // Where the tiles of a group of rows stand: one after the other, as far as a call needs them, null where it does not.
 template <class S> struct Tiles {
     S *x;                                                      // logits, then exponentials, then the gradient
@@ -631,6 +678,7 @@ template <class S> struct Tiles {
     S *hess;                                                   // of a HESSIAN
     S *staging;                                                // rows on their way, and a row for lanes without one
 };
+static_assert(TILE_BYTES / LANE_BYTES <= GROUPED_CLASSES, "what smallest_scale is made for");
 static_assert(TILE_BYTES / LANE_BYTES < 1 << 24, "class numbers are exact in the lanes of a float");
 static_assert(sizeof(Lanes<float>) == LANE_BYTES && sizeof(Lanes<double>) == LANE_BYTES, "what tiles are planned with");
 

@@ -27,8 +27,9 @@ struct alignas(64) RowDiagnostics {
 // is divided by it.
 struct alignas(64) RowNumbers {
     static constexpr int rows = RowDiagnostics::rows;
-    double R[rows], R_low[rows], m[rows], m_shifted[rows], n0[rows], mass[rows], cross[rows], weight[rows], unit[rows];
-    double log_high[rows], log_low[rows];                      // the logarithm as a sum of two, if a z-loss has a gradient
+    static constexpr int room = rows + Lanes<float>::lanes;    // all lanes of a group are written, wherever it begins
+    double R[room], R_low[room], m[room], m_shifted[room], n0[room], mass[room], cross[room], weight[rows], unit[rows];
+    double log_high[room], log_low[room];                      // the logarithm as a sum of two, if a z-loss has a gradient
     std::int64_t top[rows];                                    // the first class with the largest logit, if a result needs it
     RowDiagnostics diagnostics;
 };
