@@ -125,7 +125,8 @@ cdef inline bint streams_rows(const Job* job, Py_ssize_t itemsize) noexcept nogi
         return True
     return (
         (job.kind == LABELS or job.result != GRADIENT) and job.n_classes >= 4
-        and have_room(job, job.staging_tile + 1, 0) and not (job.has_sample_weight or job.has_ignored or job.has_slope or job.has_allowed))
+        and have_room(job, job.staging_tile + 1, 0)
+        and not (job.has_sample_weight or job.has_ignored or job.has_slope or job.has_allowed))
 
 
 cdef inline bint is_direct(const Layout* rows) noexcept nogil:
