@@ -293,11 +293,11 @@ struct RowResult {
     FarNumbers far;
 };
 
-// g becomes the results of the n numbers v.
+// g becomes the results of the n numbers v. In a row of a few blocks, stores across two lines cost less than a head does.
 template <class S, class R> SOFTXENT_INLINE void take_plain_result(const R &result, const S *v, S *g, std::ptrdiff_t n) {
     const R numbers = result;
-    sweep<S>(0, n, [&](auto p, std::ptrdiff_t i, auto count) { store_some(g + i, count, numbers.of(load_some(p, v + i, count, 0))); },
-        line_start(g, n));
+    const std::ptrdiff_t head = n < 8 * Block<S>::lanes ? 0 : line_start(g, n);
+    sweep<S>(0, n, [&](auto p, std::ptrdiff_t i, auto count) { store_some(g + i, count, numbers.of(load_some(p, v + i, count, 0))); }, head);
 }
 // g becomes the results of the numbers v of the classes [start, stop), and `not_allowed` where a class is not allowed.
 template <class S, class R>

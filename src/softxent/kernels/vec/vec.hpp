@@ -89,7 +89,7 @@ template <class S> SOFTXENT_INLINE std::ptrdiff_t to_line(const S *p) {
     return past == 0 ? 0 : static_cast<std::ptrdiff_t>((64 - past) / sizeof(S));
 }
 template <class S> SOFTXENT_INLINE std::ptrdiff_t line_start(const S *p, std::ptrdiff_t n) {
-    return n < 8 * Block<S>::lanes ? 0 : to_line(p);
+    return n < Block<S>::lanes ? 0 : to_line(p);
 }
 
 // f applied register by register.
