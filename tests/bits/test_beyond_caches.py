@@ -1,6 +1,7 @@
 """Results that are stored past the caches, as those are that no cache can hold, are the ones that go through it."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,6 +33,53 @@ def test_same_bits_as_in_place(dtype: str, kind: str, shape: tuple[int, ...], ax
         assert_same_results(sx.value_and_grad(logits, targets, out=out, **options), expected[reduction])
         assert np.isnan(memory[:offset]).all()
         assert np.isnan(memory[offset + logits.size :]).all()
+
+
+def impossible_label(x: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    x[5, labels[5]] = -np.inf
+    return {}
+
+
+def light_row(x: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    return {"sample_weight": np.where(np.arange(len(x)) == 5, 1e-300 if x.dtype == np.float64 else 1e-30, 1)}
+
+
+def light_class(x: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    labels[5] = 3
+    return {"weight": np.where(np.arange(x.shape[1]) == 3, 1e-290 if x.dtype == np.float64 else 1e-25, 1)}
+
+
+def gap_beyond_the_range(x: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    x[5] = -np.finfo(x.dtype).max
+    x[5, 0] = np.finfo(x.dtype).max
+    return {}
+
+
+@pytest.mark.usefixtures("level")
+@pytest.mark.parametrize("spoil", [impossible_label, light_row, light_class, gap_beyond_the_range])
+@pytest.mark.parametrize("n_classes", [101, 131, 1001])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_rows_that_only_the_wide_kernel_takes(dtype: str, n_classes: int, spoil: Callable[..., dict[str, Any]]) -> None:
+    """Their groups are visited row by row, wherever in a cache line a row starts."""
+    logits, labels = problem(((1 << 22) // n_classes + 40, n_classes), "labels", dtype)
+    options = {**spoil(logits, labels), "reduction": "sum", "n_threads": 1}
+    in_place = logits.copy()
+    expected = sx.value_and_grad(in_place, labels, out=in_place, **options)
+    assert_same_results(sx.value_and_grad(logits, labels, **options), expected)
+
+
+@pytest.mark.usefixtures("level", "several_threads")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_last_stretch_of_a_few_vectors(dtype: str) -> None:
+    n = 255 * 16_448 + 100
+    logits, labels = problem((1, n), "labels", dtype)
+    in_place = logits.copy()
+    expected = sx.value_and_grad(in_place, labels, out=in_place, n_threads=1)
+    p = sx.softmax(logits, n_threads=1)
+    for n_threads in (1, 2):
+        out = np.empty(n + 32, dtype)[1 : n + 1].reshape(1, n)
+        assert_same_results(sx.value_and_grad(logits, labels, out=out, n_threads=n_threads), expected)
+        np.testing.assert_array_equal(sx.softmax(logits, out=out, n_threads=n_threads), p)
 
 
 RESULTS: dict[str, Callable[..., np.ndarray]] = {

@@ -155,6 +155,18 @@ def test_signs_of_zeros(dtype: str, n_classes: int, options: dict[str, float]) -
         assert_same_results((loss, out), (losses[0], grad[0]))
 
 
+@pytest.mark.parametrize("n_classes", [20, 200, 700])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_signs_of_zeros_of_a_class_without_weight(dtype: str, n_classes: int) -> None:
+    logits, labels = np.random.default_rng(0).normal(size=(9, n_classes)).astype(dtype), np.arange(9)
+    weight = np.arange(n_classes) != 3
+    options = {"weight": weight, "reduction": "none"}
+    _, grad = sx.value_and_grad(logits, labels, sample_weight=np.full(9, -1.0), **options)
+    for i in range(9):
+        _, alone = sx.value_and_grad(logits[i : i + 1], labels[i : i + 1], sample_weight=[-1.0], **options)
+        assert_same_bits(alone[0], grad[i])
+
+
 @given(
     st.data(),
     st.tuples(st.integers(1, 40), st.one_of(st.integers(1, 20), st.sampled_from(CLASSES))),

@@ -398,8 +398,9 @@ def test_a_divisor_of_next_to_nothing(dtype: str, n_rows: int) -> None:
 
 
 @pytest.mark.parametrize("n_rows", [1, N_ROWS])
+@pytest.mark.parametrize("n_classes", [3, 300])
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_weights_that_only_a_product_brings_into_range(dtype: str, n_rows: int) -> None:
+def test_weights_that_only_a_product_brings_into_range(dtype: str, n_classes: int, n_rows: int) -> None:
     """Two whose product is too large, and small probabilities; one that is too large itself, and a small one."""
     large = 1e20 if dtype == "float32" else 1e170
     spread = 1 if dtype == "float32" else 8
@@ -407,14 +408,15 @@ def test_weights_that_only_a_product_brings_into_range(dtype: str, n_rows: int) 
         (np.array([0, -50, -90]) * spread, 0, large, large),
         (np.array([0, -1, -2]), 1, 1 / large, large * large if dtype == "float32" else 1e305),
     ):
-        p = np.exp(logits.astype(float))
+        row = np.pad(logits.astype(float), (0, n_classes - 3), constant_values=-np.inf)
+        p = np.exp(row)
         p /= p.sum()
         others = np.delete(p, label).sum()
-        expected = weight * np.where(np.arange(3) == label, -others, p) * sample_weight
+        expected = weight * np.where(np.arange(n_classes) == label, -others, p) * sample_weight
         loss, grad = sx.value_and_grad(
-            np.stack([logits.astype(dtype)] * n_rows),
+            np.stack([row.astype(dtype)] * n_rows),
             [label] * n_rows,
-            weight=[weight] * 3,
+            weight=[weight] * n_classes,
             sample_weight=[sample_weight] * n_rows,
             reduction="sum",
         )

@@ -3,11 +3,11 @@
 cdef Py_ssize_t LONGEST_ROW = <Py_ssize_t> 1 << 56
 
 cdef enum:
-    NARROW_FLOATS = 320         # classes: up to here the narrow kernel is faster (measured)
+    NARROW_FLOATS = 320         # classes: up to here the narrow kernel is faster than the wide one (measured)
     NARROW_DOUBLES = 224
     NARROW_ACROSS_BYTES = 1024  # of a row, where the wide kernel would visit the rows in panels
-    FEW_ROWS = 8                # with fewer rows it is not
-    MIDDLE_CLASSES = 128        # from here to GROUPED_CLASSES the middle kernel is faster for plain rows (measured)
+    MIDDLE_CLASSES = 128        # from here to GROUPED_CLASSES the middle kernel is the fastest, if it takes the call
+    FEW_ROWS = 8                # with fewer rows the wide kernel is faster than both
     MAX_LANES = 32
     FEW_PANEL_ROWS = 4          # panels of fewer rows do not pay
     NEAR_PANEL = 524288         # bytes of the panels of a thread that stay in a cache near the core

@@ -78,13 +78,14 @@ cdef inline Py_ssize_t visit_group(
 ) noexcept nogil:
     """Visit a group of at most `most` rows from i on, the first of which is row k of `numbers`; returns how many."""
     cdef LaneNumbers of_lanes = LaneNumbers(numbers[0], k)
-    cdef Py_ssize_t count
+    cdef Py_ssize_t size = lanes_of(tag) if job.by_lanes else job.group_rows, count = min(most, size), n_groups
     cdef bint done
     if job.by_lanes:
-        count = min(most, lanes_of(tag))
         done = visit_lanes(job, i, count, label, tag, &of_lanes)
     else:
-        count = min(most, job.group_rows)
+        # Groups of about the same size: what is found for all rows at once takes as long for a few.
+        n_groups = (most + size - 1) // size
+        count = (most + n_groups - 1) // n_groups
         done = visit_middle(job, i, count, label, tag, &of_lanes)
     if not done:
         visit_one_by_one(job, i, count, label, tag, numbers, k)

@@ -88,7 +88,7 @@ cdef inline void take_exponentials_of_rows(
 cdef inline bint find_group_scales(
     const Job* job, Py_ssize_t count, const LaneNumbers* numbers, double* scales, const real* tag
 ) noexcept nogil:
-    """As find_scales. False also if finish_lanes would refuse the scales; it does not see a z-loss here."""
+    """As find_scales. False also if finish_lanes would refuse scale * mass, as long as no z-loss is in the mass."""
     cdef double[MAX_LANES] weight
     cdef double size
     cdef Py_ssize_t lane
@@ -156,7 +156,7 @@ cdef inline bint take_results_of_rows(
 cdef bint visit_middle(
     const Job* job, Py_ssize_t i, Py_ssize_t count, const int64_t* label, const real* tag, LaneNumbers* numbers
 ) noexcept nogil:
-    """As visit_lanes."""
+    """As visit_lanes. But where it returns False, exponentials may have been stored. The logits are what they were."""
     cdef Tile[real] staging
     cdef GroupRows rows
     cdef LaneGroup[real] group
@@ -168,8 +168,8 @@ cdef bint visit_middle(
     memcpy(labels, label, count * sizeof(int64_t))
     place_group(job, i, count, staging.space, &rows)
     find_classes_of_rows(job, &rows, &group, numbers)
-    # What only the wide kernel takes is found before exponentials are stored, since they may overwrite the logits. They
-    # do not if there is a z-loss or smoothing.
+    # What only the wide kernel takes is found before exponentials are stored, since they may overwrite the logits. With
+    # a z-loss or smoothing it is found later: see rows_of_group, which takes no such call in place.
     if real is double and not are_finite(numbers.cross, lanes_of(tag)):
         return False
     if job.result == LOGSUMEXP and not are_finite(numbers.m, lanes_of(tag)):

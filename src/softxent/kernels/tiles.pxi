@@ -140,7 +140,7 @@ cdef inline bint place_results(
 cdef inline void stream_results(
     const Layout* rows, Py_ssize_t i, Py_ssize_t count, Py_ssize_t n, const real* staging, bint staged
 ) noexcept nogil:
-    """Store the rows that place_results has in `staging`, past the caches; nothing if they are not there."""
+    """Store the rows that were made in `staging`, past the caches; nothing if they are not there."""
     if staged:
         stream_row(staging, <real*> row_address(rows, i), count * n)
 

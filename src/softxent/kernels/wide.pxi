@@ -180,7 +180,7 @@ cdef inline RowScaling finish_row(
     if sums.argmax >= 0 and R < e_m:
         scaling.own_class = sums.argmax
         scaling.own_grad = factors.grad_at_argmax
-    if fabs(factors.factor) < smallest_normal(x):
+    if fabs(factors.factor) < smallest_normal(x) and scale * mass != 0:
         # The target has almost no mass. To keep the digits of the factor, the exponentials lose their unit first.
         scaling.unscale = 1 / unit_size(x)
         factors.factor = scale * mass / (whole.sum / unit_size(x))

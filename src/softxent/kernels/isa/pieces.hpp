@@ -1,4 +1,4 @@
-// The first n lanes of a register, stored in pieces of 128, 64 and 32 bits. A masked store takes longer on AMD's CPUs.
+// The first n lanes of 256 bits, stored in pieces of 128, 64 and 32 bits. A masked store takes longer on AMD's CPUs.
 #pragma once
 
 #include <immintrin.h>

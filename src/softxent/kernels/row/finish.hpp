@@ -11,7 +11,7 @@
 // the sum of all weights. z_loss adds z lse^2 to the loss, so 2 z lse p_j to the gradient: there T grows by 2 z lse, and t
 // does not.
 //
-// D is a double for the one row of the wide kernel, and a Vec<double> for several rows of the narrow kernel.
+// D is a double for the one row of the wide kernel, and a Vec<double> for several rows of the other two.
 #pragma once
 
 #include "../job.hpp"

@@ -35,7 +35,7 @@ struct alignas(64) RowNumbers {
 };
 static_assert(RowNumbers::rows % Lanes<float>::lanes == 0 && RowNumbers::rows % Lanes<double>::lanes == 0, "whole groups");
 
-// The numbers of the rows in the lanes of the narrow kernel, which are those from row k on.
+// The numbers of the rows in the lanes of the narrow or the middle kernel, which are those from row k on.
 struct LaneNumbers {
     double *R, *R_low, *m, *m_shifted, *n0, *mass, *cross, *weight, *log_high, *log_low;
     RowDiagnostics *diagnostics;                               // of all rows

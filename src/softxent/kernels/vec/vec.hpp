@@ -82,8 +82,8 @@ template <class S> using Lanes = Pack<S, 2 * registers_of_vec<S>>;      // as ma
 template <class S> constexpr std::ptrdiff_t vec_lanes(const S *) { return Vec<S>::lanes; }
 template <class S> constexpr std::ptrdiff_t lanes_of(const S *) { return Lanes<S>::lanes; }
 
-// How many elements from p on a cache line starts. line_start is the same for a row of n elements, but 0 if the row is
-// too short for that to matter.
+// How many elements from p on a cache line starts. line_start is the same for a row of n elements, but 0 if the row has no
+// whole Block: `stream` takes a Block only where a cache line starts.
 template <class S> SOFTXENT_INLINE std::ptrdiff_t to_line(const S *p) {
     const std::size_t past = reinterpret_cast<std::size_t>(p) % 64;
     return past == 0 ? 0 : static_cast<std::ptrdiff_t>((64 - past) / sizeof(S));
@@ -206,7 +206,7 @@ SOFTXENT_INLINE void prefetch(const char *p, std::ptrdiff_t bytes) {
     for (std::ptrdiff_t i = 0; i < bytes; i += 64) SOFTXENT_PREFETCH(p + i);
 }
 
-// The memory of the narrow kernel, on the stack.
+// The memory of the narrow and the middle kernel, on the stack.
 template <class S> struct alignas(64) Tile { S space[TILE_BYTES / sizeof(S)]; };
 
 // Rows to columns and back. There are as many rows as a register has lanes; row i has n elements at at[i]. Column c is
