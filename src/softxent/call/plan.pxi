@@ -121,7 +121,7 @@ cdef inline bint streams_rows(const Job* job, Py_ssize_t itemsize) noexcept nogi
     """Whether rows that lie one after the other are made in memory near the core, and stored past the caches."""
     if job.grad.n_axes != 1 or job.grad.step != itemsize * job.n_classes:
         return False
-    if job.group_rows > 0:
+    if not job.by_lanes:
         return True
     return (
         (job.kind == LABELS or job.result != GRADIENT) and job.n_classes >= 4
@@ -177,7 +177,9 @@ cdef void make_plan(Job* job, bint in_place, int n_threads) noexcept nogil:
     direct = direct and not copies
     job.group_rows = rows_of_group(job, direct, in_place, itemsize)
     job.by_lanes = job.group_rows == 0 and fits_lanes(job, direct, itemsize)
-    if job.group_rows == 0 and not job.by_lanes and not job.by_stretches:
+    if job.by_lanes:
+        job.group_rows = LANE_BYTES // itemsize
+    if job.group_rows == 0 and not job.by_stretches:
         place_panels(job, itemsize)
         makes_target = job.builds_target or (job.kind == DISTRIBUTIONS and not is_direct(&job.targets))
         copies = copies_second(job)
@@ -189,8 +191,6 @@ cdef void make_plan(Job* job, bint in_place, int n_threads) noexcept nogil:
         if job.by_lanes and job.result == HESSIAN:
             job.streaming = False
         elif job.group_rows > 0:
-            job.streaming = streams_rows(job, itemsize)
-        elif job.by_lanes:
             job.streaming = direct and streams_rows(job, itemsize) or (
                 job.grad.typed and job.grad.step == itemsize and job.grad.class_stride % CACHE_LINE == 0)
         elif job.grad.panel >= 0:
@@ -203,7 +203,7 @@ cdef void make_plan(Job* job, bint in_place, int n_threads) noexcept nogil:
         job.grad.loadable or (job.grad.packed and job.grad.element in (FLOAT32, FLOAT64)))
     direct = direct and not job.has_slope and not job.grad_is_input and not copies and (
         (job.has_grad and not job.keeps_logits) or not job.transforms) and (not job.streaming or job.grad.panel >= 0)
-    if job.by_lanes:
+    if job.group_rows > 0:
         job.scratch_rows = 0
     elif copies:
         job.scratch_rows = VECTOR_ROW + 1

@@ -78,9 +78,10 @@ cdef inline Py_ssize_t visit_group(
 ) noexcept nogil:
     """Visit a group of at most `most` rows from i on, the first of which is row k of `numbers`; returns how many."""
     cdef LaneNumbers of_lanes = LaneNumbers(numbers[0], k)
-    cdef Py_ssize_t size = lanes_of(tag) if job.by_lanes else job.group_rows, count = min(most, size), n_groups
+    cdef Py_ssize_t size = job.group_rows, count, n_groups
     cdef bint done
     if job.by_lanes:
+        count = min(most, size)
         done = visit_lanes(job, i, count, label, tag, &of_lanes)
     else:
         # Groups of about the same size: what is found for all rows at once takes as long for a few.
@@ -118,7 +119,7 @@ cdef void visit_block(
         k = 0
         known = False
         while k < count:
-            if job.by_lanes or job.group_rows > 0:
+            if job.group_rows > 0:
                 k += visit_group(job, i + k, count - k, label + k, scratch, &numbers, k)
             else:
                 known = visit_row_of(

@@ -145,7 +145,7 @@ struct Job {
     int target_tile = 0, slope_tile = 0, kept_tile = 0;        // its tiles after that of the logits; 0 for none
     int second_tile = 0;                                       // of vectors, or of the diagonal of a Hessian
     int staging_tile = 1;                                      // the tile after these, or the rest of their space
-    std::ptrdiff_t group_rows = 0;                             // rows of a group of the middle kernel; 0: it does not visit them
+    std::ptrdiff_t group_rows = 0;                             // that the narrow or the middle kernel visits at once; 0: the wide one
     bool by_stretches = false;                                 // all threads work on one row after the other
     bool converts_stores = false;                              // gradients are converted as they are stored
     bool streaming = false;                                    // the gradient is stored past the caches

@@ -679,6 +679,7 @@ template <class S> struct Tiles {
     S *staging;                                                // rows on their way, and a row for lanes without one
 };
 static_assert(TILE_BYTES / LANE_BYTES <= GROUPED_CLASSES, "what smallest_scale is made for");
+static_assert(GROUP_BYTES <= TILE_BYTES, "the results of a group are made in a Tile");
 static_assert(TILE_BYTES / LANE_BYTES < 1 << 24, "class numbers are exact in the lanes of a float");
 static_assert(sizeof(Lanes<float>) == LANE_BYTES && sizeof(Lanes<double>) == LANE_BYTES, "what tiles are planned with");
 
