@@ -6,6 +6,7 @@ be loaded as they are, as long as its tiles fit; the middle one groups of rows i
 
 from functools import cache
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from support import (
     Layout,
     assert_same_bits,
     assert_same_results,
+    computed_in,
     layouts,
     row_by_row,
     sparse,
@@ -71,6 +73,66 @@ def test_sparse_targets_alone_or_among_others(dtype: str, n_entries: int) -> Non
         row = slice(i, i + 1)
         alone = sx.value_and_grad(logits[row], tuple(t[row] for t in targets), reduction="none")
         assert_same_results(alone, (losses[row], grad[row]))
+
+
+TRANSFORMS: dict[str, dict[str, float]] = {
+    "nothing": {},
+    "a temperature below 1": {"temperature": 0.7},
+    "a temperature above 1": {"temperature": 1.7},
+    "a cap": {"softcap": 5.0},
+    "a temperature and a cap": {"temperature": 0.5, "softcap": 30.0},
+}
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("n_classes", [130, 345, 700])
+@pytest.mark.parametrize("dtype", FLOATS + HALVES)
+def test_options_alone_or_among_others(dtype: str, n_classes: int, transform: str, masked: bool) -> None:
+    """What the middle kernel makes of any row, next to what the wide one does."""
+    shape = (34, n_classes)
+    rng = np.random.default_rng(n_classes)
+    logits, labels = problem(shape, "labels", dtype)
+    weight = np.where(rng.random(n_classes) < 0.1, 0, rng.random(n_classes)).astype(computed_in(logits))
+    amounts = problem(shape, "distributions", dtype)[1], sparse(shape, 3, dtype)
+    rows = {"where": (rng.random(shape) < 0.8) & (np.arange(34)[:, np.newaxis] % 9 != 8)} if masked else {}
+    own = TRANSFORMS[transform]
+    of_loss = {"label_smoothing": 0.1, "z_loss": 1e-3, **own}
+    calls = [
+        *((function, own, logits) for function in (sx.softmax, sx.log_softmax, sx.logsumexp, sx.evaluate)),
+        (sx.evaluate, own, logits, labels),
+        *((losses_and_grad, options, logits, labels) for options in (own, of_loss, of_loss | {"weight": weight})),
+        *((losses_and_grad, options, logits, targets) for options in (own, of_loss) for targets in amounts),
+    ]
+    for function, options, *given in calls:
+        together = as_tuple(function(*given, **options, **rows))
+        for i in range(34):
+            row = slice(i, i + 1)
+            alone = function(*(part_of(array, row) for array in given), **options, **{k: v[row] for k, v in rows.items()})
+            assert_same_results(as_tuple(alone), [result[row] for result in together])
+
+
+def losses_and_grad(*given: Any, **options: Any) -> tuple[np.ndarray, ...]:
+    """Losses, of which a call without a gradient gives the same; and the gradient, also in place and as another dtype."""
+    losses, grad = sx.value_and_grad(*given, **options, reduction="none")
+    assert_same_bits(sx.cross_entropy(*given, **options, reduction="none"), losses)
+    logits, targets = given
+    in_place = logits.copy()
+    converted = np.empty(logits.shape, "float32" if logits.dtype == "float64" else "float64")
+    for into, x in ((in_place, in_place), (converted, logits)):
+        assert_same_bits(sx.value_and_grad(x, targets, **options, reduction="none", out=into)[0], losses)
+    assert_same_bits(in_place, grad)
+    return losses, grad, converted
+
+
+def part_of(array: Any, rows: slice) -> Any:
+    return tuple(part[rows] for part in array) if isinstance(array, tuple) else array[rows]
+
+
+def as_tuple(results: Any) -> tuple[np.ndarray, ...]:
+    """The arrays of a result with a number for each row."""
+    every = results if isinstance(results, tuple) else (results,)
+    return tuple(result for result in every if np.ndim(result) > 0)
 
 
 @pytest.mark.parametrize("order", ORDERS)

@@ -7,6 +7,8 @@ cdef enum:
     NARROW_DOUBLES = 224
     NARROW_ACROSS_BYTES = 1024  # of a row, where the wide kernel would visit the rows in panels
     MIDDLE_CLASSES = 128        # from here to GROUPED_CLASSES the middle kernel is the fastest, if it takes the call
+    MIDDLE_WITH_WORK = 192      # the same, if there is more to do for each row
+    NEAR_ROW = 8192             # bytes that a row may need there with some options (measured)
     FEW_ROWS = 8                # with fewer rows the wide kernel is faster than both
     MAX_LANES = 32
     FEW_PANEL_ROWS = 4          # panels of fewer rows do not pay
@@ -99,20 +101,41 @@ cdef inline bint fits_lanes(const Job* job, bint direct, Py_ssize_t itemsize) no
         job.n_classes <= (NARROW_DOUBLES if job.in_double else NARROW_FLOATS) and job.n_rows >= FEW_ROWS)
 
 
-cdef inline Py_ssize_t rows_of_group(const Job* job, bint direct, bint in_place, Py_ssize_t itemsize) noexcept nogil:
-    """How many rows the middle kernel visits at once; 0 if it does not take this call.
+cdef inline bint is_near(const Job* job, bint converts, Py_ssize_t itemsize) noexcept nogil:
+    """Whether what a row needs is so small that a group of rows stays near the core."""
+    cdef Py_ssize_t bytes_of_class = job.logits.class_stride + itemsize
+    if job.kind == DISTRIBUTIONS:
+        bytes_of_class += job.targets.class_stride
+    if job.formula.weighs:
+        bytes_of_class += itemsize
+    if converts:
+        bytes_of_class += job.grad.class_stride
+    return job.n_classes * bytes_of_class <= NEAR_ROW
 
-    It is for rows with a label or without a target, whose logits are those of the softmax.
-    """
-    cdef bint is_plain = job.kind == LABELS and job.result == GRADIENT or job.kind == NO_TARGET and job.result in (
-        SOFTMAX, LOG_SOFTMAX, LOGSUMEXP)
-    if not (is_plain and direct) or job.by_stretches or job.n_rows < FEW_ROWS:
+
+cdef inline Py_ssize_t rows_of_group(const Job* job, bint in_place, Py_ssize_t itemsize) noexcept nogil:
+    """How many rows the middle kernel visits at once; 0 if it does not take this call."""
+    cdef bint loads = job.logits.loadable and not (job.has_allowed and not job.allowed.packed)
+    cdef bint takes_result = job.result == GRADIENT or (
+        job.kind == NO_TARGET and job.result in (SOFTMAX, LOG_SOFTMAX, LOGSUMEXP))
+    cdef bint takes_target = not job.builds_target and (job.kind != DISTRIBUTIONS or job.targets.direct)
+    cdef bint has_diagnostics = job.diagnostics.argmax != NULL, converts = job.has_grad and not job.grad.direct
+    cdef bint works_more = (
+        job.transform.cap > 0 or job.formula.weighs or job.kind == SPARSE or converts or has_diagnostics
+        or not job.logits.direct)
+    cdef bint needs_more = job.transforms or job.formula.weighs or job.kind == DISTRIBUTIONS or converts
+    if job.by_stretches or job.n_rows < FEW_ROWS or job.n_classes > GROUPED_CLASSES:
         return 0
-    if job.transforms or job.has_allowed or job.builds_target or job.diagnostics.argmax != NULL or job.formula.weighs:
+    if job.n_classes < (MIDDLE_WITH_WORK if works_more else MIDDLE_CLASSES):
         return 0
-    if in_place and (job.formula.z_loss != 0 or job.formula.smoothing != 0):
+    if not (loads and takes_result and takes_target) or (job.has_grad and not job.grad.packed):
         return 0
-    if not MIDDLE_CLASSES <= job.n_classes <= GROUPED_CLASSES:
+    if has_diagnostics and (job.formula.smoothing != 0 or job.kind == SPARSE or job.kind == DISTRIBUTIONS):
+        return 0
+    # The wide kernel must find the logits as they were if it is to visit a group after all.
+    if in_place and job.grad.direct and (job.transforms or job.formula.z_loss != 0 or job.formula.smoothing != 0):
+        return 0
+    if needs_more and not is_near(job, converts, itemsize):
         return 0
     return min(GROUP_BYTES // (job.n_classes * itemsize), LANE_BYTES // itemsize)
 
@@ -175,7 +198,7 @@ cdef void make_plan(Job* job, bint in_place, int n_threads) noexcept nogil:
     job.n_threads = n_threads if job.by_stretches else min(n_threads, job.n_rows)
     place_tiles(job)
     direct = direct and not copies
-    job.group_rows = rows_of_group(job, direct, in_place, itemsize)
+    job.group_rows = rows_of_group(job, in_place, itemsize)
     job.by_lanes = job.group_rows == 0 and fits_lanes(job, direct, itemsize)
     if job.by_lanes:
         job.group_rows = LANE_BYTES // itemsize

@@ -341,10 +341,11 @@ cdef extern from "row/results.hpp" namespace "softxent" nogil:
     Probabilities[double] find_probabilities[T](const T*, double R, double R_low, double e_m, double e_m_low)
     LogProbabilities[double] find_log_probabilities[T](
         const T*, double m, double R, double R_low, double m_shifted, double n0)
-    void take_plain_result[T, R](const R& result, const T* numbers, T* g, Py_ssize_t n)
     void take_result[T, R](
-        const R& result, const T* numbers, const unsigned char* allowed, double not_allowed, T* g, Py_ssize_t start,
+        const R& result, const T* numbers, const unsigned char* allowed, double masked, T* g, Py_ssize_t start,
         Py_ssize_t stop, bint streaming)
+    void take_result_in[T, R](
+        const R& result, const T* numbers, const unsigned char* allowed, double masked, T* g, Py_ssize_t n)
 
 cdef extern from "row/lanes.hpp" namespace "softxent" nogil:
     cdef cppclass LaneGroup[T]:
@@ -358,7 +359,19 @@ cdef extern from "row/lanes.hpp" namespace "softxent" nogil:
         T* label_logit
         T* label_amount
         Gradient[Lanes[T]] gradient
-        Lanes[T] own_grad
+        Lanes[T] own_class, own_grad
+
+    cdef cppclass GroupRows[T]:
+        GroupRows()
+        const char** given
+        char** stored
+        T** staged
+        T** slope
+        const unsigned char** allowed
+        Target[T]* target
+        const T** x
+        T** made
+        Py_ssize_t count, n, to_next_group
 
     cdef cppclass NextRows:
         NextRows()

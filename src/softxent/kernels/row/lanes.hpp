@@ -646,7 +646,7 @@ template <class S> SOFTXENT_INLINE RowUnit<S> unit_of(const LaneGroup<S> &group,
     return unit;
 }
 template <class S, int N> SOFTXENT_INLINE Gradient<double> of_lane(const Gradient<Pack<S, N>> &all, std::ptrdiff_t lane) {
-    return {lane_of(all.factor, lane), all.smoothed ? lane_of(all.offset, lane) : S(0), 0, all.smoothed};
+    return {lane_of(all.factor, lane), lane_of(all.offset, lane), lane_of(all.minus, lane), all.smoothed};
 }
 template <class S, int N> SOFTXENT_INLINE Probabilities<double> of_lane(const Probabilities<Pack<S, N>> &all, std::ptrdiff_t lane) {
     return {lane_of(all.high, lane), lane_of(all.low, lane), lane_of(all.at_top, lane)};
@@ -654,6 +654,19 @@ template <class S, int N> SOFTXENT_INLINE Probabilities<double> of_lane(const Pr
 template <class S, int N> SOFTXENT_INLINE LogProbabilities<double> of_lane(const LogProbabilities<Pack<S, N>> &all, std::ptrdiff_t lane) {
     return {lane_of(all.m, lane), lane_of(all.high, lane), lane_of(all.low, lane)};
 }
+
+// Where the rows of such a group are, as far as a call has them.
+template <class S> struct GroupRows {
+    static constexpr int lanes = Lanes<S>::lanes;
+    const char *given[lanes];                                  // the logits
+    char *stored[lanes];                                       // where the results go
+    S *staged[lanes], *slope[lanes];
+    const unsigned char *allowed[lanes];
+    Target<S> target[lanes];                                   // not filled in where labels are in lanes: see takes_targets
+    const S *const *x;                                         // the logits of the softmax
+    S *const *made;                                            // where these are made, then the exponentials, then the results
+    std::ptrdiff_t count, n, to_next_group;                    // bytes from the given logits to those of the next group, or 0
+};
 
 // R of each lane, where R and R_low have a sum that is not finished yet, and what was rounded off.
 template <class S> void take_off(const LaneGroup<S> &group, const LaneNumbers &numbers) {
@@ -679,7 +692,7 @@ template <class S> struct Tiles {
     S *staging;                                                // rows on their way, and a row for lanes without one
 };
 static_assert(TILE_BYTES / LANE_BYTES <= GROUPED_CLASSES, "what smallest_scale is made for");
-static_assert(GROUP_BYTES <= TILE_BYTES, "the results of a group are made in a Tile");
+static_assert(2 * GROUP_BYTES <= TILE_BYTES, "the results of a group are made in a Tile, and so are slopes");
 static_assert(TILE_BYTES / LANE_BYTES < 1 << 24, "class numbers are exact in the lanes of a float");
 static_assert(sizeof(Lanes<float>) == LANE_BYTES && sizeof(Lanes<double>) == LANE_BYTES, "what tiles are planned with");
 

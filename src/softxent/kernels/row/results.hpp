@@ -293,22 +293,26 @@ struct RowResult {
     FarNumbers far;
 };
 
-// g becomes the results of the n numbers v. In a row of a few blocks, stores across two lines cost less than a head does.
-template <class S, class R> SOFTXENT_INLINE void take_plain_result(const R &result, const S *v, S *g, std::ptrdiff_t n) {
-    const R numbers = result;
-    const std::ptrdiff_t head = n < 8 * Block<S>::lanes ? 0 : line_start(g, n);
-    sweep<S>(0, n, [&](auto p, std::ptrdiff_t i, auto count) { store_some(g + i, count, numbers.of(load_some(p, v + i, count, 0))); }, head);
-}
-// g becomes the results of the numbers v of the classes [start, stop), and `not_allowed` where a class is not allowed.
+// g becomes the results of the numbers v of the classes [start, stop). `masked` is both the number and the result of a class
+// that is not allowed.
 template <class S, class R>
 void take_result(
-    const R &result, const S *v, const unsigned char *allowed, double not_allowed, S *g, std::ptrdiff_t start, std::ptrdiff_t stop,
+    const R &result, const S *v, const unsigned char *allowed, double masked, S *g, std::ptrdiff_t start, std::ptrdiff_t stop,
     bool streaming
 ) {
     const R numbers = result;
-    store_results(g, allowed, not_allowed, start, stop, streaming, [&](auto p, std::ptrdiff_t i, auto count) {
+    allowed = needed_mask<S>(allowed, numbers, masked);
+    store_results(g, allowed, masked, start, stop, streaming, [&](auto p, std::ptrdiff_t i, auto count) {
         return numbers.of(load_some(p, v + i, count, 0));
     });
+}
+// The same for the n numbers of a row of a few blocks, where stores across two lines cost less than a head does.
+template <class S, class R>
+SOFTXENT_INLINE void take_result_in(const R &result, const S *v, const unsigned char *allowed, double masked, S *g, std::ptrdiff_t n) {
+    if (needed_mask<S>(allowed, result, masked) != nullptr) return take_result(result, v, allowed, masked, g, 0, n, false);
+    const R numbers = result;
+    const std::ptrdiff_t head = n < 8 * Block<S>::lanes ? 0 : line_start(g, n);
+    sweep<S>(0, n, [&](auto p, std::ptrdiff_t i, auto count) { store_some(g + i, count, numbers.of(load_some(p, v + i, count, 0))); }, head);
 }
 
 }  // namespace softxent

@@ -94,7 +94,7 @@ template <class S> bool are_moderate(const S *x, std::ptrdiff_t n) {
 // What a sweep finds in the logits that it makes.
 struct Taken {
     double m;                                                  // the largest; NaNs are ignored
-    bool all_finite;                                           // as far as they were divided by a temperature
+    bool all_finite;                                           // not looked for if no temperature below 1 divides them
 };
 
 // The logits z of the softmax for the classes [start, stop), from logits x, which may be z. `allowed` is null, or has a
@@ -108,12 +108,15 @@ Taken make_logits(
     const double fill = static_cast<double>(x[start]);         // a logit of this row, so that the largest stays the largest
     const Divisor<S> temperature(transform.temperature);
     Largest<S> most;
-    bool all_finite = true;
+    Vec<S> sum(0);                                             // not finite if a quotient is not
     const auto make = [&](auto divides, auto caps) {
         sweep<S>(start, stop, [&](auto p, std::ptrdiff_t i, auto count) {
             using P = decltype(p);
             P v = load_some(p, x + i, count, fill), d(1);
-            if (divides) v = temperature.under(v, &all_finite);
+            if (divides) {
+                v = temperature.under(v);
+                if (transform.temperature < 1) sum = sum + fold_sum(v);
+            }
             if (caps) v = P(cap) * tanh(v * P(inverse_cap), &d);
             if (allowed != nullptr) {
                 v = select_some(allowed + i, count, v, P(-INF));
@@ -131,7 +134,7 @@ Taken make_logits(
     } else {
         make(std::false_type(), std::false_type());
     }
-    return {most.value(), all_finite};
+    return {most.value(), all_equal(sum - sum, Vec<S>(0))};
 }
 template <class S>
 Taken take_logits(
@@ -381,6 +384,14 @@ template <class S> void multiply(S *v, double factor, std::ptrdiff_t n) {
     for (std::ptrdiff_t i = 0; i < n; ++i) v[i] *= static_cast<S>(factor);
 }
 
+// `allowed`, or null if the results are right without: `masked` is both the number and the result of a class that is not allowed.
+template <class S, class R>
+const unsigned char *needed_mask(const unsigned char *allowed, const R &result, double masked) {
+    if (allowed == nullptr) return nullptr;
+    const double made = lane0(result.of(Vec<S>(masked)));
+    return made == masked && std::signbit(made) == std::signbit(masked) ? nullptr : allowed;
+}
+
 // g becomes the gradient of the exponentials e of the classes [start, stop); t and `allowed` may be null, e may be g.
 // Before, the exponentials are multiplied by `unscale`. If g has another type than e, gradients are rounded as they are stored.
 template <class S, class G>
@@ -390,6 +401,7 @@ void take_gradient(
 ) {
     if (unscale != 1) multiply(e + start, unscale, stop - start);
     const Gradient<double> numbers = gradient;
+    if (t == nullptr) allowed = needed_mask<S>(allowed, numbers, 0);
     std::ptrdiff_t head = 0;
     // Whole blocks start at a cache line, wherever the row does: a store across two lines costs twice.
     if constexpr (std::is_same_v<S, G>) head = line_start(g + start, stop - start);

@@ -484,27 +484,22 @@ SOFTXENT_INLINE double total(const Vec<double> &v) {
     return isa::total(fold<1>(v, [](auto a, auto b) { return isa::add(a, b); }).r[0]);
 }
 
-// Division of many numbers by one, rounded as a division is. (Quotients that are subnormal may be a rounding off. So a lane
-// is divided by the same operations, whatever the others hold.)
+// Division of many numbers by one, which is to multiply by its inverse as a sum of two. The error is at most 0.5000003 ulp, or
+// one where a quotient is subnormal.
 template <class S> struct Divisor {
-    S divisor, inverse;
-    SOFTXENT_INLINE explicit Divisor(double x) : divisor(static_cast<S>(x)), inverse(1 / divisor) {}
+    S divisor, inverse, rest;
 
-    // `all_finite` becomes false if a quotient is not finite.
-    template <class P> SOFTXENT_INLINE P under(const P &v, bool *all_finite) const {
-        P quotient;
-        if (isa::FUSED && inverse >= std::numeric_limits<S>::min()) {
-            quotient = v * P(inverse);
-            quotient = fma(fma(quotient, P(-divisor), v), P(inverse), quotient);
-            Vec<S> sum = fold_sum(quotient);
-            if (all_equal(sum - sum, Vec<S>(0))) return quotient;
-            quotient = select_equal(quotient - quotient, P(0), quotient, v / P(divisor));
-        } else {
-            quotient = v / P(divisor);
+    SOFTXENT_INLINE explicit Divisor(double x) : divisor(static_cast<S>(x)), inverse(1 / divisor), rest(0) {
+        if constexpr (isa::FUSED) {
+            // Rounded down, so that the rest is above 0: its product with an infinity must not be NaN.
+            constexpr S EPSILON = std::numeric_limits<S>::epsilon();
+            if (std::fma(-inverse, divisor, S(1)) < 0) inverse -= inverse * (EPSILON / 2);
+            rest = std::max(std::fma(-inverse, divisor, S(1)) / divisor, inverse * EPSILON * EPSILON);
         }
-        Vec<S> sum = fold_sum(quotient);
-        *all_finite &= all_equal(sum - sum, Vec<S>(0));
-        return quotient;
+    }
+    template <class P> SOFTXENT_INLINE P under(const P &v) const {
+        if (isa::FUSED && rest >= std::numeric_limits<S>::min()) return fma(v, P(inverse), v * P(rest));
+        return v / P(divisor);
     }
 };
 
