@@ -101,41 +101,55 @@ cdef inline bint fits_lanes(const Job* job, bint direct, Py_ssize_t itemsize) no
         job.n_classes <= (NARROW_DOUBLES if job.in_double else NARROW_FLOATS) and job.n_rows >= FEW_ROWS)
 
 
-cdef inline bint is_near(const Job* job, bint converts, Py_ssize_t itemsize) noexcept nogil:
+cdef inline bint is_second_order(const Job* job) noexcept nogil:
+    return job.result == PRODUCT or job.result == HESSIAN
+
+
+cdef inline bint can_be_grouped(const Job* job, bint in_place) noexcept nogil:
+    """Whether the middle kernel has what this call needs, whatever the size."""
+    cdef bint has_diagnostics = job.diagnostics.argmax != NULL
+    if not job.logits.loadable or job.builds_target or (job.has_allowed and not job.allowed.packed):
+        return False
+    if job.kind == DISTRIBUTIONS and not job.targets.direct:
+        return False
+    if job.has_grad and not job.grad.packed:
+        return False
+    if has_diagnostics and (job.formula.smoothing != 0 or job.kind == SPARSE or job.kind == DISTRIBUTIONS):
+        return False
+    if is_second_order(job):
+        # In place, exponentials would overwrite what the wide kernel needs if it is to visit a group after all.
+        return not (
+            in_place or job.grad_is_input or job.has_probs or copies_second(job) or job.formula.weighs
+            or not job.grad.direct)
+    return not (in_place and job.grad.direct) or not (
+        job.transforms or job.formula.z_loss != 0 or job.formula.smoothing != 0)
+
+
+cdef inline bint is_near(const Job* job, Py_ssize_t itemsize) noexcept nogil:
     """Whether what a row needs is so small that a group of rows stays near the core."""
+    cdef bint second = is_second_order(job), converts = job.has_grad and not job.grad.direct
     cdef Py_ssize_t bytes_of_class = job.logits.class_stride + itemsize
+    if not (job.transforms or job.formula.weighs or job.kind == DISTRIBUTIONS or second or converts):
+        return True
     if job.kind == DISTRIBUTIONS:
         bytes_of_class += job.targets.class_stride
     if job.formula.weighs:
         bytes_of_class += itemsize
-    if converts:
+    if converts or second:
         bytes_of_class += job.grad.class_stride
     return job.n_classes * bytes_of_class <= NEAR_ROW
 
 
 cdef inline Py_ssize_t rows_of_group(const Job* job, bint in_place, Py_ssize_t itemsize) noexcept nogil:
     """How many rows the middle kernel visits at once; 0 if it does not take this call."""
-    cdef bint loads = job.logits.loadable and not (job.has_allowed and not job.allowed.packed)
-    cdef bint takes_result = job.result == GRADIENT or (
-        job.kind == NO_TARGET and job.result in (SOFTMAX, LOG_SOFTMAX, LOGSUMEXP))
-    cdef bint takes_target = not job.builds_target and (job.kind != DISTRIBUTIONS or job.targets.direct)
-    cdef bint has_diagnostics = job.diagnostics.argmax != NULL, converts = job.has_grad and not job.grad.direct
-    cdef bint works_more = (
-        job.transform.cap > 0 or job.formula.weighs or job.kind == SPARSE or converts or has_diagnostics
-        or not job.logits.direct)
-    cdef bint needs_more = job.transforms or job.formula.weighs or job.kind == DISTRIBUTIONS or converts
-    if job.by_stretches or job.n_rows < FEW_ROWS or job.n_classes > GROUPED_CLASSES:
+    cdef Py_ssize_t least = MIDDLE_CLASSES
+    if job.transform.cap > 0 or job.formula.weighs or job.kind == SPARSE or job.diagnostics.argmax != NULL:
+        least = MIDDLE_WITH_WORK
+    if not job.logits.direct or (job.has_grad and not job.grad.direct):
+        least = MIDDLE_WITH_WORK
+    if job.by_stretches or job.n_rows < FEW_ROWS or not least <= job.n_classes <= GROUPED_CLASSES:
         return 0
-    if job.n_classes < (MIDDLE_WITH_WORK if works_more else MIDDLE_CLASSES):
-        return 0
-    if not (loads and takes_result and takes_target) or (job.has_grad and not job.grad.packed):
-        return 0
-    if has_diagnostics and (job.formula.smoothing != 0 or job.kind == SPARSE or job.kind == DISTRIBUTIONS):
-        return 0
-    # The wide kernel must find the logits as they were if it is to visit a group after all.
-    if in_place and job.grad.direct and (job.transforms or job.formula.z_loss != 0 or job.formula.smoothing != 0):
-        return 0
-    if needs_more and not is_near(job, converts, itemsize):
+    if not (can_be_grouped(job, in_place) and is_near(job, itemsize)):
         return 0
     return min(GROUP_BYTES // (job.n_classes * itemsize), LANE_BYTES // itemsize)
 
@@ -211,7 +225,7 @@ cdef void make_plan(Job* job, bint in_place, int n_threads) noexcept nogil:
     job.streaming = not in_place and <double> job.n_rows * job.n_classes >= STREAM_FROM
     job.streaming = job.streaming and job.has_grad
     if job.streaming:
-        if job.by_lanes and job.result == HESSIAN:
+        if job.group_rows > 0 and job.result == HESSIAN:
             job.streaming = False
         elif job.group_rows > 0:
             job.streaming = direct and streams_rows(job, itemsize) or (

@@ -16,7 +16,7 @@ cdef inline void place_group(
     const Job* job, Py_ssize_t i, Py_ssize_t count, real* staging, GroupRows[real]* rows
 ) noexcept nogil:
     """Where `count` rows from i on are. What is not made where results go is made in `staging`, and so are slopes."""
-    rows.count, rows.n, rows.to_next_group = count, job.n_classes, 0
+    rows.count, rows.n, rows.bytes_to_next = count, job.n_classes, 0
     place_lanes(&job.logits, i, count, count, <char**> rows.given, NULL)
     if job.has_grad:
         place_lanes(&job.grad, i, count, count, rows.stored, NULL)
@@ -30,8 +30,12 @@ cdef inline void place_group(
         place_lanes(&job.allowed, i, count, count, <char**> rows.allowed, NULL)
     if job.has_slope:
         place_staged(staging + GROUP_BYTES // <Py_ssize_t> sizeof(real), rows.n, count, <char**> rows.slope)
+    if job.result == PRODUCT:
+        place_lanes(&job.vectors, i, count, count, <char**> rows.vectors, NULL)
+    if job.result == HESSIAN:
+        place_lanes(&job.hess, i, count, count, <char**> rows.hess, NULL)
     if job.prefetching and i + 2 * count <= job.n_rows:
-        rows.to_next_group = count * job.logits.step
+        rows.bytes_to_next = count * job.logits.step
 
 
 cdef inline const unsigned char* allowed_of(
@@ -40,17 +44,13 @@ cdef inline const unsigned char* allowed_of(
     return rows.allowed[lane] if job.has_allowed else NULL
 
 
-cdef inline bint find_logits_of_rows(const Job* job, GroupRows[real]* rows, LaneGroup[real]* group) noexcept nogil:
-    """Logits and maximum of each row. False if the temperature may have made a finite logit infinite."""
+cdef bint make_logits_of_rows(const Job* job, const GroupRows[real]* rows, LaneGroup[real]* group) noexcept nogil:
+    """As find_logits_of_rows, where logits are not those of the softmax, or not of the type computed in."""
     cdef real* slope = NULL
     cdef Py_ssize_t lane
     cdef bint all_finite = True
     cdef Converted given
     cdef Taken taken
-    if not makes_logits(job):
-        for lane in range(rows.count):
-            group.m[lane] = <real> row_max(rows.x[lane], rows.n)
-        return True
     for lane in range(rows.count):
         given.layout, given.data = &job.logits, <char*> rows.given[lane]
         if job.has_slope:
@@ -59,6 +59,18 @@ cdef inline bint find_logits_of_rows(const Job* job, GroupRows[real]* rows, Lane
         group.m[lane] = <real> taken.m
         all_finite &= taken.all_finite
     return all_finite or not job.may_leave_range
+
+
+cdef inline bint find_logits_of_rows(
+    const Job* job, const GroupRows[real]* rows, LaneGroup[real]* group
+) noexcept nogil:
+    """Logits and maximum of each row. False if the temperature may have made a finite logit infinite."""
+    cdef Py_ssize_t lane
+    if makes_logits(job):
+        return make_logits_of_rows(job, rows, group)
+    for lane in range(rows.count):
+        group.m[lane] = <real> row_max(rows.x[lane], rows.n)
+    return True
 
 
 cdef inline void find_classes_of_rows(
@@ -92,7 +104,7 @@ cdef inline bint takes_targets(const Job* job) noexcept nogil:
     return job.kind == SPARSE or job.kind == DISTRIBUTIONS or job.formula.weighs
 
 
-cdef inline void find_targets_of_rows(
+cdef void find_targets_of_rows(
     const Job* job, Py_ssize_t i, const real* one, GroupRows[real]* rows, LaneGroup[real]* group, double* gaps,
     double* w_a, LaneNumbers* numbers
 ) noexcept nogil:
@@ -103,7 +115,7 @@ cdef inline void find_targets_of_rows(
     cdef Target[real]* target
     cdef double low
     cdef Py_ssize_t lane, distance = 0
-    if rows.to_next_group != 0:
+    if rows.bytes_to_next != 0:
         distance = job.targets.step * rows.count // <Py_ssize_t> sizeof(real)
     for lane in range(rows.count):
         x = rows.x[lane]
@@ -130,56 +142,100 @@ cdef inline void find_targets_of_rows(
         gaps[lane], w_a[lane] = gaps[0], w_a[0]
 
 
-cdef inline void take_exponentials_of_rows(
-    const Job* job, const GroupRows[real]* rows, LaneGroup[real]* group, double* gaps, DiagnosticSums* diagnostics,
-    LaneNumbers* numbers
-) noexcept nogil:
-    """The exponentials of each row, which are stored if a result is made of them, and R.
+cdef inline Py_ssize_t to_next_group(const GroupRows[real]* rows, Py_ssize_t lane) noexcept nogil:
+    """How far the logits of the next group are from those of a row, to prefetch them; 0 not to."""
+    if rows.bytes_to_next == 0:
+        return 0
+    return (rows.given[lane] + rows.bytes_to_next - <const char*> rows.x[lane]) // <Py_ssize_t> sizeof(real)
 
-    With smoothing, `gaps` gets the sums of m - x, unless classes have weights. With diagnostics, their sums go to
-    `diagnostics`.
-    """
-    cdef const real* x
+
+cdef inline void set_sum_of_row(const LaneNumbers* numbers, Py_ssize_t lane, Carried[double] R) noexcept nogil:
+    numbers.R[lane], numbers.R_low[lane] = R.sum, R.lost
+
+
+cdef inline void take_exponentials_of_rows(
+    const GroupRows[real]* rows, const LaneGroup[real]* group, bint stores, LaneNumbers* numbers
+) noexcept nogil:
+    """The exponentials of each row, which are stored if `stores`, and R."""
     cdef real* e = NULL
-    cdef Carried[double] R, gap
-    cdef double low
-    cdef Py_ssize_t lane, argmax, distance = 0
-    cdef bint stores = job.has_grad and job.result != LOG_SOFTMAX, has_gaps
-    has_gaps = job.formula.smoothing != 0 and not job.formula.weighs
+    cdef Py_ssize_t lane
     for lane in range(rows.count):
-        x = rows.x[lane]
-        argmax = <Py_ssize_t> group.argmax[lane]
         if stores:
             e = rows.made[lane]
-        if rows.to_next_group != 0:
-            distance = (rows.given[lane] + rows.to_next_group - <const char*> x) // <Py_ssize_t> sizeof(real)
-        if job.diagnostics.argmax != NULL:
-            R = exp_and_diagnostic_sums(
-                x, rows.n, argmax, unit_of(group[0], lane), group.m[lane], group.label[lane], group.label_logit[lane],
-                diagnostics + lane, distance)
-        elif has_gaps:
-            R = exp_and_gap_sum(x, e, rows.n, argmax, unit_of(group[0], lane), group.m[lane], &gap, distance)
-            gaps[lane] = gap.minus(0, &low)
-        else:
-            R = exp_sum(x, e, rows.n, argmax, unit_of(group[0], lane), distance)
-        numbers.R[lane], numbers.R_low[lane] = R.sum, R.lost
-    for lane in range(rows.count, lanes_of(x)):
-        numbers.R[lane], numbers.R_low[lane] = numbers.R[0], numbers.R_low[0]
-        if has_gaps:
-            gaps[lane] = gaps[0]
-    take_off(group[0], numbers[0])
+        set_sum_of_row(numbers, lane, exp_sum(
+            rows.x[lane], e, rows.n, <Py_ssize_t> group.argmax[lane], unit_of(group[0], lane),
+            to_next_group(rows, lane)))
+
+
+cdef void take_exponentials_and_gaps_of_rows(
+    const GroupRows[real]* rows, const LaneGroup[real]* group, bint stores, double* gaps, LaneNumbers* numbers
+) noexcept nogil:
+    """The same, and the sums of m - x."""
+    cdef real* e = NULL
+    cdef Carried[double] gap
+    cdef double low
+    cdef Py_ssize_t lane
+    for lane in range(rows.count):
+        if stores:
+            e = rows.made[lane]
+        set_sum_of_row(numbers, lane, exp_and_gap_sum(
+            rows.x[lane], e, rows.n, <Py_ssize_t> group.argmax[lane], unit_of(group[0], lane), group.m[lane], &gap,
+            to_next_group(rows, lane)))
+        gaps[lane] = gap.minus(0, &low)
+    for lane in range(rows.count, MAX_LANES):
+        gaps[lane] = gaps[0]
+
+
+cdef void take_exponentials_and_products_of_rows(
+    const GroupRows[real]* rows, const LaneGroup[real]* group, real* at_top, double* products, LaneNumbers* numbers
+) noexcept nogil:
+    """The same, and the sums with the vectors. `at_top` gets their values at the classes with the largest logits."""
+    cdef Carried[double] product
+    cdef double low
+    cdef Py_ssize_t lane
+    for lane in range(rows.count):
+        at_top[lane] = rows.vectors[lane][group.top[lane]]
+        set_sum_of_row(numbers, lane, exp_and_product_sums(
+            rows.x[lane], rows.made[lane], rows.vectors[lane], rows.n, <Py_ssize_t> group.argmax[lane],
+            unit_of(group[0], lane), at_top[lane], to_next_group(rows, lane), &product))
+        products[lane] = product.minus(0, &low)
+    for lane in range(rows.count, MAX_LANES):
+        products[lane], at_top[lane] = products[0], at_top[0]
+
+
+cdef void take_exponentials_and_diagnostics_of_rows(
+    const GroupRows[real]* rows, const LaneGroup[real]* group, LaneNumbers* numbers
+) noexcept nogil:
+    """The sums of exponentials, which are not stored, and the diagnostics of each row."""
+    cdef DiagnosticSums diagnostics
+    cdef Py_ssize_t lane
+    for lane in range(rows.count):
+        set_sum_of_row(numbers, lane, exp_and_diagnostic_sums(
+            rows.x[lane], rows.n, <Py_ssize_t> group.argmax[lane], unit_of(group[0], lane), group.m[lane],
+            group.label[lane], group.label_logit[lane], &diagnostics, to_next_group(rows, lane)))
+        end_diagnostics(
+            &diagnostics, rows.x[lane], rows.n, group.label[lane], group.m[lane], group.e_m[lane], NULL,
+            numbers.diagnostics, numbers.k + lane, numbers.m + lane)
+
+
+cdef inline bint find_scales_of_rows(
+    const Job* job, const Scale* scale, Py_ssize_t count, const LaneNumbers* numbers, double* scales, const real* tag
+) noexcept nogil:
+    """As find_scales; lanes without a row get the scale of the first."""
+    cdef double[MAX_LANES] weight
+    cdef Py_ssize_t lane
+    for lane in range(lanes_of(tag)):
+        weight[lane] = numbers.weight[lane if lane < count else 0]
+    return find_scales(job, scale, weight, scales, tag)
 
 
 cdef inline bint find_group_scales(
     const Job* job, Py_ssize_t count, const LaneNumbers* numbers, double* scales, const real* tag
 ) noexcept nogil:
-    """As find_scales. False also if finish_lanes would refuse scale * mass, unless an option changes the mass."""
-    cdef double[MAX_LANES] weight
+    """The scales of the gradients. False if finish_lanes would refuse scale * mass, unless an option changes that."""
     cdef double size
     cdef Py_ssize_t lane
-    for lane in range(lanes_of(tag)):
-        weight[lane] = numbers.weight[lane if lane < count else 0]
-    if not find_scales(job, weight, scales, tag):
+    if not find_scales_of_rows(job, &job.scale, count, numbers, scales, tag):
         return False
     for lane in range(lanes_of(tag)):
         size = fabs(scales[lane] * numbers.mass[lane])
@@ -193,28 +249,36 @@ cdef inline bint converts_rows(const Job* job) noexcept nogil:
     return job.converts_stores and (job.kind == DISTRIBUTIONS or not takes_targets(job))
 
 
-cdef inline void take_gradient_of_label(
-    const Job* job, const GroupRows[real]* rows, const LaneGroup[real]* group, Py_ssize_t lane
+cdef inline void take_gradients_of_labels(
+    const Job* job, const GroupRows[real]* rows, const LaneGroup[real]* group, const LaneNumbers* numbers
 ) noexcept nogil:
-    """The last sweep over a row, and its label, which is set by itself."""
-    cdef real* g = rows.made[lane]
-    cdef int64_t label = group.label[lane]
-    take_result_in(of_lane(group.gradient, lane), <const real*> g, allowed_of(job, rows, lane), 0, g, rows.n)
-    if is_allowed(allowed_of(job, rows, lane), label):
-        g[label] = lane_of(group.own_grad, lane)
+    """The last sweep over each row, and its label, which is set by itself."""
+    cdef real* g
+    cdef const unsigned char* allowed
+    cdef Py_ssize_t lane
+    for lane in range(rows.count):
+        g, allowed = rows.made[lane], allowed_of(job, rows, lane)
+        if numbers.weight[lane] == 0:
+            memset(g, 0, rows.n * sizeof(real))
+            continue
+        take_result_in(of_lane(group.gradient, lane), <const real*> g, allowed, 0, g, rows.n)
+        if is_allowed(allowed, group.label[lane]):
+            g[group.label[lane]] = lane_of(group.own_grad, lane)
 
 
 cdef void take_gradient_of_target(
-    const Job* job, const GroupRows[real]* rows, const LaneGroup[real]* group, Py_ssize_t lane
+    const Job* job, const GroupRows[real]* rows, const LaneGroup[real]* group, const LaneResults[real]* results,
+    Py_ssize_t lane
 ) noexcept nogil:
-    """The same for other targets, and for gradients that are converted as they are stored. The top class may be set."""
+    """The last sweep over a row with any target, and the class that is set by itself."""
     cdef real* g = rows.made[lane]
+    cdef real* h = rows.hess[lane]
     cdef const unsigned char* allowed = allowed_of(job, rows, lane)
     cdef const Target[real]* target = &rows.target[lane]
     cdef const real* t = target.distribution if job.kind == DISTRIBUTIONS else NULL
     cdef Gradient[double] gradient = of_lane(group.gradient, lane), swept = gradient
-    cdef Py_ssize_t own_class = <Py_ssize_t> lane_of(group.own_class, lane)
-    cdef real own = lane_of(group.own_grad, lane)
+    cdef Py_ssize_t own_class = <Py_ssize_t> lane_of(group.own_class, lane), top = <Py_ssize_t> group.argmax[lane]
+    cdef real own = lane_of(group.own_grad, lane), of_top = lane_of(results.own, lane)
     cdef Converted to
     if job.formula.weighs:
         t, swept.minus = target.class_weight, gradient.offset
@@ -226,70 +290,119 @@ cdef void take_gradient_of_target(
         if own_class >= 0:
             write_row(to.data + own_class * job.grad.class_stride, <const real*> &own, &job.grad, 1)
         return
-    if t != NULL:
+    if job.result == HESSIAN:
+        if top < 0:
+            top = find_top(<const real*> g, rows.n, of_top)
+        take_gradient_and_hessian(
+            swept, of_lane(results.hessian, lane), 1, g, t, allowed, g, h, 0, rows.n, False)
+        if of_top >= 0:
+            h[top] = lane_of(results.hessian.at_top, lane)
+    elif t != NULL:
         take_gradient(swept, 1, g, t, allowed, g, 0, rows.n, False)
     else:
         take_result_in(gradient, <const real*> g, allowed, 0, g, rows.n)
-    subtract_sparse(&gradient, g, 1, rows.n, target, allowed)
+    if takes_targets(job):
+        subtract_sparse(&gradient, g, 1, rows.n, target, allowed)
     if own_class >= 0:
         g[own_class] = own
 
 
 cdef inline void take_result_of_row(
-    const Job* job, const GroupRows[real]* rows, const LaneGroup[real]* group,
-    const Probabilities[Lanes[real]]* probabilities, const LogProbabilities[Lanes[real]]* logs, Py_ssize_t lane
+    const Job* job, const GroupRows[real]* rows, const LaneGroup[real]* group, const LaneResults[real]* results,
+    Py_ssize_t lane
 ) noexcept nogil:
     """The last sweep over a row, and the class that is set by itself."""
     cdef real* g = rows.made[lane]
+    cdef const unsigned char* allowed = allowed_of(job, rows, lane)
     cdef real own
     if job.result == LOG_SOFTMAX:
-        take_result_in(of_lane(logs[0], lane), rows.x[lane], allowed_of(job, rows, lane), -INFINITY, g, rows.n)
+        take_result_in(of_lane(results.logs, lane), rows.x[lane], allowed, -INFINITY, g, rows.n)
     elif job.result == SOFTMAX:
-        take_result_in(of_lane(probabilities[0], lane), <const real*> g, allowed_of(job, rows, lane), 0, g, rows.n)
-        own = lane_of(probabilities.at_top, lane)
+        take_result_in(of_lane(results.probabilities, lane), <const real*> g, allowed, 0, g, rows.n)
+        own = lane_of(results.probabilities.at_top, lane)
         if own == own:
             g[group.label[lane]] = own
-    elif takes_targets(job) or converts_rows(job):
-        take_gradient_of_target(job, rows, group, lane)
+    elif job.result == PRODUCT:
+        take_product(
+            of_lane(results.product, lane), <const real*> g, rows.vectors[lane], allowed, g, 0, rows.n, False)
     else:
-        take_gradient_of_label(job, rows, group, lane)
+        take_gradient_of_target(job, rows, group, results, lane)
     if job.has_slope:
         multiply_by_slope(g, <const real*> rows.slope[lane], rows.n)
 
 
-cdef inline bint take_results_of_rows(
-    const Job* job, const GroupRows[real]* rows, LaneGroup[real]* group, const double* scales, const double* share,
-    LaneNumbers* numbers
+cdef void take_result_of_each(
+    const Job* job, const GroupRows[real]* rows, const LaneGroup[real]* group, const LaneResults[real]* results,
+    const LaneNumbers* numbers
 ) noexcept nogil:
-    """The results of all rows, whose exponentials were stored; False if finish_lanes refuses the scales."""
+    """The last sweep over each row, whatever its result."""
     cdef real* made
-    cdef const real* tag = group.m
-    cdef Probabilities[Lanes[real]] probabilities
-    cdef LogProbabilities[Lanes[real]] logs
-    cdef double[MAX_LANES] pull
-    cdef bint scales_suffice, counts
     cdef Py_ssize_t lane
+    cdef bint counts
+    for lane in range(rows.count):
+        made = rows.made[lane]
+        counts = numbers.weight[lane] != 0
+        if counts:
+            take_result_of_row(job, rows, group, results, lane)
+        else:
+            memset(made, 0, rows.n * sizeof(real))
+        if not counts and job.result == HESSIAN:
+            memset(rows.hess[lane], 0, rows.n * sizeof(real))
+        if not (job.grad.direct or (counts and converts_rows(job))):
+            write_row(rows.stored[lane], <const real*> made, &job.grad, rows.n)
+
+
+cdef bint find_hessians_of_rows(
+    const Job* job, const GroupRows[real]* rows, const LaneGroup[real]* group, const double* pulls,
+    LaneNumbers* numbers, LaneResults[real]* results
+) noexcept nogil:
+    """As take_lane_hessians, but for the last sweep."""
+    cdef const real* e
+    cdef double[MAX_LANES] scales, R, R_low
+    cdef double e_m
+    cdef Py_ssize_t lane
+    if not find_scales_of_rows(job, &job.hess_scale, rows.count, numbers, scales, group.m):
+        return False
+    memcpy(R, numbers.R, sizeof(R))
+    memcpy(R_low, numbers.R_low, sizeof(R))
+    for lane in range(rows.count):
+        e, e_m = rows.made[lane], group.e_m[lane]
+        if group.argmax[lane] < 0 and has_lost_digits(e, R[lane], e_m, rows.n):
+            R[lane] = rest_of(e, rows.n, find_top(e, rows.n, e_m)).minus(0, &R_low[lane])
+    return find_hessians_of_lanes(
+        group[0], job.formula, R, R_low, pulls, scales, numbers[0], &results.hessian, &results.own)
+
+
+cdef inline bint take_results_of_rows(
+    const Job* job, const GroupRows[real]* rows, LaneGroup[real]* group, double* scales, const double* share,
+    const double* gaps, real* at_top, LaneNumbers* numbers
+) noexcept nogil:
+    """The results of all rows, whose exponentials were stored; False if a number is out of range."""
+    cdef const real* tag = group.m
+    cdef LaneResults[real] results
+    cdef double[MAX_LANES] pull
+    cdef bint scales_suffice
     if job.result == SOFTMAX:
-        find_probabilities_of_lanes(tag, numbers[0], &probabilities)
+        find_probabilities_of_lanes(tag, numbers[0], &results.probabilities)
     elif job.result == LOG_SOFTMAX:
-        find_log_probabilities_of_lanes(tag, numbers[0], &logs)
+        find_log_probabilities_of_lanes(tag, numbers[0], &results.logs)
+    elif job.result == PRODUCT:
+        if not find_products_of_lanes(job, group, at_top, gaps, scales, numbers, &results.product):
+            return False
     else:
         if job.formula.z_loss != 0:
             find_pulls(tag, job.formula, numbers[0], pull)
         scales_suffice = job.formula.z_loss == 0 and not job.formula.weighs
         if not finish_lanes(group, job.formula, share, pull, scales, scales_suffice, numbers[0]):
             return False
+        if job.result == HESSIAN and not find_hessians_of_rows(job, rows, group, pull, numbers, &results):
+            return False
         if not takes_targets(job):
             find_grad_at_label(group)
-    for lane in range(rows.count):
-        made = rows.made[lane]
-        counts = numbers.weight[lane] != 0
-        if counts:
-            take_result_of_row(job, rows, group, &probabilities, &logs, lane)
-        else:
-            memset(made, 0, rows.n * sizeof(real))
-        if not (job.grad.direct or (counts and converts_rows(job))):
-            write_row(rows.stored[lane], <const real*> made, &job.grad, rows.n)
+            if job.result == GRADIENT and job.grad.direct and not job.has_slope:
+                take_gradients_of_labels(job, rows, group, numbers)
+                return True
+    take_result_of_each(job, rows, group, &results, numbers)
     return True
 
 
@@ -300,11 +413,12 @@ cdef bint visit_middle(
     cdef Tile[real] staging
     cdef GroupRows[real] rows
     cdef LaneGroup[real] group
-    cdef DiagnosticSums[MAX_LANES] diagnostics
     cdef int64_t[MAX_LANES] labels
     cdef double[MAX_LANES] scales, gaps, share, w_a
     cdef real one = 1
-    cdef bint has_grad = job.has_grad and job.result == GRADIENT
+    cdef real[MAX_LANES] at_top
+    cdef bint stores = job.has_grad and job.result != LOG_SOFTMAX
+    cdef bint has_scales = job.has_grad and job.result in (GRADIENT, HESSIAN, PRODUCT)
     cdef Py_ssize_t lane
     group.label = labels
     memcpy(labels, label, count * sizeof(int64_t))
@@ -324,22 +438,30 @@ cdef bint visit_middle(
         return False
     if job.result == LOGSUMEXP and not are_finite(numbers.m, lanes_of(tag)):
         return False
-    if has_grad and not find_group_scales(job, count, numbers, scales, tag):
+    if has_scales and not find_group_scales(job, count, numbers, scales, tag):
         return False
-    take_exponentials_of_rows(job, &rows, &group, gaps, diagnostics, numbers)
-    if job.formula.smoothing != 0:
+    if job.diagnostics.argmax != NULL:
+        take_exponentials_and_diagnostics_of_rows(&rows, &group, numbers)
+    elif job.result == PRODUCT:
+        for lane in range(count):
+            group.top[lane] = find_top(<const real*> rows.x[lane], rows.n, group.m[lane])
+        take_exponentials_and_products_of_rows(&rows, &group, at_top, gaps, numbers)
+    elif job.formula.smoothing != 0 and not job.formula.weighs:
+        take_exponentials_and_gaps_of_rows(&rows, &group, stores, gaps, numbers)
+    else:
+        take_exponentials_of_rows(&rows, &group, stores, numbers)
+    for lane in range(count, lanes_of(tag)):
+        numbers.R[lane], numbers.R_low[lane] = numbers.R[0], numbers.R_low[0]
+    take_off(group, numbers[0])
+    if job.formula.smoothing != 0 and job.result != PRODUCT:
         smooth_lanes(&group, &job.formula, rows.n, gaps, w_a, share, numbers)
         if not are_finite(numbers.cross, lanes_of(tag)):
             return False
     if job.result == LOGSUMEXP:
         memcpy(numbers.cross, numbers.m, lanes_of(tag) * sizeof(double))
-    for lane in range(count if job.diagnostics.argmax != NULL else 0):
-        end_diagnostics(
-            diagnostics + lane, rows.x[lane], rows.n, labels[lane], group.m[lane], group.e_m[lane], NULL,
-            numbers.diagnostics, numbers.k + lane, numbers.m + lane)
     if not job.has_grad:
         return True
-    if not take_results_of_rows(job, &rows, &group, scales, share, numbers):
+    if not take_results_of_rows(job, &rows, &group, scales, share, gaps, at_top, numbers):
         return False
     stream_results(&job.grad, i, count, rows.n, <const real*> staging.space, job.streaming)
     return True

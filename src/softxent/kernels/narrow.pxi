@@ -114,17 +114,19 @@ cdef void smooth_lanes(
         i += ROWS_AT_ONCE
 
 
-cdef inline bint find_scales(const Job* job, const double* weight, double* scales, const real* tag) noexcept nogil:
-    """The scale of each lane's gradient; False if one is too large for the type."""
+cdef inline bint find_scales(
+    const Job* job, const Scale* scale, const double* weight, double* scales, const real* tag
+) noexcept nogil:
+    """`scale` with the weight of each lane; False if that is too large for the type."""
     cdef Py_ssize_t lane
     for lane in range(lanes_of(tag)):
-        scales[lane] = job.scale.mantissa * job.unit
+        scales[lane] = scale.mantissa * job.unit
     if not job.has_sample_weight and not job.has_ignored:
-        return job.scale.exponent == 0 and fabs(scales[0]) <= largest_scale(tag)
+        return scale.exponent == 0 and fabs(scales[0]) <= largest_scale(tag)
     for lane in range(lanes_of(tag)):
         # Rows of weight 0 are set to zero at the end. Until then they take part with the weight job.unit.
-        scales[lane] = job.scale.mantissa * (weight[lane] if weight[lane] != 0 else job.unit)
-    return job.scale.exponent == 0 and largest_size(scales, lanes_of(tag)) <= largest_scale(tag)
+        scales[lane] = scale.mantissa * (weight[lane] if weight[lane] != 0 else job.unit)
+    return scale.exponent == 0 and largest_size(scales, lanes_of(tag)) <= largest_scale(tag)
 
 
 cdef inline void read_tiles(
@@ -225,7 +227,7 @@ cdef bint visit_lanes(
     group.label = label
     read_tiles(job, i, count, x, &tiles)
     if job.has_grad and (job.result == GRADIENT or job.result == HESSIAN):
-        if not find_scales(job, numbers.weight, scales, tag):
+        if not find_scales(job, &job.scale, numbers.weight, scales, tag):
             return False
     if not transform_tiles(job, i, count, &group, &tiles):
         return False
@@ -256,7 +258,7 @@ cdef bint visit_lanes(
         &group, job.formula, share, pull, scales, mass_is_1 and fabs(scales[0]) >= smallest_scale(tag), numbers[0]
     ):
         return False
-    if job.result == HESSIAN and not take_lane_hessians(job, i, count, &group, &tiles, x, scales, numbers):
+    if job.result == HESSIAN and not take_lane_hessians(job, i, count, &group, &tiles, x, numbers):
         return False
     if job.formula.weighs:
         take_weighted_gradients(group, x, <real*> job.class_weight, n)

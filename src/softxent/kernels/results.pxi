@@ -251,23 +251,22 @@ cdef inline bint goes_to_rows(const Job* job, const Layout* to, Py_ssize_t n, co
 
 cdef bint take_lane_hessians(
     const Job* job, Py_ssize_t i, Py_ssize_t count, LaneGroup[real]* group, Tiles[real]* tiles, const real* e,
-    double* scales, LaneNumbers* numbers
+    LaneNumbers* numbers
 ) noexcept nogil:
     """The Hessians of `count` rows from i on, as finish_hessian and end_hessian; False as in visit_lanes."""
     cdef Hessian[Lanes[real]] hessian
-    cdef double[MAX_LANES] pulls, R, R_low
+    cdef double[MAX_LANES] scales, pulls, R, R_low
     cdef char* at_rows[MAX_LANES]
     cdef Lanes[real] here, own
     cdef Py_ssize_t n = job.n_classes, c, at
-    cdef double ratio = job.hess_scale.mantissa / job.scale.mantissa
     cdef real* h = tiles.hess
-    if job.hess_scale.exponent != 0:
+    if not find_scales(job, &job.hess_scale, numbers.weight, scales, e):
         return False
     find_rests(group[0], e, n, numbers[0], R, R_low)
     if job.formula.z_loss != 0:
         find_pulls(e, job.formula, numbers[0], pulls)
     if not find_hessians_of_lanes(
-        group[0], job.formula, R, R_low, pulls, scales, ratio, numbers[0], &hessian, &own
+        group[0], job.formula, R, R_low, pulls, scales, numbers[0], &hessian, &own
     ):
         return False
     if goes_to_rows(job, &job.hess, n, e):
@@ -286,59 +285,77 @@ cdef bint take_lane_hessians(
     return True
 
 
-cdef bint take_lane_products(
-    const Job* job, Py_ssize_t i, Py_ssize_t count, LaneGroup[real]* group, Tiles[real]* tiles, real* e,
-    LaneNumbers* numbers
+cdef bint find_products_of_lanes(
+    const Job* job, LaneGroup[real]* group, real* at_top, const double* products, double* scales,
+    LaneNumbers* numbers, Product[Lanes[real]]* product
 ) noexcept nogil:
-    """As take_lane_results, for products. The classes with the largest logits are in group.top."""
-    cdef Product[Lanes[real]] product
+    """The numbers of the products of all lanes, from their sums with the vectors; False if some are out of range.
+
+    `at_top` has the vectors' values at the classes with the largest logits.
+    """
+    cdef const real* tag = group.m
     cdef Product[Vec[double]] some
     cdef Denominator[real, Vec[double]] whole
-    cdef real[MAX_LANES] at_top, shift, factor, pull
-    cdef double[MAX_LANES] products, scales, pulls, of_pull, shifts
-    cdef char* at_rows[MAX_LANES]
-    cdef bint staged
+    cdef real[MAX_LANES] shift, factor, pull
+    cdef double[MAX_LANES] pulls, of_pull, shifts
     cdef Vec[double] mass, scale
-    cdef Py_ssize_t n = job.n_classes, size = n * lanes_of(e), lane = 0, c, at
-    if not find_scales(job, numbers.weight, scales, <const real*> e):
+    cdef Py_ssize_t lane = 0
+    if not are_finite(products, lanes_of(tag)):
         return False
-    for lane in range(lanes_of(e)):
-        at_top[lane] = tiles.vectors[group.top[lane] * lanes_of(e) + lane]
-    lane_product_sums(<const real*> e, tiles.vectors, n, at_top, products)
-    if not are_finite(products, lanes_of(e)):
-        return False
-    if job.has_probs:
-        memset(numbers.R, 0, lanes_of(e) * sizeof(double))
-        memset(numbers.R_low, 0, lanes_of(e) * sizeof(double))
-        store(group.e_m, Lanes[real](1))
     if job.formula.z_loss != 0:
-        find_pulls(<const real*> e, job.formula, numbers[0], pulls)
-    lane = 0
-    while lane < lanes_of(e):
+        find_pulls(tag, job.formula, numbers[0], pulls)
+    while lane < lanes_of(tag):
         mass = load(numbers.mass + lane)
-        scale = load(&scales[lane])
+        scale = load(scales + lane)
         if job.formula.z_loss != 0:
             mass = mass + load(&pulls[lane])
         whole = Denominator[real, Vec[double]](
             load(numbers.R + lane), load(numbers.R_low + lane), load_as_double(group.e_m + lane))
         some = find_product(
-            e, whole, load(&products[lane]), load_as_double(&at_top[lane]), scale * mass,
+            tag, whole, load(products + lane), load_as_double(at_top + lane), scale * mass,
             scale * Vec[double](2 * job.formula.z_loss))
         store(&shifts[lane], some.shift)
         store(&of_pull[lane], some.pull)
         store_rounded(&shift[lane], some.shift)
         store_rounded(&factor[lane], some.factor)
         store_rounded(&pull[lane], some.pull)
-        store(&scales[lane], scale * mass)
+        store(scales + lane, scale * mass)
         lane += ROWS_AT_ONCE
-    for lane in range(lanes_of(e)):
-        if fabs(scales[lane]) > largest_scale(e) or fabs(scales[lane]) < smallest_scale(<const real*> e):
+    for lane in range(lanes_of(tag)):
+        if fabs(scales[lane]) > largest_scale(tag) or fabs(scales[lane]) < smallest_scale(tag):
             return False
-    if largest_size(shifts, lanes_of(e)) > largest_shift(e) or largest_size(of_pull, lanes_of(e)) > largest_scale(e):
+    if largest_size(shifts, lanes_of(tag)) > largest_shift(tag):
         return False
-    product.at_top, product.shift = load_lanes(&at_top[0]), load_lanes(&shift[0])
+    if largest_size(of_pull, lanes_of(tag)) > largest_scale(tag):
+        return False
+    product.at_top, product.shift = load_lanes(at_top), load_lanes(&shift[0])
     product.factor, product.pull = load_lanes(&factor[0]), load_lanes(&pull[0])
     product.pulled = job.formula.z_loss != 0
+    return True
+
+
+cdef bint take_lane_products(
+    const Job* job, Py_ssize_t i, Py_ssize_t count, LaneGroup[real]* group, Tiles[real]* tiles, real* e,
+    LaneNumbers* numbers
+) noexcept nogil:
+    """As take_lane_results, for products. The classes with the largest logits are in group.top."""
+    cdef Product[Lanes[real]] product
+    cdef real[MAX_LANES] at_top
+    cdef double[MAX_LANES] products, scales
+    cdef char* at_rows[MAX_LANES]
+    cdef bint staged
+    cdef Py_ssize_t n = job.n_classes, size = n * lanes_of(e), lane, c, at
+    if not find_scales(job, &job.scale, numbers.weight, scales, <const real*> e):
+        return False
+    for lane in range(lanes_of(e)):
+        at_top[lane] = tiles.vectors[group.top[lane] * lanes_of(e) + lane]
+    lane_product_sums(<const real*> e, tiles.vectors, n, at_top, products)
+    if job.has_probs:
+        memset(numbers.R, 0, lanes_of(e) * sizeof(double))
+        memset(numbers.R_low, 0, lanes_of(e) * sizeof(double))
+        store(group.e_m, Lanes[real](1))
+    if not find_products_of_lanes(job, group, at_top, products, scales, numbers, &product):
+        return False
     if goes_to_rows(job, &job.grad, n, e):
         staged = place_results(&job.grad, i, count, n, tiles.staging, job.streaming, at_rows)
         write_products(product, <const real*> e, tiles.vectors, n, <real**> at_rows)

@@ -367,11 +367,13 @@ cdef extern from "row/lanes.hpp" namespace "softxent" nogil:
         char** stored
         T** staged
         T** slope
+        T** hess
+        const T** vectors
         const unsigned char** allowed
         Target[T]* target
         const T** x
         T** made
-        Py_ssize_t count, n, to_next_group
+        Py_ssize_t count, n, bytes_to_next
 
     cdef cppclass NextRows:
         NextRows()
@@ -430,13 +432,23 @@ cdef extern from "row/lanes.hpp" namespace "softxent" nogil:
     Gradient[double] of_lane[T](const Gradient[Lanes[T]]&, Py_ssize_t lane)
     Probabilities[double] of_lane[T](const Probabilities[Lanes[T]]&, Py_ssize_t lane)
     LogProbabilities[double] of_lane[T](const LogProbabilities[Lanes[T]]&, Py_ssize_t lane)
+    Product[double] of_lane[T](const Product[Lanes[T]]&, Py_ssize_t lane)
+    Hessian[double] of_lane[T](const Hessian[Lanes[T]]&, Py_ssize_t lane)
+    cdef cppclass LaneResults[T]:
+        LaneResults()
+        Probabilities[Lanes[T]] probabilities
+        LogProbabilities[Lanes[T]] logs
+        Product[Lanes[T]] product
+        Hessian[Lanes[T]] hessian
+        Lanes[T] own
+
     T lane_of[T](const Lanes[T]&, Py_ssize_t lane)
     void take_off[T](const LaneGroup[T]&, const LaneNumbers&)
     void find_rests[T](
         const LaneGroup[T]&, const T* e, Py_ssize_t n, const LaneNumbers&, double* R, double* R_low)
     bint find_hessians_of_lanes[T](
         const LaneGroup[T]&, const Formula&, const double* R, const double* R_low, const double* pulls,
-        const double* scales, double ratio, const LaneNumbers&, Hessian[Lanes[T]]*, Lanes[T]* own)
+        const double* scales, const LaneNumbers&, Hessian[Lanes[T]]*, Lanes[T]* own)
     void lane_sums[T](const T* v, Py_ssize_t n, const T* left_out, const T* taken_off, double* values, double* rounded)
     void lane_gap_sums[T](const T* x, Py_ssize_t n, const T* m, double* values)
     void lane_weighted_gap_sums[T](const T* x, const T* w, Py_ssize_t n, const T* m, double* values)

@@ -513,12 +513,12 @@ void find_rests(const LaneGroup<S> &group, const S *e, std::ptrdiff_t n, const L
         R_low[i] = rest_low[i];
     }
 }
-// As finish_hessian, for each lane, whose scale is `scales` times `ratio`. `own` gets the exponential of the class that is
+// As finish_hessian, for each lane, with the `scales` of the Hessian. `own` gets the exponential of the class that is
 // set by itself, -1 for none. False as finish_lanes.
 template <class S>
 SOFTXENT_INLINE bool find_hessians_of_lanes(
     const LaneGroup<S> &group, const Formula &formula, const double *R, const double *R_low, const double *pulls,
-    const double *scales, double ratio, const LaneNumbers &numbers, Hessian<Lanes<S>> *all, Lanes<S> *own
+    const double *scales, const LaneNumbers &numbers, Hessian<Lanes<S>> *all, Lanes<S> *own
 ) {
     using D = SomeDoubles<S>;
     const S *tag = group.m;
@@ -526,11 +526,8 @@ SOFTXENT_INLINE bool find_hessians_of_lanes(
     all->pulled = formula.z_loss != 0;
     repeat<Lanes<S>::lanes / D::lanes>([&](auto part) {
         constexpr int i = part * D::lanes, first = i / Lanes<S>::width;
-        D mass = load_pack<D>(numbers.mass + i), scale = load_pack<D>(scales + i) * D(ratio), pull = zero;
-        if (formula.z_loss != 0) {
-            mass = mass + load_pack<D>(pulls + i);
-            pull = scale * D(2 * formula.z_loss);
-        }
+        D mass = load_pack<D>(numbers.mass + i), scale = load_pack<D>(scales + i), pull = scale * D(2 * formula.z_loss);
+        if (formula.z_loss != 0) mass = mass + load_pack<D>(pulls + i);
         D size = maximum(scale * mass, zero - scale * mass);
         most = maximum(maximum(pull, zero - pull), maximum(size, most));
         least = maximum(zero - size, least);
@@ -654,18 +651,34 @@ template <class S, int N> SOFTXENT_INLINE Probabilities<double> of_lane(const Pr
 template <class S, int N> SOFTXENT_INLINE LogProbabilities<double> of_lane(const LogProbabilities<Pack<S, N>> &all, std::ptrdiff_t lane) {
     return {lane_of(all.m, lane), lane_of(all.high, lane), lane_of(all.low, lane)};
 }
+template <class S, int N> SOFTXENT_INLINE Product<double> of_lane(const Product<Pack<S, N>> &all, std::ptrdiff_t lane) {
+    return {lane_of(all.at_top, lane), lane_of(all.shift, lane), lane_of(all.factor, lane), lane_of(all.pull, lane), all.pulled};
+}
+template <class S, int N> SOFTXENT_INLINE Hessian<double> of_lane(const Hessian<Pack<S, N>> &all, std::ptrdiff_t lane) {
+    return {
+        lane_of(all.factor, lane), lane_of(all.minus_inverse, lane), lane_of(all.pull, lane), lane_of(all.at_top, lane), all.pulled};
+}
+// What makes the results of the rows, besides the Gradient of the LaneGroup.
+template <class S> struct LaneResults {
+    Probabilities<Lanes<S>> probabilities;
+    LogProbabilities<Lanes<S>> logs;
+    Product<Lanes<S>> product;
+    Hessian<Lanes<S>> hessian;
+    Lanes<S> own;                                              // of a Hessian: see find_hessians_of_lanes
+};
 
 // Where the rows of such a group are, as far as a call has them.
 template <class S> struct GroupRows {
     static constexpr int lanes = Lanes<S>::lanes;
     const char *given[lanes];                                  // the logits
     char *stored[lanes];                                       // where the results go
-    S *staged[lanes], *slope[lanes];
+    S *staged[lanes], *slope[lanes], *hess[lanes];
+    const S *vectors[lanes];
     const unsigned char *allowed[lanes];
     Target<S> target[lanes];                                   // not filled in where labels are in lanes: see takes_targets
     const S *const *x;                                         // the logits of the softmax
     S *const *made;                                            // where these are made, then the exponentials, then the results
-    std::ptrdiff_t count, n, to_next_group;                    // bytes from the given logits to those of the next group, or 0
+    std::ptrdiff_t count, n, bytes_to_next;                    // bytes from the given logits to those of the next group, or 0
 };
 
 // R of each lane, where R and R_low have a sum that is not finished yet, and what was rounded off.

@@ -309,8 +309,10 @@ void take_result(
 // The same for the n numbers of a row of a few blocks, where stores across two lines cost less than a head does.
 template <class S, class R>
 SOFTXENT_INLINE void take_result_in(const R &result, const S *v, const unsigned char *allowed, double masked, S *g, std::ptrdiff_t n) {
-    if (needed_mask<S>(allowed, result, masked) != nullptr) return take_result(result, v, allowed, masked, g, 0, n, false);
     const R numbers = result;
+    // Copies are passed on, so that `numbers` can stay in registers.
+    if (allowed != nullptr && needed_mask<S>(allowed, R(result), masked) != nullptr)
+        return take_result(R(result), v, allowed, masked, g, 0, n, false);
     const std::ptrdiff_t head = n < 8 * Block<S>::lanes ? 0 : line_start(g, n);
     sweep<S>(0, n, [&](auto p, std::ptrdiff_t i, auto count) { store_some(g + i, count, numbers.of(load_some(p, v + i, count, 0))); }, head);
 }
