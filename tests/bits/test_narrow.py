@@ -96,6 +96,7 @@ def test_options_alone_or_among_others(dtype: str, n_classes: int, transform: st
     weight = np.where(rng.random(n_classes) < 0.1, 0, rng.random(n_classes)).astype(computed_in(logits))
     amounts = problem(shape, "distributions", dtype)[1], sparse(shape, 3, dtype)
     rows = {"where": (rng.random(shape) < 0.8) & (np.arange(34)[:, np.newaxis] % 9 != 8)} if masked else {}
+    by_row = {"sample_weight": rng.choice([-2, 0, 0.5, 1, 3], 34)}
     own = TRANSFORMS[transform]
     of_loss = {"label_smoothing": 0.1, "z_loss": 1e-3, **own}
     calls = [
@@ -104,16 +105,24 @@ def test_options_alone_or_among_others(dtype: str, n_classes: int, transform: st
         *((losses_and_grad, options, logits, labels) for options in (own, of_loss, of_loss | {"weight": weight})),
         *((losses_and_grad, options, logits, targets) for options in (own, of_loss) for targets in amounts),
     ]
-    for function, options, *given in calls:
-        together = as_tuple(function(*given, **options, **rows))
+    vectors = rng.normal(size=shape).astype(dtype)
+    calls += [(function, own, logits, vectors) for function in (sx.softmax_vjp, sx.log_softmax_vjp)]
+    if "softcap" not in own:
+        smooth = [own, of_loss, of_loss | {"weight": weight}]
+        for options, targets in product(smooth, (labels, *amounts) if dtype in FLOATS else (labels,)):
+            calls += [(products, options, logits, targets, vectors), (hessians, options, logits, targets)]
+    for function, options, *arrays in calls:
+        each = rows | by_row if function in (products, hessians) else rows
+        together = as_tuple(function(*arrays, **options, **each))
         for i in range(34):
             row = slice(i, i + 1)
-            alone = function(*(part_of(array, row) for array in given), **options, **{k: v[row] for k, v in rows.items()})
+            of_row = {name: values[row] for name, values in each.items()}
+            alone = function(*(part_of(array, row) for array in arrays), **options, **of_row)
             assert_same_results(as_tuple(alone), [result[row] for result in together])
 
 
 def losses_and_grad(*given: Any, **options: Any) -> tuple[np.ndarray, ...]:
-    """Losses, of which a call without a gradient gives the same; and the gradient, also in place and as another dtype."""
+    """Losses, which a call without a gradient gives too, and the gradient, also in place and as another dtype."""
     losses, grad = sx.value_and_grad(*given, **options, reduction="none")
     assert_same_bits(sx.cross_entropy(*given, **options, reduction="none"), losses)
     logits, targets = given
@@ -123,6 +132,21 @@ def losses_and_grad(*given: Any, **options: Any) -> tuple[np.ndarray, ...]:
         assert_same_bits(sx.value_and_grad(x, targets, **options, reduction="none", out=into)[0], losses)
     assert_same_bits(in_place, grad)
     return losses, grad, converted
+
+
+def products(logits: np.ndarray, targets: Any, vectors: np.ndarray, **options: Any) -> np.ndarray:
+    """Also over the vectors, and over the logits."""
+    options["reduction"] = "sum"
+    expected = sx.hvp(logits, targets, vectors, **options)
+    in_logits, in_vectors = logits.copy(), vectors.copy()
+    assert_same_bits(sx.hvp(in_logits, targets, vectors, out=in_logits, **options), expected)
+    assert_same_bits(sx.hvp(logits, targets, in_vectors, out=in_vectors, **options), expected)
+    return expected
+
+
+def hessians(*given: Any, **options: Any) -> tuple[np.ndarray, np.ndarray]:
+    _, grad, hess = sx.value_grad_and_hess(*given, **options, reduction="sum")
+    return grad, hess
 
 
 def part_of(array: Any, rows: slice) -> Any:
@@ -217,16 +241,43 @@ def test_signs_of_zeros(dtype: str, n_classes: int, options: dict[str, float]) -
         assert_same_results((loss, out), (losses[0], grad[0]))
 
 
+@pytest.mark.parametrize("zero", [0.0, -0.0])
 @pytest.mark.parametrize("n_classes", [20, 200, 700])
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_signs_of_zeros_of_a_class_without_weight(dtype: str, n_classes: int) -> None:
+def test_signs_of_zeros_of_a_class_without_weight(dtype: str, n_classes: int, zero: float) -> None:
     logits, labels = np.random.default_rng(0).normal(size=(9, n_classes)).astype(dtype), np.arange(9)
-    weight = np.arange(n_classes) != 3
+    weight = np.where(np.arange(n_classes) != 3, 1, zero).astype(dtype)
     options = {"weight": weight, "reduction": "none"}
     _, grad = sx.value_and_grad(logits, labels, sample_weight=np.full(9, -1.0), **options)
     for i in range(9):
         _, alone = sx.value_and_grad(logits[i : i + 1], labels[i : i + 1], sample_weight=[-1.0], **options)
         assert_same_bits(alone[0], grad[i])
+
+
+@pytest.mark.parametrize("n_classes", [50, 256, 400])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_hessian_beside_nan(dtype: str, n_classes: int) -> None:
+    """A NaN may hide the class with the largest logit; then none is set by itself, not even one that is not allowed."""
+    logits = np.random.default_rng(0).normal(size=(9, n_classes)).astype(dtype)
+    logits[3, 5], logits[3, 37] = 9, np.nan
+    allowed = np.arange(n_classes) != 0
+    _, _, hess = sx.value_grad_and_hess(logits, np.full(9, 10), where=allowed, reduction="sum")
+    for i in range(9):
+        alone = sx.value_grad_and_hess(logits[i : i + 1], [10], where=allowed, reduction="sum")[2]
+        assert_same_bits(alone[0], hess[i])
+    assert (hess[:, 0] == 0).all()
+
+
+@pytest.mark.parametrize("n_classes", [50, 200, 400])
+@pytest.mark.parametrize("z_loss", [1e35, 1e36, 1e37, 1e38])
+def test_product_of_a_huge_z_loss(z_loss: float, n_classes: int) -> None:
+    logits = np.full((9, n_classes), -np.log(n_classes), np.float32)
+    vectors = np.random.default_rng(0).normal(size=logits.shape).astype(np.float32)
+    together = sx.hvp(logits, np.arange(9), vectors, z_loss=z_loss, reduction="sum")
+    for i in range(9):
+        row = slice(i, i + 1)
+        alone = sx.hvp(logits[row], [i], vectors[row], z_loss=z_loss, reduction="sum")
+        assert_same_bits(alone, together[row])
 
 
 @given(

@@ -74,7 +74,9 @@ def test_threads_that_share_a_row(name: str, dtype: str) -> None:
 
 
 @pytest.mark.usefixtures("level")
-@pytest.mark.parametrize("shape", [(45, 1), (45, 3), (45, 10), (45, 64), (20, 129), (45, 345), (12, 700), (45, 1001)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(45, 1), (45, 3), (45, 10), (45, 64), (20, 129), (45, 345), (12, 700), (45, 1001)], ids=str
+)
 @pytest.mark.parametrize("name", CALLS)
 def test_a_row_depends_neither_on_the_others_nor_on_the_axis(name: str, shape: tuple[int, int]) -> None:
     for dtype in FLOATS + HALVES:

@@ -116,6 +116,23 @@ def test_values(dtype: str, shape: tuple[int, ...], axis: int, names: tuple[str,
     np.testing.assert_allclose(kept, true["logsumexp"], rtol=reach, atol=reach)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("shape", [(2, 6), (40, 6), (2, 300), (40, 300)], ids=str)
+def test_huge_cotangents_in_their_own_place(shape: tuple[int, int], masked: bool) -> None:
+    """Their sum is in no double's range, so the product is made in two steps, the second of which needs them too."""
+    logits = np.random.default_rng(0).normal(size=shape) / 10
+    cotangents = np.full(shape, 0.9e308)
+    cotangents[:, ::3] *= -0.3
+    options = {"where": np.arange(shape[1]) % 5 != 4} if masked else {}
+    allowed = np.broadcast_to(options.get("where", True), shape)
+    p, u = sx.softmax(logits, **options), np.where(allowed, cotangents / 1e300, 0)
+    expected = np.where(allowed, u - p * u.sum(axis=1, keepdims=True), 0)
+    for function in (sx.softmax_vjp, sx.log_softmax_vjp):
+        over = cotangents.copy()
+        assert_same_bits(function(logits, over, out=over, **options), function(logits, cotangents, **options))
+    np.testing.assert_allclose(over / 1e300, expected, rtol=1e-14)
+
+
 @of_shapes
 @of_dtypes
 def test_every_way_has_the_same_bits(dtype: str, shape: tuple[int, ...], axis: int) -> None:

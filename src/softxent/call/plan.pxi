@@ -107,22 +107,19 @@ cdef inline bint is_second_order(const Job* job) noexcept nogil:
 
 cdef inline bint can_be_grouped(const Job* job, bint in_place) noexcept nogil:
     """Whether the middle kernel has what this call needs, whatever the size."""
-    cdef bint has_diagnostics = job.diagnostics.argmax != NULL
     if not job.logits.loadable or job.builds_target or (job.has_allowed and not job.allowed.packed):
         return False
     if job.kind == DISTRIBUTIONS and not job.targets.direct:
         return False
-    if job.has_grad and not job.grad.packed:
+    if job.has_grad and not job.grad.packed or job.grad_is_input:
         return False
-    if has_diagnostics and (job.formula.smoothing != 0 or job.kind == SPARSE or job.kind == DISTRIBUTIONS):
+    if job.diagnostics.argmax != NULL and job.formula.smoothing != 0:
         return False
-    if is_second_order(job):
-        # In place, exponentials would overwrite what the wide kernel needs if it is to visit a group after all.
-        return not (
-            in_place or job.grad_is_input or job.has_probs or copies_second(job) or job.formula.weighs
-            or not job.grad.direct)
+    if is_second_order(job) and (job.has_probs or copies_second(job) or job.formula.weighs or not job.grad.direct):
+        return False
+    # In place, exponentials would overwrite what the wide kernel needs if it is to visit a group after all.
     return not (in_place and job.grad.direct) or not (
-        job.transforms or job.formula.z_loss != 0 or job.formula.smoothing != 0)
+        job.transforms or job.formula.z_loss != 0 or job.formula.smoothing != 0 or is_second_order(job))
 
 
 cdef inline bint is_near(const Job* job, Py_ssize_t itemsize) noexcept nogil:

@@ -1,4 +1,4 @@
-# What `evaluate` tells of each row, as both kernels find it: see row/diagnostics.hpp.
+# What `evaluate` tells of each row, as the kernels find it: see row/diagnostics.hpp.
 
 
 cdef inline void end_diagnostics(

@@ -190,9 +190,9 @@ cdef Scale mass_of_far(const FarNumbers& far, const RowArrays[real]* row) noexce
 
 
 cdef void end_far_gradient(
-    const FarNumbers& far, const RowArrays[real]* row, const RowSums* sums, const Formula* formula
+    const FarNumbers& far, const RowArrays[real]* row, const RowSums* sums, const Formula* formula, const real* p
 ) noexcept nogil:
-    """Make the gradient of the probabilities that are in row.grad."""
+    """Make the gradient of the probabilities p, which it may overwrite."""
     cdef real* g = row.grad
     cdef const real* t = row.target.distribution
     cdef const real* spread = row.spread
@@ -215,9 +215,11 @@ cdef void end_far_gradient(
     for c in range(row.n):
         if is_allowed(row.allowed, c):
             g[c] = <real> value_of(times(far.scale, plus(
-                times(mass, scale_of(g[c])),
+                times(mass, scale_of(p[c])),
                 scale_of(-share * (spread[c] if spread != NULL else 1)
                          - ((1 - formula.smoothing) * t[c] if t != NULL else 0)))))
+        else:
+            g[c] = 0
     for i in range(row.target.count):
         c = row.target.indices[i]
         if 0 <= c < row.n and is_allowed(row.allowed, c):

@@ -6,6 +6,9 @@
 #
 # A group is as large as stays near the core. Which calls come here: rows_of_group in call/plan.pxi. If a number of one
 # row leaves its range, the wide kernel takes the whole group.
+#
+# What most calls do to a row is inline here, and what an option adds is a function of its own, for a whole group: so
+# the sweeps of a call without options keep their numbers in registers.
 
 
 cdef inline bint makes_logits(const Job* job) noexcept nogil:
@@ -15,7 +18,7 @@ cdef inline bint makes_logits(const Job* job) noexcept nogil:
 cdef inline void place_group(
     const Job* job, Py_ssize_t i, Py_ssize_t count, real* staging, GroupRows[real]* rows
 ) noexcept nogil:
-    """Where `count` rows from i on are. What is not made where results go is made in `staging`, and so are slopes."""
+    """Where `count` rows from i on are. What is not made where results go is made in `staging`, slopes behind that."""
     rows.count, rows.n, rows.bytes_to_next = count, job.n_classes, 0
     place_lanes(&job.logits, i, count, count, <char**> rows.given, NULL)
     if job.has_grad:
@@ -115,7 +118,7 @@ cdef void find_targets_of_rows(
     cdef Target[real]* target
     cdef double low
     cdef Py_ssize_t lane, distance = 0
-    if rows.bytes_to_next != 0:
+    if rows.bytes_to_next != 0 and job.kind == DISTRIBUTIONS:
         distance = job.targets.step * rows.count // <Py_ssize_t> sizeof(real)
     for lane in range(rows.count):
         x = rows.x[lane]
@@ -139,7 +142,8 @@ cdef void find_targets_of_rows(
     for lane in range(rows.count, lanes_of(x)):
         group.argmax[lane], group.rest[lane] = group.argmax[0], group.rest[0]
         numbers.cross[lane], numbers.mass[lane] = numbers.cross[0], numbers.mass[0]
-        gaps[lane], w_a[lane] = gaps[0], w_a[0]
+        if job.formula.weighs:
+            gaps[lane], w_a[lane] = gaps[0], w_a[0]
 
 
 cdef inline Py_ssize_t to_next_group(const GroupRows[real]* rows, Py_ssize_t lane) noexcept nogil:
@@ -170,7 +174,7 @@ cdef inline void take_exponentials_of_rows(
 cdef void take_exponentials_and_gaps_of_rows(
     const GroupRows[real]* rows, const LaneGroup[real]* group, bint stores, double* gaps, LaneNumbers* numbers
 ) noexcept nogil:
-    """The same, and the sums of m - x."""
+    """The same, and the sums of m - x; lanes without a row get that of the first."""
     cdef real* e = NULL
     cdef Carried[double] gap
     cdef double low
@@ -189,7 +193,10 @@ cdef void take_exponentials_and_gaps_of_rows(
 cdef void take_exponentials_and_products_of_rows(
     const GroupRows[real]* rows, const LaneGroup[real]* group, real* at_top, double* products, LaneNumbers* numbers
 ) noexcept nogil:
-    """The same, and the sums with the vectors. `at_top` gets their values at the classes with the largest logits."""
+    """The same, and the sums with the vectors. `at_top` gets their values at the classes with the largest logits.
+
+    Lanes without a row get what the first has.
+    """
     cdef Carried[double] product
     cdef double low
     cdef Py_ssize_t lane
@@ -272,13 +279,12 @@ cdef void take_gradient_of_target(
 ) noexcept nogil:
     """The last sweep over a row with any target, and the class that is set by itself."""
     cdef real* g = rows.made[lane]
-    cdef real* h = rows.hess[lane]
     cdef const unsigned char* allowed = allowed_of(job, rows, lane)
     cdef const Target[real]* target = &rows.target[lane]
     cdef const real* t = target.distribution if job.kind == DISTRIBUTIONS else NULL
     cdef Gradient[double] gradient = of_lane(group.gradient, lane), swept = gradient
     cdef Py_ssize_t own_class = <Py_ssize_t> lane_of(group.own_class, lane), top = <Py_ssize_t> group.argmax[lane]
-    cdef real own = lane_of(group.own_grad, lane), of_top = lane_of(results.own, lane)
+    cdef real own = lane_of(group.own_grad, lane), at_top
     cdef Converted to
     if job.formula.weighs:
         t, swept.minus = target.class_weight, gradient.offset
@@ -291,12 +297,13 @@ cdef void take_gradient_of_target(
             write_row(to.data + own_class * job.grad.class_stride, <const real*> &own, &job.grad, 1)
         return
     if job.result == HESSIAN:
-        if top < 0:
-            top = find_top(<const real*> g, rows.n, of_top)
+        at_top = lane_of(results.hessian.at_top, lane)
+        if at_top == at_top and top < 0:
+            top = find_top(<const real*> g, rows.n, group.e_m[lane])
         take_gradient_and_hessian(
-            swept, of_lane(results.hessian, lane), 1, g, t, allowed, g, h, 0, rows.n, False)
-        if of_top >= 0:
-            h[top] = lane_of(results.hessian.at_top, lane)
+            swept, of_lane(results.hessian, lane), 1, g, t, allowed, g, rows.hess[lane], 0, rows.n, False)
+        if at_top == at_top:
+            rows.hess[lane][top] = at_top
     elif t != NULL:
         take_gradient(swept, 1, g, t, allowed, g, 0, rows.n, False)
     else:
@@ -407,7 +414,7 @@ cdef inline bint take_results_of_rows(
 
 
 cdef bint visit_middle(
-    const Job* job, Py_ssize_t i, Py_ssize_t count, const int64_t* label, const real* tag, LaneNumbers* numbers
+    const Job* job, Py_ssize_t i, Py_ssize_t count, int64_t* label, const real* tag, LaneNumbers* numbers
 ) noexcept nogil:
     """As visit_lanes. But where it returns False, exponentials may have been stored. The logits are what they were."""
     cdef Tile[real] staging
@@ -421,7 +428,8 @@ cdef bint visit_middle(
     cdef bint has_scales = job.has_grad and job.result in (GRADIENT, HESSIAN, PRODUCT)
     cdef Py_ssize_t lane
     group.label = labels
-    memcpy(labels, label, count * sizeof(int64_t))
+    if job.kind == LABELS:
+        memcpy(labels, label, count * sizeof(int64_t))
     place_group(job, i, count, staging.space, &rows)
     if not find_logits_of_rows(job, &rows, &group):
         return False
@@ -433,7 +441,7 @@ cdef bint visit_middle(
     else:
         find_classes_of_rows(job, &rows, &group, numbers)
     # What only the wide kernel takes is found before exponentials are stored, since they may overwrite the logits. With
-    # other options it is found later: see rows_of_group, which takes no such call in place.
+    # some options it is found later: see can_be_grouped, by which they overwrite no logits then.
     if real is double and not are_finite(numbers.cross, lanes_of(tag)):
         return False
     if job.result == LOGSUMEXP and not are_finite(numbers.m, lanes_of(tag)):
@@ -457,6 +465,8 @@ cdef bint visit_middle(
         smooth_lanes(&group, &job.formula, rows.n, gaps, w_a, share, numbers)
         if not are_finite(numbers.cross, lanes_of(tag)):
             return False
+    if job.kind == NO_TARGET:
+        memcpy(label, labels, count * sizeof(int64_t))
     if job.result == LOGSUMEXP:
         memcpy(numbers.cross, numbers.m, lanes_of(tag) * sizeof(double))
     if not job.has_grad:

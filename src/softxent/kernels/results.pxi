@@ -314,6 +314,7 @@ cdef bint find_products_of_lanes(
         some = find_product(
             tag, whole, load(products + lane), load_as_double(at_top + lane), scale * mass,
             scale * Vec[double](2 * job.formula.z_loss))
+        store(&pulls[lane], scale * Vec[double](2 * job.formula.z_loss))
         store(&shifts[lane], some.shift)
         store(&of_pull[lane], some.pull)
         store_rounded(&shift[lane], some.shift)
@@ -326,7 +327,7 @@ cdef bint find_products_of_lanes(
             return False
     if largest_size(shifts, lanes_of(tag)) > largest_shift(tag):
         return False
-    if largest_size(of_pull, lanes_of(tag)) > largest_scale(tag):
+    if max(largest_size(pulls, lanes_of(tag)), largest_size(of_pull, lanes_of(tag))) > largest_scale(tag):
         return False
     product.at_top, product.shift = load_lanes(at_top), load_lanes(&shift[0])
     product.factor, product.pull = load_lanes(&factor[0]), load_lanes(&pull[0])

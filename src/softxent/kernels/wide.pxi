@@ -233,16 +233,19 @@ cdef inline void take_gradient_of(
     const Gradient[double]* gradient, const RowScaling* scaling, const RowArrays[real]* row, Py_ssize_t start,
     Py_ssize_t stop, bint streaming
 ) noexcept nogil:
-    """The gradient of the classes [start, stop), but for what set_own_classes does."""
+    """The gradient of the classes [start, stop), but for what set_own_classes does.
+
+    If that is far, row.e gets the probabilities: the gradient may overwrite the target, which end_far_gradient needs.
+    """
     cdef real* e = row.e
-    cdef real* grad = row.grad
+    cdef real* grad = row.e if scaling.is_far else row.grad
     cdef Gradient[double] swept = gradient[0]
     cdef const real* t = swept_target(row, &swept)
     if is_converted_now(scaling, row):
         take_converted_gradient(
             swept, scaling.unscale, e, t, row.allowed, row.converted_grad, start, stop)
     else:
-        take_gradient(swept, scaling.unscale, e, t, row.allowed, grad, start, stop, streaming)
+        take_gradient(swept, scaling.unscale, e, t, row.allowed, grad, start, stop, streaming and not scaling.is_far)
 
 
 cdef void store_own_classes(const RowScaling* scaling, const RowArrays[real]* row, Py_ssize_t label) noexcept nogil:
@@ -290,8 +293,9 @@ cdef inline void end_gradient(
 ) noexcept nogil:
     """What the last sweep leaves to do."""
     cdef const real* x = row.x
+    cdef const real* p = row.grad if row.hess != NULL else row.e
     if scaling.is_far:
-        end_far_gradient(find_far_numbers(x, formula, scale, far, e_m, numbers, k), row, sums, formula)
+        end_far_gradient(find_far_numbers(x, formula, scale, far, e_m, numbers, k), row, sums, formula, p)
     else:
         set_own_classes(gradient, scaling, row)
 

@@ -265,6 +265,7 @@ template <class S> SOFTXENT_INLINE void find_labels(LaneGroup<S> *group, const S
     L amount = each_lane<L>([=](int i) { return class_weight[label[i]]; });
     store(group->label_amount, amount);
     D mass = load_pack_as_double<D>(group->label_amount);
+    mass = select_equal(mass, D(0), D(0), mass);               // -0 is left out like 0
     store(numbers.mass, mass);
     store(numbers.cross, share_of(mass, gap));
     store(group->argmax, select_equal(amount, L(0), none, argmax));
@@ -664,7 +665,7 @@ template <class S> struct LaneResults {
     LogProbabilities<Lanes<S>> logs;
     Product<Lanes<S>> product;
     Hessian<Lanes<S>> hessian;
-    Lanes<S> own;                                              // of a Hessian: see find_hessians_of_lanes
+    Lanes<S> own;                                              // exponentials: see find_hessians_of_lanes
 };
 
 // Where the rows of such a group are, as far as a call has them.

@@ -94,7 +94,7 @@ template <class S> bool are_moderate(const S *x, std::ptrdiff_t n) {
 // What a sweep finds in the logits that it makes.
 struct Taken {
     double m;                                                  // the largest; NaNs are ignored
-    bool all_finite;                                           // not looked for if no temperature below 1 divides them
+    bool all_finite;                                           // if not, a temperature below 1 may have taken one out of range
 };
 
 // The logits z of the softmax for the classes [start, stop), from logits x, which may be z. `allowed` is null, or has a
@@ -108,7 +108,7 @@ Taken make_logits(
     const double fill = static_cast<double>(x[start]);         // a logit of this row, so that the largest stays the largest
     const Divisor<S> temperature(transform.temperature);
     Largest<S> most;
-    Vec<S> sum(0);                                             // not finite if a quotient is not
+    Vec<S> sum(0);                                             // finite only if all quotients are
     const auto make = [&](auto divides, auto caps) {
         sweep<S>(start, stop, [&](auto p, std::ptrdiff_t i, auto count) {
             using P = decltype(p);

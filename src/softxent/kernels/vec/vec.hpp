@@ -484,8 +484,8 @@ SOFTXENT_INLINE double total(const Vec<double> &v) {
     return isa::total(fold<1>(v, [](auto a, auto b) { return isa::add(a, b); }).r[0]);
 }
 
-// Division of many numbers by one, which is to multiply by its inverse as a sum of two. The error is at most 0.5000003 ulp, or
-// one where a quotient is subnormal.
+// Division of many numbers by one, which is to multiply by its inverse as a sum of two. The error is at most 0.5000003 ulp, but
+// up to one ulp of a quotient that is subnormal, or hardly larger than that: there the smaller product is subnormal.
 template <class S> struct Divisor {
     S divisor, inverse, rest;
 
