@@ -366,6 +366,7 @@ cdef bint find_hessians_of_rows(
     """As take_lane_hessians, but for the last sweep."""
     cdef const real* e
     cdef double[MAX_LANES] scales, R, R_low
+    cdef Lanes[real] own                    # take_gradient_of_target finds the class itself
     cdef double e_m
     cdef Py_ssize_t lane
     if not find_scales_of_rows(job, &job.hess_scale, rows.count, numbers, scales, group.m):
@@ -377,7 +378,7 @@ cdef bint find_hessians_of_rows(
         if group.argmax[lane] < 0 and has_lost_digits(e, R[lane], e_m, rows.n):
             R[lane] = rest_of(e, rows.n, find_top(e, rows.n, e_m)).minus(0, &R_low[lane])
     return find_hessians_of_lanes(
-        group[0], job.formula, R, R_low, pulls, scales, numbers[0], &results.hessian, &results.own)
+        group[0], job.formula, R, R_low, pulls, scales, numbers[0], &results.hessian, &own)
 
 
 cdef inline bint take_results_of_rows(

@@ -440,7 +440,6 @@ cdef extern from "row/lanes.hpp" namespace "softxent" nogil:
         LogProbabilities[Lanes[T]] logs
         Product[Lanes[T]] product
         Hessian[Lanes[T]] hessian
-        Lanes[T] own
 
     T lane_of[T](const Lanes[T]&, Py_ssize_t lane)
     void take_off[T](const LaneGroup[T]&, const LaneNumbers&)

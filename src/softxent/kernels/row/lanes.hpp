@@ -665,7 +665,6 @@ template <class S> struct LaneResults {
     LogProbabilities<Lanes<S>> logs;
     Product<Lanes<S>> product;
     Hessian<Lanes<S>> hessian;
-    Lanes<S> own;                                              // exponentials: see find_hessians_of_lanes
 };
 
 // Where the rows of such a group are, as far as a call has them.
