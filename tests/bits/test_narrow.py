@@ -35,7 +35,7 @@ ROWS = (1, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100)
 # one just fit.
 CLASSES = (
     *range(1, 10), 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, *range(127, 131), *range(166, 170), 200,
-    224, 225, *range(246, 261), 320, 321, *range(480, 483), *range(495, 516), 1000, 1024, 1025,
+    224, 225, *range(246, 261), 320, 321, *range(480, 483), *range(495, 516), 1000, 1024, 1025, 2048, 2049, 4096, 4097,
 )  # fmt: skip
 ORDERS = {
     "side by side": Layout((0, 1), (1, 1), False, 0),
@@ -119,6 +119,50 @@ def test_options_alone_or_among_others(dtype: str, n_classes: int, transform: st
             of_row = {name: values[row] for name, values in each.items()}
             alone = function(*(part_of(array, row) for array in arrays), **options, **of_row)
             assert_same_results(as_tuple(alone), [result[row] for result in together])
+
+
+@pytest.mark.parametrize("n_threads", [1, 3])
+@pytest.mark.parametrize("n_classes", [130, 345, 1000, 2048, 4096])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_groups_that_overlap(dtype: str, n_classes: int, n_threads: int) -> None:
+    """Among them groups whose results cannot wait: with rows of weight 0, or with rows for the wide kernel."""
+    n = 270
+    logits, labels = problem((n, n_classes), "labels", dtype)
+    logits[50:60, ::40] = np.nan
+    logits[55:60, 1] = np.finfo(dtype).max / 4
+    logits[57] = np.inf
+    weight = np.ones(n)
+    weight[[3, 70, 71, n - 1]] = 0
+    weight[[40, 110]] = 1e-300
+    weight[100] = -2
+    functions = [
+        *((function, (logits,), {}) for function in (softmax_too, log_softmax_too, sx.logsumexp)),
+        *(
+            (losses_and_grad, (logits, labels), options)
+            for options in ({}, {"z_loss": 1e-3}, {"ignore_index": labels[5]})
+        ),
+    ]
+    for function, arrays, options in functions:
+        together = as_tuple(function(*arrays, **options, n_threads=n_threads))
+        for i in range(n):
+            alone = as_tuple(function(*(array[i : i + 1] for array in arrays), **options))
+            assert_same_results(alone, [result[i : i + 1] for result in together])
+    together = losses_and_grad(logits, labels, sample_weight=weight, n_threads=n_threads)
+    for i in range(n):
+        alone = losses_and_grad(logits[i : i + 1], labels[i : i + 1], sample_weight=weight[i : i + 1])
+        assert_same_results(alone, [result[i : i + 1] for result in together])
+
+
+def in_place_too(function: Any) -> Any:
+    def call(logits: np.ndarray, **options: Any) -> np.ndarray:
+        result, into = function(logits, **options), logits.copy()
+        assert_same_bits(function(into, **options, out=into), result)
+        return result
+
+    return call
+
+
+softmax_too, log_softmax_too = in_place_too(sx.softmax), in_place_too(sx.log_softmax)
 
 
 def losses_and_grad(*given: Any, **options: Any) -> tuple[np.ndarray, ...]:

@@ -6,7 +6,10 @@ cdef enum:
     NARROW_FLOATS = 320         # classes: up to here the narrow kernel is faster than the wide one (measured)
     NARROW_DOUBLES = 224
     NARROW_ACROSS_BYTES = 1024  # of a row, where the wide kernel would visit the rows in panels
-    MIDDLE_CLASSES = 128        # from here to GROUPED_CLASSES the middle kernel is the fastest, if it takes the call
+    MIDDLE_CLASSES = 128        # from here to GROUPED_APART the middle kernel is the fastest, if it takes the call
+    GROUPED_APART = 1024        # the most classes there unless groups overlap, and a cache holds the call (measured)
+    FEW_GROUPED = 4             # rows: groups of fewer are slower (measured)
+    CACHED_CALL = 8388608       # bytes of the logits of such a call
     MIDDLE_WITH_WORK = 192      # the same, if there is more to do for each row
     NEAR_ROW = 8192             # bytes that a row may need there with some options (measured)
     FEW_ROWS = 8                # with fewer rows the wide kernel is faster than both
@@ -137,18 +140,40 @@ cdef inline bint is_near(const Job* job, Py_ssize_t itemsize) noexcept nogil:
     return job.n_classes * bytes_of_class <= NEAR_ROW
 
 
+cdef inline bint is_cached(const Job* job, Py_ssize_t itemsize) noexcept nogil:
+    """Whether a cache holds the logits and the results of the whole call."""
+    return <double> job.n_rows * job.n_classes * itemsize <= CACHED_CALL
+
+
+cdef inline bint takes_exponentials_alone(const Job* job) noexcept nogil:
+    """Whether nothing else is added up in the sweep of the exponentials."""
+    return job.formula.smoothing == 0 and job.diagnostics.argmax == NULL and not is_second_order(job)
+
+
+cdef inline bint is_in_line(const Job* job, Py_ssize_t itemsize) noexcept nogil:
+    """Whether groups of the middle kernel overlap: see row/pipeline.hpp. No gain where results wait for memory."""
+    return job.logits.direct and job.logits.n_axes == 1 and not job.transforms and (
+        not job.has_grad or is_cached(job, itemsize))
+
+
 cdef inline Py_ssize_t rows_of_group(const Job* job, bint in_place, Py_ssize_t itemsize) noexcept nogil:
     """How many rows the middle kernel visits at once; 0 if it does not take this call."""
-    cdef Py_ssize_t least = MIDDLE_CLASSES
+    cdef Py_ssize_t least = MIDDLE_CLASSES, most = GROUPED_APART, group_bytes = GROUP_BYTES
+    if is_in_line(job, itemsize):
+        # Groups that overlap wait less for memory, and more rows share what a group takes. Calls with more sums do not
+        # overlap, but the larger group is no slower for them up to GROUPED_APART (measured).
+        group_bytes *= 2
+        if is_cached(job, itemsize) and takes_exponentials_alone(job):
+            most = min(GROUPED_CLASSES, group_bytes // (FEW_GROUPED * itemsize))
     if job.transform.cap > 0 or job.formula.weighs or job.kind == SPARSE or job.diagnostics.argmax != NULL:
         least = MIDDLE_WITH_WORK
     if not job.logits.direct or (job.has_grad and not job.grad.direct):
         least = MIDDLE_WITH_WORK
-    if job.by_stretches or job.n_rows < FEW_ROWS or not least <= job.n_classes <= GROUPED_CLASSES:
+    if job.by_stretches or job.n_rows < FEW_ROWS or not least <= job.n_classes <= most:
         return 0
     if not (can_be_grouped(job, in_place) and is_near(job, itemsize)):
         return 0
-    return min(GROUP_BYTES // (job.n_classes * itemsize), LANE_BYTES // itemsize)
+    return min(group_bytes // (job.n_classes * itemsize), LANE_BYTES // itemsize)
 
 
 cdef inline bint streams_rows(const Job* job, Py_ssize_t itemsize) noexcept nogil:
@@ -210,6 +235,7 @@ cdef void make_plan(Job* job, bint in_place, int n_threads) noexcept nogil:
     place_tiles(job)
     direct = direct and not copies
     job.group_rows = rows_of_group(job, in_place, itemsize)
+    job.in_line = job.group_rows > 0 and is_in_line(job, itemsize)
     job.by_lanes = job.group_rows == 0 and fits_lanes(job, direct, itemsize)
     if job.by_lanes:
         job.group_rows = LANE_BYTES // itemsize

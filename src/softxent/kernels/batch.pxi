@@ -74,7 +74,8 @@ cdef inline void add_losses(
 
 
 cdef inline Py_ssize_t visit_group(
-    const Job* job, Py_ssize_t i, Py_ssize_t most, int64_t* label, const real* tag, RowNumbers* numbers, int k
+    const Job* job, Py_ssize_t i, Py_ssize_t most, int64_t* label, const real* tag, Pipeline[real]* line,
+    RowNumbers* numbers, int k
 ) noexcept nogil:
     """Visit a group of at most `most` rows from i on, the first of which is row k of `numbers`; returns how many."""
     cdef LaneNumbers of_lanes = LaneNumbers(numbers[0], k)
@@ -87,14 +88,14 @@ cdef inline Py_ssize_t visit_group(
         # Groups of about the same size: what is found for all rows at once takes as long for a few.
         n_groups = (most + size - 1) // size
         count = (most + n_groups - 1) // n_groups
-        done = visit_middle(job, i, count, label, tag, &of_lanes)
+        done = visit_middle(job, i, count, label, tag, line, &of_lanes)
     if not done:
         visit_one_by_one(job, i, count, label, tag, numbers, k)
     return count
 
 
 cdef void visit_block(
-    const Job* job, Py_ssize_t block, real* scratch, int n_threads, Panels* panels, Total* total
+    const Job* job, Py_ssize_t block, real* scratch, int n_threads, Panels* panels, Pipeline[real]* line, Total* total
 ) noexcept nogil:
     cdef Py_ssize_t i = block * job.rows_per_block
     cdef Py_ssize_t stop = min(i + job.rows_per_block, job.n_rows)
@@ -120,7 +121,7 @@ cdef void visit_block(
         known = False
         while k < count:
             if job.group_rows > 0:
-                k += visit_group(job, i + k, count - k, label + k, scratch, &numbers, k)
+                k += visit_group(job, i + k, count - k, label + k, scratch, line, &numbers, k)
             else:
                 known = visit_row_of(
                     job, i + k, label + k, scratch, n_threads, &numbers, k,
@@ -143,7 +144,7 @@ cdef void visit_in_panels(
     cdef Panels panels
     open_panels(&panels, job, min(stop * job.rows_per_block, job.n_rows), <char*> scratch)
     while block < stop:
-        visit_block(&panels.job, block, scratch + job.panels_size, 1, &panels, totals + block)
+        visit_block(&panels.job, block, scratch + job.panels_size, 1, &panels, NULL, totals + block)
         block += 1
     close_panels(&panels, scratch)
 
@@ -152,12 +153,15 @@ cdef void visit_blocks(
     const Job* job, Py_ssize_t block, Py_ssize_t stop, real* scratch, int n_threads, Total* totals
 ) noexcept nogil:
     """Visit the blocks [block, stop)."""
+    cdef Pipeline[real] line
     if job.panel_rows > 0:
         visit_in_panels(job, block, stop, scratch, totals)
         return
+    open_pipeline(job, stop * job.rows_per_block, &line)
     while block < stop:
-        visit_block(job, block, scratch, n_threads, NULL, totals + block)
+        visit_block(job, block, scratch, n_threads, NULL, &line, totals + block)
         block += 1
+    close_pipeline(job, &line)
 
 
 cdef double visit_all(const Job* job, const Scale* divisor, real* scratch) noexcept nogil:

@@ -73,8 +73,8 @@ struct Diagnostics {
 
 // The narrow kernel: the bytes of one class of a group of rows, and of all tiles of a group together, on the stack.
 inline constexpr std::ptrdiff_t LANE_BYTES = 128, TILE_BYTES = 65536;
-// The middle kernel: the most classes, and the bytes of logits that one group of rows has.
-inline constexpr std::ptrdiff_t GROUPED_CLASSES = 1024, GROUP_BYTES = 32768;
+// The middle kernel: the most classes, and the bytes of logits that one group of rows has, or twice as many: see plan.pxi.
+inline constexpr std::ptrdiff_t GROUPED_CLASSES = 4096, GROUP_BYTES = 32768;
 inline constexpr std::ptrdiff_t MAX_BLOCKS = 512;              // of rows, which the threads share out
 inline constexpr std::ptrdiff_t STRETCH = 16384;               // classes of a long row that are added up together
 inline constexpr std::ptrdiff_t LOGITS_PER_THREAD = 16384;     // a thread with fewer does not pay (measured)
@@ -146,6 +146,7 @@ struct Job {
     int second_tile = 0;                                       // of vectors, or of the diagonal of a Hessian
     int staging_tile = 1;                                      // the tile after these, or the rest of their space
     std::ptrdiff_t group_rows = 0;                             // that the narrow or the middle kernel visits at once; 0: the wide one
+    bool in_line = false;                                      // groups of the middle kernel may overlap: see row/pipeline.hpp
     bool by_stretches = false;                                 // all threads work on one row after the other
     bool converts_stores = false;                              // gradients are converted as they are stored
     bool streaming = false;                                    // the gradient is stored past the caches

@@ -86,7 +86,7 @@ cdef extern from "job.hpp" namespace "softxent" nogil:
         float* losses32
         double* losses64
         Diagnostics diagnostics
-        bint by_lanes, by_stretches, converts_stores, streaming, prefetching
+        bint by_lanes, in_line, by_stretches, converts_stores, streaming, prefetching
         int target_tile, slope_tile, kept_tile, second_tile, staging_tile, n_threads
         Py_ssize_t group_rows, rows_per_block, scratch_rows, panel_rows, panel_pitch, panels_size, scratch_size
         double unit

@@ -5,7 +5,7 @@
 # waits for the numbers of its row. The operations and their order are those of the other two, and so are the bits.
 #
 # A group is as large as stays near the core. Which calls come here: rows_of_group in call/plan.pxi. If a number of one
-# row leaves its range, the wide kernel takes the whole group.
+# row leaves its range, the wide kernel takes the whole group. Groups of most calls overlap: see row/pipeline.hpp.
 #
 # What most calls do to a row is inline here, and what an option adds is a function of its own, for a whole group: so
 # the sweeps of a call without options keep their numbers in registers.
@@ -19,7 +19,8 @@ cdef inline void place_group(
     const Job* job, Py_ssize_t i, Py_ssize_t count, real* staging, GroupRows[real]* rows
 ) noexcept nogil:
     """Where `count` rows from i on are. What is not made where results go is made in `staging`, slopes behind that."""
-    rows.count, rows.n, rows.bytes_to_next = count, job.n_classes, 0
+    rows.count, rows.n, rows.bytes_to_next = count, job.n_classes, count * job.logits.step
+    rows.prefetching = job.prefetching and i + 2 * count <= job.n_rows
     place_lanes(&job.logits, i, count, count, <char**> rows.given, NULL)
     if job.has_grad:
         place_lanes(&job.grad, i, count, count, rows.stored, NULL)
@@ -37,14 +38,6 @@ cdef inline void place_group(
         place_lanes(&job.vectors, i, count, count, <char**> rows.vectors, NULL)
     if job.result == HESSIAN:
         place_lanes(&job.hess, i, count, count, <char**> rows.hess, NULL)
-    if job.prefetching and i + 2 * count <= job.n_rows:
-        rows.bytes_to_next = count * job.logits.step
-
-
-cdef inline const unsigned char* allowed_of(
-    const Job* job, const GroupRows[real]* rows, Py_ssize_t lane
-) noexcept nogil:
-    return rows.allowed[lane] if job.has_allowed else NULL
 
 
 cdef bint make_logits_of_rows(const Job* job, const GroupRows[real]* rows, LaneGroup[real]* group) noexcept nogil:
@@ -58,21 +51,21 @@ cdef bint make_logits_of_rows(const Job* job, const GroupRows[real]* rows, LaneG
         given.layout, given.data = &job.logits, <char*> rows.given[lane]
         if job.has_slope:
             slope = rows.slope[lane]
-        taken = take_logits(job.transform, given, allowed_of(job, rows, lane), rows.made[lane], slope, 0, rows.n)
+        taken = take_logits(job.transform, given, allowed_of(job[0], rows[0], lane), rows.made[lane], slope, 0, rows.n)
         group.m[lane] = <real> taken.m
         all_finite &= taken.all_finite
     return all_finite or not job.may_leave_range
 
 
 cdef inline bint find_logits_of_rows(
-    const Job* job, const GroupRows[real]* rows, LaneGroup[real]* group
+    const Job* job, Py_ssize_t i, const GroupRows[real]* rows, const Pipeline[real]* line, LaneGroup[real]* group
 ) noexcept nogil:
     """Logits and maximum of each row. False if the temperature may have made a finite logit infinite."""
-    cdef Py_ssize_t lane
+    cdef Py_ssize_t lane, known = line.n_next if line.next == i else 0
     if makes_logits(job):
         return make_logits_of_rows(job, rows, group)
     for lane in range(rows.count):
-        group.m[lane] = <real> row_max(rows.x[lane], rows.n)
+        group.m[lane] = line.m[lane] if lane < known else <real> row_max(rows.x[lane], rows.n)
     return True
 
 
@@ -102,6 +95,12 @@ cdef inline void find_classes_of_rows(
         memcpy(group.argmax, group.label_class, lanes_of(x) * sizeof(real))
 
 
+cdef inline bint has_results_of_lanes(const Job* job) noexcept nogil:
+    """Whether the last sweep over a row needs no more than its lane: see with_results."""
+    return job.result == SOFTMAX or job.result == LOG_SOFTMAX or (
+        job.result == GRADIENT and not (takes_targets(job) or converts_rows(job) or job.has_slope))
+
+
 cdef inline bint takes_targets(const Job* job) noexcept nogil:
     """Whether targets are visited row by row, and not as labels in lanes."""
     return job.kind == SPARSE or job.kind == DISTRIBUTIONS or job.formula.weighs
@@ -118,7 +117,7 @@ cdef void find_targets_of_rows(
     cdef Target[real]* target
     cdef double low
     cdef Py_ssize_t lane, distance = 0
-    if rows.bytes_to_next != 0 and job.kind == DISTRIBUTIONS:
+    if rows.prefetching and job.kind == DISTRIBUTIONS:
         distance = job.targets.step * rows.count // <Py_ssize_t> sizeof(real)
     for lane in range(rows.count):
         x = rows.x[lane]
@@ -146,35 +145,24 @@ cdef void find_targets_of_rows(
             gaps[lane], w_a[lane] = gaps[0], w_a[0]
 
 
-cdef inline Py_ssize_t to_next_group(const GroupRows[real]* rows, Py_ssize_t lane) noexcept nogil:
-    """How far the logits of the next group are from those of a row, to prefetch them; 0 not to."""
-    if rows.bytes_to_next == 0:
-        return 0
-    return (rows.given[lane] + rows.bytes_to_next - <const char*> rows.x[lane]) // <Py_ssize_t> sizeof(real)
+cdef void open_pipeline(const Job* job, Py_ssize_t stop, Pipeline[real]* line) noexcept nogil:
+    """For a thread whose rows end at `stop`."""
+    line.stop = min(stop, job.n_rows)
+    line.has_results = has_results_of_lanes(job) and job.grad.direct
+    line.may_wait = line.has_results and job.in_line and not job.streaming and job.formula.smoothing == 0
 
 
-cdef inline void set_sum_of_row(const LaneNumbers* numbers, Py_ssize_t lane, Carried[double] R) noexcept nogil:
-    numbers.R[lane], numbers.R_low[lane] = R.sum, R.lost
-
-
-cdef inline void take_exponentials_of_rows(
-    const GroupRows[real]* rows, const LaneGroup[real]* group, bint stores, LaneNumbers* numbers
-) noexcept nogil:
-    """The exponentials of each row, which are stored if `stores`, and R."""
-    cdef real* e = NULL
-    cdef Py_ssize_t lane
-    for lane in range(rows.count):
-        if stores:
-            e = rows.made[lane]
-        set_sum_of_row(numbers, lane, exp_sum(
-            rows.x[lane], e, rows.n, <Py_ssize_t> group.argmax[lane], unit_of(group[0], lane),
-            to_next_group(rows, lane)))
+cdef void close_pipeline(const Job* job, Pipeline[real]* line) noexcept nogil:
+    """The last sweep over a group that waits, if there is one."""
+    cdef RowGroup[real]* before = &line.groups[not line.turn]
+    if line.waits:
+        take_results_of_lanes(job[0], before[0], 0, before.rows.count)
 
 
 cdef void take_exponentials_and_gaps_of_rows(
     const GroupRows[real]* rows, const LaneGroup[real]* group, bint stores, double* gaps, LaneNumbers* numbers
 ) noexcept nogil:
-    """The same, and the sums of m - x; lanes without a row get that of the first."""
+    """As take_exponentials_of_rows, and the sums of m - x; lanes without a row get that of the first."""
     cdef real* e = NULL
     cdef Carried[double] gap
     cdef double low
@@ -182,9 +170,9 @@ cdef void take_exponentials_and_gaps_of_rows(
     for lane in range(rows.count):
         if stores:
             e = rows.made[lane]
-        set_sum_of_row(numbers, lane, exp_and_gap_sum(
+        set_sum_of_row(numbers[0], lane, exp_and_gap_sum(
             rows.x[lane], e, rows.n, <Py_ssize_t> group.argmax[lane], unit_of(group[0], lane), group.m[lane], &gap,
-            to_next_group(rows, lane)))
+            to_next_group(rows[0], lane)))
         gaps[lane] = gap.minus(0, &low)
     for lane in range(rows.count, MAX_LANES):
         gaps[lane] = gaps[0]
@@ -193,18 +181,18 @@ cdef void take_exponentials_and_gaps_of_rows(
 cdef void take_exponentials_and_products_of_rows(
     const GroupRows[real]* rows, const LaneGroup[real]* group, real* at_top, double* products, LaneNumbers* numbers
 ) noexcept nogil:
-    """The same, and the sums with the vectors. `at_top` gets their values at the classes with the largest logits.
+    """As take_exponentials_of_rows, and the sums with the vectors.
 
-    Lanes without a row get what the first has.
+    `at_top` gets their values at the classes with the largest logits. Lanes without a row get what the first has.
     """
     cdef Carried[double] product
     cdef double low
     cdef Py_ssize_t lane
     for lane in range(rows.count):
         at_top[lane] = rows.vectors[lane][group.top[lane]]
-        set_sum_of_row(numbers, lane, exp_and_product_sums(
+        set_sum_of_row(numbers[0], lane, exp_and_product_sums(
             rows.x[lane], rows.made[lane], rows.vectors[lane], rows.n, <Py_ssize_t> group.argmax[lane],
-            unit_of(group[0], lane), at_top[lane], to_next_group(rows, lane), &product))
+            unit_of(group[0], lane), at_top[lane], to_next_group(rows[0], lane), &product))
         products[lane] = product.minus(0, &low)
     for lane in range(rows.count, MAX_LANES):
         products[lane], at_top[lane] = products[0], at_top[0]
@@ -217,9 +205,9 @@ cdef void take_exponentials_and_diagnostics_of_rows(
     cdef DiagnosticSums diagnostics
     cdef Py_ssize_t lane
     for lane in range(rows.count):
-        set_sum_of_row(numbers, lane, exp_and_diagnostic_sums(
+        set_sum_of_row(numbers[0], lane, exp_and_diagnostic_sums(
             rows.x[lane], rows.n, <Py_ssize_t> group.argmax[lane], unit_of(group[0], lane), group.m[lane],
-            group.label[lane], group.label_logit[lane], &diagnostics, to_next_group(rows, lane)))
+            group.label[lane], group.label_logit[lane], &diagnostics, to_next_group(rows[0], lane)))
         end_diagnostics(
             &diagnostics, rows.x[lane], rows.n, group.label[lane], group.m[lane], group.e_m[lane], NULL,
             numbers.diagnostics, numbers.k + lane, numbers.m + lane)
@@ -256,21 +244,13 @@ cdef inline bint converts_rows(const Job* job) noexcept nogil:
     return job.converts_stores and (job.kind == DISTRIBUTIONS or not takes_targets(job))
 
 
-cdef inline void take_gradients_of_labels(
-    const Job* job, const GroupRows[real]* rows, const LaneGroup[real]* group, const LaneNumbers* numbers
-) noexcept nogil:
-    """The last sweep over each row, and its label, which is set by itself."""
-    cdef real* g
-    cdef const unsigned char* allowed
+cdef inline bint do_all_count(const RowGroup[real]* of, const LaneNumbers* numbers) noexcept nogil:
+    """Whether no row has the weight 0."""
     cdef Py_ssize_t lane
-    for lane in range(rows.count):
-        g, allowed = rows.made[lane], allowed_of(job, rows, lane)
+    for lane in range(of.rows.count):
         if numbers.weight[lane] == 0:
-            memset(g, 0, rows.n * sizeof(real))
-            continue
-        take_result_in(of_lane(group.gradient, lane), <const real*> g, allowed, 0, g, rows.n)
-        if is_allowed(allowed, group.label[lane]):
-            g[group.label[lane]] = lane_of(group.own_grad, lane)
+            return False
+    return True
 
 
 cdef void take_gradient_of_target(
@@ -279,7 +259,7 @@ cdef void take_gradient_of_target(
 ) noexcept nogil:
     """The last sweep over a row with any target, and the class that is set by itself."""
     cdef real* g = rows.made[lane]
-    cdef const unsigned char* allowed = allowed_of(job, rows, lane)
+    cdef const unsigned char* allowed = allowed_of(job[0], rows[0], lane)
     cdef const Target[real]* target = &rows.target[lane]
     cdef const real* t = target.distribution if job.kind == DISTRIBUTIONS else NULL
     cdef Gradient[double] gradient = of_lane(group.gradient, lane), swept = gradient
@@ -315,34 +295,28 @@ cdef void take_gradient_of_target(
 
 
 cdef inline void take_result_of_row(
-    const Job* job, const GroupRows[real]* rows, const LaneGroup[real]* group, const LaneResults[real]* results,
-    Py_ssize_t lane
+    const Job* job, const RowGroup[real]* of, Py_ssize_t lane
 ) noexcept nogil:
     """The last sweep over a row, and the class that is set by itself."""
+    cdef const GroupRows[real]* rows = &of.rows
     cdef real* g = rows.made[lane]
-    cdef const unsigned char* allowed = allowed_of(job, rows, lane)
-    cdef real own
-    if job.result == LOG_SOFTMAX:
-        take_result_in(of_lane(results.logs, lane), rows.x[lane], allowed, -INFINITY, g, rows.n)
-    elif job.result == SOFTMAX:
-        take_result_in(of_lane(results.probabilities, lane), <const real*> g, allowed, 0, g, rows.n)
-        own = lane_of(results.probabilities.at_top, lane)
-        if own == own:
-            g[group.label[lane]] = own
+    if has_results_of_lanes(job):
+        take_results_of_lanes(job[0], of[0], lane, lane + 1)
     elif job.result == PRODUCT:
         take_product(
-            of_lane(results.product, lane), <const real*> g, rows.vectors[lane], allowed, g, 0, rows.n, False)
+            of_lane(of.results.product, lane), <const real*> g, rows.vectors[lane],
+            allowed_of(job[0], rows[0], lane), g, 0, rows.n, False)
     else:
-        take_gradient_of_target(job, rows, group, results, lane)
+        take_gradient_of_target(job, rows, &of.group, &of.results, lane)
     if job.has_slope:
         multiply_by_slope(g, <const real*> rows.slope[lane], rows.n)
 
 
 cdef void take_result_of_each(
-    const Job* job, const GroupRows[real]* rows, const LaneGroup[real]* group, const LaneResults[real]* results,
-    const LaneNumbers* numbers
+    const Job* job, const RowGroup[real]* of, const LaneNumbers* numbers
 ) noexcept nogil:
     """The last sweep over each row, whatever its result."""
+    cdef const GroupRows[real]* rows = &of.rows
     cdef real* made
     cdef Py_ssize_t lane
     cdef bint counts
@@ -350,7 +324,7 @@ cdef void take_result_of_each(
         made = rows.made[lane]
         counts = numbers.weight[lane] != 0
         if counts:
-            take_result_of_row(job, rows, group, results, lane)
+            take_result_of_row(job, of, lane)
         else:
             memset(made, 0, rows.n * sizeof(real))
         if not counts and job.result == HESSIAN:
@@ -382,12 +356,13 @@ cdef bint find_hessians_of_rows(
 
 
 cdef inline bint take_results_of_rows(
-    const Job* job, const GroupRows[real]* rows, LaneGroup[real]* group, double* scales, const double* share,
-    const double* gaps, real* at_top, LaneNumbers* numbers
+    const Job* job, RowGroup[real]* of, double* scales, const double* share, const double* gaps, real* at_top,
+    LaneNumbers* numbers, Pipeline[real]* line
 ) noexcept nogil:
     """The results of all rows, whose exponentials were stored; False if a number is out of range."""
+    cdef LaneGroup[real]* group = &of.group
+    cdef LaneResults[real]* results = &of.results
     cdef const real* tag = group.m
-    cdef LaneResults[real] results
     cdef double[MAX_LANES] pull
     cdef bint scales_suffice
     if job.result == SOFTMAX:
@@ -403,25 +378,29 @@ cdef inline bint take_results_of_rows(
         scales_suffice = job.formula.z_loss == 0 and not job.formula.weighs
         if not finish_lanes(group, job.formula, share, pull, scales, scales_suffice, numbers[0]):
             return False
-        if job.result == HESSIAN and not find_hessians_of_rows(job, rows, group, pull, numbers, &results):
+        if job.result == HESSIAN and not find_hessians_of_rows(job, &of.rows, group, pull, numbers, results):
             return False
         if not takes_targets(job):
             find_grad_at_label(group)
-            if job.result == GRADIENT and job.grad.direct and not job.has_slope:
-                take_gradients_of_labels(job, rows, group, numbers)
-                return True
-    take_result_of_each(job, rows, group, &results, numbers)
+    if not (line.has_results and do_all_count(of, numbers)):
+        take_result_of_each(job, of, numbers)
+    elif line.may_wait:
+        line.waits, line.turn = True, not line.turn
+    else:
+        take_results_of_lanes(job[0], of[0], 0, of.rows.count)
     return True
 
 
 cdef bint visit_middle(
-    const Job* job, Py_ssize_t i, Py_ssize_t count, int64_t* label, const real* tag, LaneNumbers* numbers
+    const Job* job, Py_ssize_t i, Py_ssize_t count, int64_t* label, const real* tag, Pipeline[real]* line,
+    LaneNumbers* numbers
 ) noexcept nogil:
     """As visit_lanes. But where it returns False, exponentials may have been stored. The logits are what they were."""
     cdef Tile[real] staging
-    cdef GroupRows[real] rows
-    cdef LaneGroup[real] group
-    cdef int64_t[MAX_LANES] labels
+    cdef RowGroup[real]* of = &line.groups[line.turn]
+    cdef GroupRows[real]* rows = &of.rows
+    cdef LaneGroup[real]* group = &of.group
+    cdef int64_t* labels = of.label
     cdef double[MAX_LANES] scales, gaps, share, w_a
     cdef real one = 1
     cdef real[MAX_LANES] at_top
@@ -431,16 +410,16 @@ cdef bint visit_middle(
     group.label = labels
     if job.kind == LABELS:
         memcpy(labels, label, count * sizeof(int64_t))
-    place_group(job, i, count, staging.space, &rows)
-    if not find_logits_of_rows(job, &rows, &group):
+    place_group(job, i, count, staging.space, rows)
+    if not find_logits_of_rows(job, i, rows, line, group):
         return False
     if takes_targets(job):
         for lane in range(count, lanes_of(tag)):
             group.m[lane] = group.m[0]
-        set_m(&group, load_lanes(group.m), numbers[0])
-        find_targets_of_rows(job, i, &one, &rows, &group, gaps, w_a, numbers)
+        set_m(group, load_lanes(group.m), numbers[0])
+        find_targets_of_rows(job, i, &one, rows, group, gaps, w_a, numbers)
     else:
-        find_classes_of_rows(job, &rows, &group, numbers)
+        find_classes_of_rows(job, rows, group, numbers)
     # What only the wide kernel takes is found before exponentials are stored, since they may overwrite the logits. With
     # some options it is found later: see can_be_grouped, by which they overwrite no logits then.
     if real is double and not are_finite(numbers.cross, lanes_of(tag)):
@@ -450,20 +429,24 @@ cdef bint visit_middle(
     if has_scales and not find_group_scales(job, count, numbers, scales, tag):
         return False
     if job.diagnostics.argmax != NULL:
-        take_exponentials_and_diagnostics_of_rows(&rows, &group, numbers)
+        take_exponentials_and_diagnostics_of_rows(rows, group, numbers)
     elif job.result == PRODUCT:
         for lane in range(count):
             group.top[lane] = find_top(<const real*> rows.x[lane], rows.n, group.m[lane])
-        take_exponentials_and_products_of_rows(&rows, &group, at_top, gaps, numbers)
+        take_exponentials_and_products_of_rows(rows, group, at_top, gaps, numbers)
     elif job.formula.smoothing != 0 and not job.formula.weighs:
-        take_exponentials_and_gaps_of_rows(&rows, &group, stores, gaps, numbers)
+        take_exponentials_and_gaps_of_rows(rows, group, stores, gaps, numbers)
+    elif job.in_line:
+        line.next = i + count
+        line.n_next = min(count, line.stop - line.next)
+        take_exponentials_in_line(job[0], of[0], stores, line, numbers[0])
     else:
-        take_exponentials_of_rows(&rows, &group, stores, numbers)
+        take_exponentials_of_rows(of[0], stores, numbers[0])
     for lane in range(count, lanes_of(tag)):
         numbers.R[lane], numbers.R_low[lane] = numbers.R[0], numbers.R_low[0]
-    take_off(group, numbers[0])
+    take_off(group[0], numbers[0])
     if job.formula.smoothing != 0 and job.result != PRODUCT:
-        smooth_lanes(&group, &job.formula, rows.n, gaps, w_a, share, numbers)
+        smooth_lanes(group, &job.formula, rows.n, gaps, w_a, share, numbers)
         if not are_finite(numbers.cross, lanes_of(tag)):
             return False
     if job.kind == NO_TARGET:
@@ -472,7 +455,7 @@ cdef bint visit_middle(
         memcpy(numbers.cross, numbers.m, lanes_of(tag) * sizeof(double))
     if not job.has_grad:
         return True
-    if not take_results_of_rows(job, &rows, &group, scales, share, gaps, at_top, numbers):
+    if not take_results_of_rows(job, of, scales, share, gaps, at_top, numbers, line):
         return False
     stream_results(&job.grad, i, count, rows.n, <const real*> staging.space, job.streaming)
     return True

@@ -374,6 +374,7 @@ cdef extern from "row/lanes.hpp" namespace "softxent" nogil:
         const T** x
         T** made
         Py_ssize_t count, n, bytes_to_next
+        bint prefetching
 
     cdef cppclass NextRows:
         NextRows()
@@ -460,6 +461,28 @@ cdef extern from "row/lanes.hpp" namespace "softxent" nogil:
         T* t, Py_ssize_t n, double smoothing, const double* masses, const T* allowed, const T* class_weight)
     double largest_size(const double*, Py_ssize_t n)
     bint are_finite(const double* v, Py_ssize_t n)
+
+cdef extern from "row/pipeline.hpp" namespace "softxent" nogil:
+    cdef cppclass RowGroup[T]:
+        RowGroup()
+        GroupRows[T] rows
+        LaneGroup[T] group
+        LaneResults[T] results
+        int64_t* label
+
+    cdef cppclass Pipeline[T]:
+        Pipeline()
+        bint has_results, may_wait, waits, turn
+        Py_ssize_t stop, next, n_next
+        T* m
+        RowGroup[T]* groups
+
+    const unsigned char* allowed_of[T](const Job&, const GroupRows[T]&, Py_ssize_t lane)
+    void take_results_of_lanes[T](const Job&, const RowGroup[T]&, Py_ssize_t start, Py_ssize_t stop)
+    void set_sum_of_row(const LaneNumbers&, Py_ssize_t lane, const Carried[double]& R)
+    Py_ssize_t to_next_group[T](const GroupRows[T]&, Py_ssize_t lane)
+    void take_exponentials_of_rows[T](const RowGroup[T]&, bint stores, const LaneNumbers&)
+    void take_exponentials_in_line[T](const Job&, const RowGroup[T]&, bint stores, Pipeline[T]*, const LaneNumbers&)
 
 cdef extern from "row/diagnostics.hpp" namespace "softxent" nogil:
     void find_diagnostics_of[T](

@@ -678,7 +678,8 @@ template <class S> struct GroupRows {
     Target<S> target[lanes];                                   // not filled in where labels are in lanes: see takes_targets
     const S *const *x;                                         // the logits of the softmax
     S *const *made;                                            // where these are made, then the exponentials, then the results
-    std::ptrdiff_t count, n, bytes_to_next;                    // bytes from the given logits to those of the next group, or 0
+    std::ptrdiff_t count, n, bytes_to_next;                    // bytes from the given logits to those of the next group
+    bool prefetching;                                          // these are prefetched
 };
 
 // R of each lane, where R and R_low have a sum that is not finished yet, and what was rounded off.
@@ -705,7 +706,7 @@ template <class S> struct Tiles {
     S *staging;                                                // rows on their way, and a row for lanes without one
 };
 static_assert(TILE_BYTES / LANE_BYTES <= GROUPED_CLASSES, "what smallest_scale is made for");
-static_assert(2 * GROUP_BYTES <= TILE_BYTES, "the results of a group are made in a Tile, and so are slopes");
+static_assert(2 * GROUP_BYTES <= TILE_BYTES, "results are made in a Tile: of a group and its slopes, or of twice as many rows");
 static_assert(TILE_BYTES / LANE_BYTES < 1 << 24, "class numbers are exact in the lanes of a float");
 static_assert(sizeof(Lanes<float>) == LANE_BYTES && sizeof(Lanes<double>) == LANE_BYTES, "what tiles are planned with");
 
