@@ -112,13 +112,9 @@ def test_options_alone_or_among_others(dtype: str, n_classes: int, transform: st
         for options, targets in product(smooth, (labels, *amounts) if dtype in FLOATS else (labels,)):
             calls += [(products, options, logits, targets, vectors), (hessians, options, logits, targets)]
     for function, options, *arrays in calls:
-        each = rows | by_row if function in (products, hessians) else rows
-        together = as_tuple(function(*arrays, **options, **each))
-        for i in range(34):
-            row = slice(i, i + 1)
-            of_row = {name: values[row] for name, values in each.items()}
-            alone = function(*(part_of(array, row) for array in arrays), **options, **of_row)
-            assert_same_results(as_tuple(alone), [result[row] for result in together])
+        assert_rows_are_the_same_alone(
+            function, arrays, options, rows | by_row if function in (products, hessians) else rows
+        )
 
 
 @pytest.mark.parametrize("n_threads", [1, 3])
@@ -135,22 +131,27 @@ def test_groups_that_overlap(dtype: str, n_classes: int, n_threads: int) -> None
     weight[[3, 70, 71, n - 1]] = 0
     weight[[40, 110]] = 1e-300
     weight[100] = -2
-    functions = [
-        *((function, (logits,), {}) for function in (softmax_too, log_softmax_too, sx.logsumexp)),
-        *(
-            (losses_and_grad, (logits, labels), options)
-            for options in ({}, {"z_loss": 1e-3}, {"ignore_index": labels[5]})
-        ),
-    ]
-    for function, arrays, options in functions:
-        together = as_tuple(function(*arrays, **options, n_threads=n_threads))
-        for i in range(n):
-            alone = as_tuple(function(*(array[i : i + 1] for array in arrays), **options))
-            assert_same_results(alone, [result[i : i + 1] for result in together])
-    together = losses_and_grad(logits, labels, sample_weight=weight, n_threads=n_threads)
-    for i in range(n):
-        alone = losses_and_grad(logits[i : i + 1], labels[i : i + 1], sample_weight=weight[i : i + 1])
-        assert_same_results(alone, [result[i : i + 1] for result in together])
+    for function in (softmax_too, log_softmax_too, sx.logsumexp):
+        assert_rows_are_the_same_alone(function, [logits], {}, {}, n_threads=n_threads)
+    for options, by_row in (
+        ({}, {}),
+        ({"z_loss": 1e-3}, {}),
+        ({"ignore_index": labels[5]}, {}),
+        ({}, {"sample_weight": weight}),
+    ):
+        assert_rows_are_the_same_alone(losses_and_grad, [logits, labels], options, by_row, n_threads=n_threads)
+
+
+def assert_rows_are_the_same_alone(
+    function: Any, arrays: list[Any], options: dict[str, Any], by_row: dict[str, np.ndarray], **of_all: Any
+) -> None:
+    """`by_row` are options with something for each row; `of_all` goes to the call with all rows only."""
+    together = as_tuple(function(*arrays, **options, **by_row, **of_all))
+    for i in range(len(arrays[0])):
+        row = slice(i, i + 1)
+        of_row = {name: values[row] for name, values in by_row.items()}
+        alone = function(*(part_of(array, row) for array in arrays), **options, **of_row)
+        assert_same_results(as_tuple(alone), [result[row] for result in together])
 
 
 def in_place_too(function: Any) -> Any:

@@ -159,7 +159,7 @@ cdef inline bint is_in_line(const Job* job, Py_ssize_t itemsize) noexcept nogil:
 cdef inline Py_ssize_t rows_of_group(const Job* job, bint in_place, Py_ssize_t itemsize) noexcept nogil:
     """How many rows the middle kernel visits at once; 0 if it does not take this call."""
     cdef Py_ssize_t least = MIDDLE_CLASSES, most = GROUPED_APART, group_bytes = GROUP_BYTES
-    if is_in_line(job, itemsize):
+    if job.in_line:
         # Groups that overlap wait less for memory, and more rows share what a group takes. Calls with more sums do not
         # overlap, but the larger group is no slower for them up to GROUPED_APART (measured).
         group_bytes *= 2
@@ -234,8 +234,8 @@ cdef void make_plan(Job* job, bint in_place, int n_threads) noexcept nogil:
     job.n_threads = n_threads if job.by_stretches else min(n_threads, job.n_rows)
     place_tiles(job)
     direct = direct and not copies
+    job.in_line = is_in_line(job, itemsize)
     job.group_rows = rows_of_group(job, in_place, itemsize)
-    job.in_line = job.group_rows > 0 and is_in_line(job, itemsize)
     job.by_lanes = job.group_rows == 0 and fits_lanes(job, direct, itemsize)
     if job.by_lanes:
         job.group_rows = LANE_BYTES // itemsize
