@@ -135,8 +135,8 @@ class BuildWithFlags(build_ext):
                     # GCC inlines only what is declared inline, so that a change in one place does not change the code
                     # and the speed of others. Its own AVX-512 headers use undefined registers on purpose.
                     extension.extra_compile_args += [
-                        "--param=max-inline-insns-single=10000", "--param=large-function-growth=2000",
-                        "--param=large-stack-frame-growth=100000", "--param=inline-unit-growth=1000",
+                        "--param=max-inline-insns-single=10000", "--param=large-function-growth=10000",
+                        "--param=large-stack-frame-growth=100000", "--param=inline-unit-growth=10000",
                         "-fno-inline-functions", "-fno-inline-small-functions", "-fno-inline-functions-called-once",
                         "-Wno-maybe-uninitialized", "-Wno-uninitialized",
                     ]  # fmt: skip

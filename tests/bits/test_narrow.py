@@ -131,15 +131,38 @@ def test_groups_that_overlap(dtype: str, n_classes: int, n_threads: int) -> None
     weight[[3, 70, 71, n - 1]] = 0
     weight[[40, 110]] = 1e-300
     weight[100] = -2
+    allowed = (np.random.default_rng(n_classes).random((n, n_classes)) < 0.8) & (np.arange(n)[:, np.newaxis] % 9 != 8)
+    made: tuple[dict[str, Any], ...] = ({"temperature": 1.5}, {"temperature": 0.1}, {})
     for function in (softmax_too, log_softmax_too, sx.logsumexp):
         assert_rows_are_the_same_alone(function, [logits], {}, {}, n_threads=n_threads)
+    for function, options in product((sx.softmax, sx.log_softmax, sx.logsumexp), made):
+        assert_rows_are_the_same_alone(function, [logits], options, {"where": allowed}, n_threads=n_threads)
     for options, by_row in (
         ({}, {}),
         ({"z_loss": 1e-3}, {}),
         ({"ignore_index": labels[5]}, {}),
+        ({"label_smoothing": 0.1}, {}),
+        ({"label_smoothing": 0.1, "z_loss": 1e-3}, {"sample_weight": weight}),
         ({}, {"sample_weight": weight}),
+        *((options, {"sample_weight": weight}) for options in made[:2]),
+        *((options, {"sample_weight": weight, "where": allowed}) for options in made),
     ):
         assert_rows_are_the_same_alone(losses_and_grad, [logits, labels], options, by_row, n_threads=n_threads)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_rows_that_lie_in_two_axes(dtype: str) -> None:
+    """Where results or the mask are not evenly spaced, though the logits are, no group is made ahead of another."""
+    logits, labels = problem((270, 345), "labels", dtype)
+    logits, labels = logits.reshape(9, 30, 345), labels.reshape(9, 30)
+    apart = (np.random.default_rng(9).random((9, 31, 345)) < 0.8)[:, 1:]
+    for where in (None, apart, apart.copy()):
+        for out in (np.empty((9, 31, 345), dtype)[:, 1:], np.empty_like(logits)):
+            sx.value_and_grad(logits, labels, temperature=1.5, where=where, out=out, reduction="sum")
+            for i in range(9):
+                mask = None if where is None else where[i].copy()
+                alone = sx.value_and_grad(logits[i], labels[i], temperature=1.5, where=mask, reduction="sum")[1]
+                assert_same_results((alone,), (out[i],))
 
 
 def assert_rows_are_the_same_alone(

@@ -145,15 +145,22 @@ cdef inline bint is_cached(const Job* job, Py_ssize_t itemsize) noexcept nogil:
     return <double> job.n_rows * job.n_classes * itemsize <= CACHED_CALL
 
 
-cdef inline bint takes_exponentials_alone(const Job* job) noexcept nogil:
-    """Whether nothing else is added up in the sweep of the exponentials."""
-    return job.formula.smoothing == 0 and job.diagnostics.argmax == NULL and not is_second_order(job)
+cdef inline bint adds_little(const Job* job) noexcept nogil:
+    """Whether there are no weighted gaps, diagnostics or products to be added up."""
+    return not job.formula.weighs and job.diagnostics.argmax == NULL and not is_second_order(job)
+
+
+cdef inline bint makes_logits_ahead(const Job* job) noexcept nogil:
+    """Whether logits of the softmax that are not those given can be made a group of the middle kernel ahead."""
+    return (
+        job.transform.cap == 0 and job.formula.smoothing == 0 and adds_little(job)
+        and not (job.has_allowed and job.allowed.n_axes > 1) and not (job.has_grad and job.grad.n_axes > 1))
 
 
 cdef inline bint is_in_line(const Job* job, Py_ssize_t itemsize) noexcept nogil:
     """Whether groups of the middle kernel overlap: see row/pipeline.hpp. No gain where results wait for memory."""
-    return job.logits.direct and job.logits.n_axes == 1 and not job.transforms and (
-        not job.has_grad or is_cached(job, itemsize))
+    return job.logits.direct and job.logits.n_axes == 1 and (
+        not job.transforms or makes_logits_ahead(job)) and (not job.has_grad or is_cached(job, itemsize))
 
 
 cdef inline Py_ssize_t rows_of_group(const Job* job, bint in_place, Py_ssize_t itemsize) noexcept nogil:
@@ -163,7 +170,7 @@ cdef inline Py_ssize_t rows_of_group(const Job* job, bint in_place, Py_ssize_t i
         # Groups that overlap wait less for memory, and more rows share what a group takes. Calls with more sums do not
         # overlap, but the larger group is no slower for them up to GROUPED_APART (measured).
         group_bytes *= 2
-        if is_cached(job, itemsize) and takes_exponentials_alone(job):
+        if is_cached(job, itemsize) and adds_little(job):
             most = min(GROUPED_CLASSES, group_bytes // (FEW_GROUPED * itemsize))
     if job.transform.cap > 0 or job.formula.weighs or job.kind == SPARSE or job.diagnostics.argmax != NULL:
         least = MIDDLE_WITH_WORK
@@ -264,7 +271,8 @@ cdef void make_plan(Job* job, bint in_place, int n_threads) noexcept nogil:
     direct = direct and not job.has_slope and not job.grad_is_input and not copies and (
         (job.has_grad and not job.keeps_logits) or not job.transforms) and (not job.streaming or job.grad.panel >= 0)
     if job.group_rows > 0:
-        job.scratch_rows = 0
+        # Of two groups, if their logits are made ahead.
+        job.scratch_rows = 2 * job.group_rows if job.in_line and job.transforms and not job.by_lanes else 0
     elif copies:
         job.scratch_rows = VECTOR_ROW + 1
     elif job.has_allowed and not job.allowed.packed and job.allowed.panel < 0:

@@ -157,7 +157,7 @@ cdef void visit_blocks(
     if job.panel_rows > 0:
         visit_in_panels(job, block, stop, scratch, totals)
         return
-    open_pipeline(job, stop * job.rows_per_block, &line)
+    open_pipeline(job, stop * job.rows_per_block, scratch, &line)
     while block < stop:
         visit_block(job, block, scratch, n_threads, NULL, &line, totals + block)
         block += 1

@@ -40,32 +40,40 @@ cdef inline void place_group(
         place_lanes(&job.hess, i, count, count, <char**> rows.hess, NULL)
 
 
-cdef bint make_logits_of_rows(const Job* job, const GroupRows[real]* rows, LaneGroup[real]* group) noexcept nogil:
-    """As find_logits_of_rows, where logits are not those of the softmax, or not of the type computed in."""
+cdef bint make_logits_of_rows(
+    const Job* job, const GroupRows[real]* rows, Py_ssize_t start, LaneGroup[real]* group
+) noexcept nogil:
+    """The logits of the softmax, where they are not those given, and the largest, for the rows from `start` on.
+
+    False if one is not finite.
+    """
     cdef real* slope = NULL
     cdef Py_ssize_t lane
     cdef bint all_finite = True
     cdef Converted given
     cdef Taken taken
-    for lane in range(rows.count):
+    for lane in range(start, rows.count):
         given.layout, given.data = &job.logits, <char*> rows.given[lane]
         if job.has_slope:
             slope = rows.slope[lane]
         taken = take_logits(job.transform, given, allowed_of(job[0], rows[0], lane), rows.made[lane], slope, 0, rows.n)
         group.m[lane] = <real> taken.m
         all_finite &= taken.all_finite
-    return all_finite or not job.may_leave_range
+    return all_finite
 
 
 cdef inline bint find_logits_of_rows(
     const Job* job, Py_ssize_t i, const GroupRows[real]* rows, const Pipeline[real]* line, LaneGroup[real]* group
 ) noexcept nogil:
     """Logits and maximum of each row. False if the temperature may have made a finite logit infinite."""
-    cdef Py_ssize_t lane, known = line.n_next if line.next == i else 0
+    cdef Py_ssize_t lane, known = min(line.n_next, rows.count) if line.next == i else 0
+    cdef bint all_finite = line.all_finite or known == 0
+    memcpy(group.m, line.m, known * sizeof(real))
     if makes_logits(job):
-        return make_logits_of_rows(job, rows, group)
-    for lane in range(rows.count):
-        group.m[lane] = line.m[lane] if lane < known else <real> row_max(rows.x[lane], rows.n)
+        all_finite &= make_logits_of_rows(job, rows, known, group)
+        return all_finite or not job.may_leave_range
+    for lane in range(known, rows.count):
+        group.m[lane] = <real> row_max(rows.x[lane], rows.n)
     return True
 
 
@@ -145,11 +153,13 @@ cdef void find_targets_of_rows(
             gaps[lane], w_a[lane] = gaps[0], w_a[0]
 
 
-cdef void open_pipeline(const Job* job, Py_ssize_t stop, Pipeline[real]* line) noexcept nogil:
+cdef void open_pipeline(const Job* job, Py_ssize_t stop, real* scratch, Pipeline[real]* line) noexcept nogil:
     """For a thread whose rows end at `stop`."""
     line.stop = min(stop, job.n_rows)
     line.has_results = has_results_of_lanes(job) and job.grad.direct
-    line.may_wait = line.has_results and job.in_line and not job.streaming and job.formula.smoothing == 0
+    line.may_wait = line.has_results and job.in_line and not job.streaming
+    if job.scratch_rows > 0:
+        line.staging, line.next_staging = scratch, scratch + job.group_rows * job.n_classes
 
 
 cdef void close_pipeline(const Job* job, Pipeline[real]* line) noexcept nogil:
@@ -157,25 +167,6 @@ cdef void close_pipeline(const Job* job, Pipeline[real]* line) noexcept nogil:
     cdef RowGroup[real]* before = &line.groups[not line.turn]
     if line.waits:
         take_results_of_lanes(job[0], before[0], 0, before.rows.count)
-
-
-cdef void take_exponentials_and_gaps_of_rows(
-    const GroupRows[real]* rows, const LaneGroup[real]* group, bint stores, double* gaps, LaneNumbers* numbers
-) noexcept nogil:
-    """As take_exponentials_of_rows, and the sums of m - x; lanes without a row get that of the first."""
-    cdef real* e = NULL
-    cdef Carried[double] gap
-    cdef double low
-    cdef Py_ssize_t lane
-    for lane in range(rows.count):
-        if stores:
-            e = rows.made[lane]
-        set_sum_of_row(numbers[0], lane, exp_and_gap_sum(
-            rows.x[lane], e, rows.n, <Py_ssize_t> group.argmax[lane], unit_of(group[0], lane), group.m[lane], &gap,
-            to_next_group(rows[0], lane)))
-        gaps[lane] = gap.minus(0, &low)
-    for lane in range(rows.count, MAX_LANES):
-        gaps[lane] = gaps[0]
 
 
 cdef void take_exponentials_and_products_of_rows(
@@ -384,7 +375,7 @@ cdef inline bint take_results_of_rows(
             find_grad_at_label(group)
     if not (line.has_results and do_all_count(of, numbers)):
         take_result_of_each(job, of, numbers)
-    elif line.may_wait:
+    elif line.may_wait and not (job.has_allowed and need_masks(job[0], of[0])):
         line.waits, line.turn = True, not line.turn
     else:
         take_results_of_lanes(job[0], of[0], 0, of.rows.count)
@@ -396,7 +387,8 @@ cdef bint visit_middle(
     LaneNumbers* numbers
 ) noexcept nogil:
     """As visit_lanes. But where it returns False, exponentials may have been stored. The logits are what they were."""
-    cdef Tile[real] staging
+    cdef Tile[real] tile
+    cdef real* staging = tile.space
     cdef RowGroup[real]* of = &line.groups[line.turn]
     cdef GroupRows[real]* rows = &of.rows
     cdef LaneGroup[real]* group = &of.group
@@ -405,12 +397,18 @@ cdef bint visit_middle(
     cdef real one = 1
     cdef real[MAX_LANES] at_top
     cdef bint stores = job.has_grad and job.result != LOG_SOFTMAX
+    cdef double* gap_sums = NULL
     cdef bint has_scales = job.has_grad and job.result in (GRADIENT, HESSIAN, PRODUCT)
     cdef Py_ssize_t lane
     group.label = labels
+    if job.formula.smoothing != 0 and not job.formula.weighs:
+        gap_sums = gaps
     if job.kind == LABELS:
         memcpy(labels, label, count * sizeof(int64_t))
-    place_group(job, i, count, staging.space, rows)
+    if job.scratch_rows > 0:
+        staging = line.next_staging
+        line.staging, line.next_staging = staging, line.staging
+    place_group(job, i, count, staging, rows)
     if not find_logits_of_rows(job, i, rows, line, group):
         return False
     if takes_targets(job):
@@ -434,16 +432,16 @@ cdef bint visit_middle(
         for lane in range(count):
             group.top[lane] = find_top(<const real*> rows.x[lane], rows.n, group.m[lane])
         take_exponentials_and_products_of_rows(rows, group, at_top, gaps, numbers)
-    elif job.formula.smoothing != 0 and not job.formula.weighs:
-        take_exponentials_and_gaps_of_rows(rows, group, stores, gaps, numbers)
     elif job.in_line:
         line.next = i + count
         line.n_next = min(count, line.stop - line.next)
-        take_exponentials_in_line(job[0], of[0], stores, line, numbers[0])
+        take_exponentials_in_line(job[0], of[0], stores, line, numbers[0], gap_sums)
     else:
-        take_exponentials_of_rows(of[0], stores, numbers[0])
+        take_exponentials_of_rows(of[0], stores, numbers[0], gap_sums)
     for lane in range(count, lanes_of(tag)):
         numbers.R[lane], numbers.R_low[lane] = numbers.R[0], numbers.R_low[0]
+        if gap_sums != NULL:
+            gaps[lane] = gaps[0]
     take_off(group[0], numbers[0])
     if job.formula.smoothing != 0 and job.result != PRODUCT:
         smooth_lanes(group, &job.formula, rows.n, gaps, w_a, share, numbers)
@@ -457,5 +455,5 @@ cdef bint visit_middle(
         return True
     if not take_results_of_rows(job, of, scales, share, gaps, at_top, numbers, line):
         return False
-    stream_results(&job.grad, i, count, rows.n, <const real*> staging.space, job.streaming)
+    stream_results(&job.grad, i, count, rows.n, <const real*> staging, job.streaming)
     return True

@@ -472,17 +472,21 @@ cdef extern from "row/pipeline.hpp" namespace "softxent" nogil:
 
     cdef cppclass Pipeline[T]:
         Pipeline()
-        bint has_results, may_wait, waits, turn
+        bint has_results, may_wait, waits, turn, all_finite
         Py_ssize_t stop, next, n_next
         T* m
         RowGroup[T]* groups
+        T* staging
+        T* next_staging
 
     const unsigned char* allowed_of[T](const Job&, const GroupRows[T]&, Py_ssize_t lane)
     void take_results_of_lanes[T](const Job&, const RowGroup[T]&, Py_ssize_t start, Py_ssize_t stop)
+    bint need_masks[T](const Job&, const RowGroup[T]&)
     void set_sum_of_row(const LaneNumbers&, Py_ssize_t lane, const Carried[double]& R)
     Py_ssize_t to_next_group[T](const GroupRows[T]&, Py_ssize_t lane)
-    void take_exponentials_of_rows[T](const RowGroup[T]&, bint stores, const LaneNumbers&)
-    void take_exponentials_in_line[T](const Job&, const RowGroup[T]&, bint stores, Pipeline[T]*, const LaneNumbers&)
+    void take_exponentials_of_rows[T](const RowGroup[T]&, bint stores, const LaneNumbers&, double* gaps)
+    void take_exponentials_in_line[T](
+        const Job&, const RowGroup[T]&, bint stores, Pipeline[T]*, const LaneNumbers&, double* gaps)
 
 cdef extern from "row/diagnostics.hpp" namespace "softxent" nogil:
     void find_diagnostics_of[T](

@@ -1,5 +1,6 @@
 // How groups of the middle kernel overlap. While it makes the exponentials of a group, it also makes the results of the group
-// before, and finds the largest logits of the group after: exponentials wait for arithmetic, the other two sweeps for memory.
+// before, and finds the largest logits of the group after, or makes its logits: exponentials wait for arithmetic, the other two
+// sweeps for memory.
 #pragma once
 
 #include <algorithm>
@@ -16,8 +17,7 @@ template <class S> struct RowGroup {
     std::int64_t label[Lanes<S>::lanes];
 };
 
-// The group that is visited, and those beside it. No class of theirs is masked: where there is a mask, logits are made, and
-// groups do not overlap.
+// The group that is visited, and those beside it.
 template <class S> struct Pipeline {
     static constexpr int lanes = Lanes<S>::lanes;
     bool has_results = false;                                  // for a whole call: with_results knows its result
@@ -27,6 +27,8 @@ template <class S> struct Pipeline {
     std::ptrdiff_t stop = 0;                                   // where the rows end that this thread visits
     std::ptrdiff_t next = -1, n_next = 0;                      // the largest logits of n_next rows from `next` on are in m
     S m[lanes];
+    bool all_finite = true;                                    // those logits, if they were made
+    S *staging = nullptr, *next_staging = nullptr;             // where logits are made ahead: of this group, and of the next
     RowGroup<S> groups[2];
 };
 
@@ -69,20 +71,42 @@ SOFTXENT_INLINE void take_results_of_lanes(const Job &job, const RowGroup<S> &of
     });
 }
 
+// Whether a class that is not allowed would get another result than it has to.
+template <class S> SOFTXENT_INLINE bool need_masks(const Job &job, const RowGroup<S> &of) {
+    bool need = false;
+    with_results(job.result, of, [&](auto result_of, const S *const *, double masked) {
+        for (std::ptrdiff_t lane = 0; lane < of.rows.count; ++lane)
+            need |= needed_mask<S>(allowed_of(job, of.rows, lane), result_of(lane), masked) != nullptr;
+    });
+    return need;
+}
+
 SOFTXENT_INLINE void set_sum_of_row(const LaneNumbers &numbers, std::ptrdiff_t lane, const Carried<double> &R) {
     numbers.R[lane] = R.sum;
     numbers.R_low[lane] = R.lost;
 }
-// The exponentials of the row in a lane, which are stored if `stores`, and R. Logits `prefetch_distance` on are prefetched,
-// unless that is 0. beside(p, i, count) is called as by `sweep`.
-template <class S, class F>
+// Calls f(std::true_type) if `gaps` is not null, f(std::false_type) if it is.
+template <class F> SOFTXENT_INLINE void with_gaps(const double *gaps, F f) {
+    gaps != nullptr ? f(std::true_type()) : f(std::false_type());
+}
+// The exponentials of the row in a lane, which are stored if `stores`, and R; `gaps` gets the sum of m - x if ADDS_GAPS.
+// Logits `prefetch_distance` on are prefetched, unless that is 0. `before` and `after` the exponentials are called as by
+// exp_sum_and.
+template <bool ADDS_GAPS, class S, class F, class A>
 SOFTXENT_INLINE void take_exponentials_of_row(
-    const RowGroup<S> &of, std::ptrdiff_t lane, bool stores, std::ptrdiff_t prefetch_distance, const LaneNumbers &numbers, F beside
+    const RowGroup<S> &of, std::ptrdiff_t lane, bool stores, std::ptrdiff_t prefetch_distance, const LaneNumbers &numbers,
+    double *gaps, F before, A after
 ) {
+    GapSum<S> gap(of.rows.x[lane], of.group.m[lane]);
     const Carried<double> R = exp_sum_and(
         of.rows.x[lane], stores ? of.rows.made[lane] : nullptr, of.rows.n, static_cast<std::ptrdiff_t>(of.group.argmax[lane]),
-        unit_of(of.group, lane), prefetch_distance, Nothing(), beside);
+        unit_of(of.group, lane), prefetch_distance, after, [&](auto p, std::ptrdiff_t i, auto count) {
+            before(p, i, count);
+            if constexpr (ADDS_GAPS) gap(p, i, count);
+        });
     set_sum_of_row(numbers, lane, R);
+    double low;
+    if constexpr (ADDS_GAPS) gaps[lane] = gap.total.value().minus(0, &low);
 }
 // How far the logits of the next group are from those of a row, to prefetch them; 0 not to.
 template <class S> SOFTXENT_INLINE std::ptrdiff_t to_next_group(const GroupRows<S> &rows, std::ptrdiff_t lane) {
@@ -90,70 +114,186 @@ template <class S> SOFTXENT_INLINE std::ptrdiff_t to_next_group(const GroupRows<
     const std::ptrdiff_t bytes = rows.given[lane] + rows.bytes_to_next - reinterpret_cast<const char *>(rows.x[lane]);
     return bytes / static_cast<std::ptrdiff_t>(sizeof(S));
 }
-template <class S> SOFTXENT_INLINE void take_exponentials_of_rows(const RowGroup<S> &of, bool stores, const LaneNumbers &numbers) {
-    for (std::ptrdiff_t lane = 0; lane < of.rows.count; ++lane)
-        take_exponentials_of_row(of, lane, stores, to_next_group(of.rows, lane), numbers, Nothing());
+template <class S>
+SOFTXENT_INLINE void take_exponentials_of_rows(const RowGroup<S> &of, bool stores, const LaneNumbers &numbers, double *gaps) {
+    with_gaps(gaps, [&](auto adds_gaps) {
+        for (std::ptrdiff_t lane = 0; lane < of.rows.count; ++lane)
+            take_exponentials_of_row<adds_gaps>(of, lane, stores, to_next_group(of.rows, lane), numbers, gaps, Nothing(), Nothing());
+    });
 }
 
-// The same for a row, and the largest logit of one of the next group. If there is none, the row itself takes its place.
-template <class S, class F>
-SOFTXENT_INLINE void take_exponentials_and_maximum(
-    const RowGroup<S> &of, std::ptrdiff_t lane, bool stores, Pipeline<S> *line, const LaneNumbers &numbers, F beside
+// What is found in a row of the next group, a Pack at a time: its largest logit.
+template <class S> struct NextMaximum {
+    static constexpr bool STORES = false;
+    const S *x;
+    Vec<S> most{-INF};                                         // one for all of a Block, as registers are few; NaNs are ignored
+
+    explicit NextMaximum(const S *x) : x(x) {}
+    template <class P> SOFTXENT_INLINE void add(const P &v) {
+        constexpr int in_vec = Vec<S>::registers;
+        repeat<P::registers / in_vec>([&](auto j) { most = maximum(registers_from<in_vec, j * in_vec>(v), most); });
+    }
+    template <class P, class Count> SOFTXENT_INLINE void operator()(P p, std::ptrdiff_t i, Count count) {
+        add(load_some(p, x + i, count, -INF));
+    }
+    SOFTXENT_INLINE bool all_finite() const { return true; }
+};
+// The same where logits z are made: see make_logits.
+template <class S, class Maker> struct NextLogits : NextMaximum<S> {
+    static constexpr bool STORES = true;
+    Maker maker;
+    const unsigned char *allowed;
+    S *z;
+    const double fill;
+
+    NextLogits(const Maker &maker, const S *x, const unsigned char *allowed, S *z)
+        : NextMaximum<S>(x), maker(maker), allowed(allowed), z(z), fill(static_cast<double>(x[0])) {}
+    template <class P, class Count> SOFTXENT_INLINE void operator()(P p, std::ptrdiff_t i, Count count) {
+        P v = load_some(p, this->x + i, count, fill);
+        maker.make(&v, static_cast<P *>(nullptr));
+        if (allowed != nullptr) v = select_some(allowed + i, count, v, P(-INF));
+        store_some(z + i, count, v);
+        this->add(v);
+    }
+    SOFTXENT_INLINE bool all_finite() const { return maker.all_finite(); }
+};
+// The row of the next group that follows the row in a lane. If there is none, the row itself takes its place.
+template <class S> SOFTXENT_INLINE const S *next_row(const RowGroup<S> &of, const Pipeline<S> &line, std::ptrdiff_t lane) {
+    return reinterpret_cast<const S *>(of.rows.given[lane] + (lane < line.n_next ? of.rows.bytes_to_next : 0));
+}
+template <class S, class Maker>
+SOFTXENT_INLINE NextLogits<S, Maker> next_logits(
+    const Job &job, const RowGroup<S> &of, const Pipeline<S> &line, const Maker &maker, std::ptrdiff_t lane
+) {
+    const bool exists = lane < line.n_next, is_staged = of.rows.made == of.rows.staged;
+    const unsigned char *allowed = allowed_of(job, of.rows, lane);
+    if (allowed != nullptr && exists) allowed += of.rows.count * job.allowed.step;
+    S *z = line.next_staging + lane * of.rows.n;
+    if (exists && !is_staged) z = reinterpret_cast<S *>(of.rows.stored[lane] + of.rows.count * job.grad.step);
+    return {maker, next_row(of, line, lane), allowed, z};
+}
+
+// What the rows of the group before get meanwhile, a Pack at a time, from the numbers `from`.
+template <class S, class R> struct ResultsBefore {
+    static constexpr bool EXIST = true;
+    const R result;
+    const S *from;
+    S *to;
+    Block<S> block;
+    Vec<S> vec;
+
+    ResultsBefore(const R &result, const S *from, S *to) : result(result), from(from), to(to) {}
+    SOFTXENT_INLINE Block<S> &made(const Block<S> &) { return block; }
+    SOFTXENT_INLINE Vec<S> &made(const Vec<S> &) { return vec; }
+    template <class P, class Count> SOFTXENT_INLINE void make(P p, std::ptrdiff_t i, Count count) {
+        P v = result.of(load_some(p, from + i, count, 0));
+        if constexpr (KEEPS_BLOCKS<S>) made(p) = v;
+        else store_some(to + i, count, v);
+    }
+    template <class P, class Count> SOFTXENT_INLINE void store(P p, std::ptrdiff_t i, Count count) {
+        if constexpr (KEEPS_BLOCKS<S>) store_some(to + i, count, made(p));
+    }
+};
+struct NoResults {
+    static constexpr bool EXIST = false;
+    template <class P, class Count> SOFTXENT_INLINE void make(const P &, std::ptrdiff_t, Count) {}
+    template <class P, class Count> SOFTXENT_INLINE void store(const P &, std::ptrdiff_t, Count) {}
+};
+
+// The exponentials of a row, what next_of(lane) finds, and `results`.
+template <bool ADDS_GAPS, class S, class N, class R>
+SOFTXENT_INLINE void take_exponentials_and_next(
+    const RowGroup<S> &of, std::ptrdiff_t lane, bool stores, Pipeline<S> *line, const LaneNumbers &numbers, double *gaps, N next_of,
+    R results
 ) {
     constexpr std::ptrdiff_t BEYOND = 16384;                   // bytes, from what is loaded to what is prefetched (measured)
-    const S *next = of.rows.x[lane];
-    if (lane < line->n_next) next = reinterpret_cast<const S *>(of.rows.given[lane] + of.rows.bytes_to_next);
-    Vec<S> most(-INF);                                         // one for all of a Block, as registers are few; NaNs are ignored
-    std::ptrdiff_t distance = 0;
-    if (of.rows.prefetching) distance = (of.rows.bytes_to_next + BEYOND) / static_cast<std::ptrdiff_t>(sizeof(S));
-    take_exponentials_of_row(of, lane, stores, distance, numbers, [&](auto p, std::ptrdiff_t i, auto count) {
-        const auto v = load_some(p, next + i, count, -INF);
-        constexpr int in_vec = Vec<S>::registers;
-        repeat<decltype(p)::registers / in_vec>([&](auto j) { most = maximum(registers_from<in_vec, j * in_vec>(v), most); });
-        beside(p, i, count);
-    });
-    line->m[lane] = static_cast<S>(largest(most));
+    const std::ptrdiff_t beyond = of.rows.prefetching ? BEYOND / static_cast<std::ptrdiff_t>(sizeof(S)) : 0;
+    auto next = next_of(lane);
+    // If there are registers for it, nothing is stored before all is loaded: where groups are a multiple of 4096 bytes apart, a
+    // load waits for a store to the same place of another row. Beside results, a maximum comes first (measured).
+    constexpr bool next_first = R::EXIST && !decltype(next)::STORES;
+    const auto before = [&](auto p, std::ptrdiff_t i, auto count) {
+        if constexpr (next_first) next(p, i, count);
+        results.make(p, i, count);
+    };
+    const auto after = [&](auto p, std::ptrdiff_t i, auto count) {
+        results.store(p, i, count);
+        if constexpr (!next_first) next(p, i, count);
+    };
+    take_exponentials_of_row<ADDS_GAPS>(of, lane, stores, to_next_group(of.rows, lane) + beyond, numbers, gaps, before, after);
+    line->m[lane] = static_cast<S>(largest(next.most));
+    line->all_finite &= next.all_finite();
 }
 // For the rows from `start` on.
-template <class S>
-SOFTXENT_INLINE void take_exponentials_and_maxima(
-    const RowGroup<S> &of, std::ptrdiff_t start, bool stores, Pipeline<S> *line, const LaneNumbers &numbers
+template <bool ADDS_GAPS, class S, class N>
+SOFTXENT_INLINE void take_exponentials_and_next_rows(
+    const RowGroup<S> &of, std::ptrdiff_t start, bool stores, Pipeline<S> *line, const LaneNumbers &numbers, double *gaps, N next_of
 ) {
     for (std::ptrdiff_t lane = start; lane < of.rows.count; ++lane)
-        take_exponentials_and_maximum(of, lane, stores, line, numbers, Nothing());
+        take_exponentials_and_next<ADDS_GAPS>(of, lane, stores, line, numbers, gaps, next_of, NoResults());
 }
 // For the rows up to `stop`. Those of the group before get their results: what result_of(lane) makes of the numbers at
 // from[lane]. This is not inline: in a function of its own, more of it stays in registers.
-template <class S, class F>
+template <bool ADDS_GAPS, class S, class N, class F>
 void take_exponentials_and_results(
-    const RowGroup<S> &of, std::ptrdiff_t stop, bool stores, Pipeline<S> *line, const LaneNumbers &numbers,
+    const RowGroup<S> &of, std::ptrdiff_t stop, bool stores, Pipeline<S> *line, const LaneNumbers &numbers, double *gaps, N next_of,
     const RowGroup<S> &before, const S *const *from, F result_of
 ) {
     for (std::ptrdiff_t lane = 0; lane < stop; ++lane) {
-        const auto result = result_of(lane);
-        const S *source = from[lane];
-        S *to = before.rows.made[lane];
-        take_exponentials_and_maximum(of, lane, stores, line, numbers, [&](auto p, std::ptrdiff_t i, auto count) {
-            store_some(to + i, count, result.of(load_some(p, source + i, count, 0)));
-        });
+        auto result = result_of(lane);
+        // A label that is smoothed has gaps. Set to what it is, this is a constant in the loop.
+        if constexpr (std::is_same_v<decltype(result), Gradient<double>>) result.smoothed = ADDS_GAPS;
+        take_exponentials_and_next<ADDS_GAPS>(
+            of, lane, stores, line, numbers, gaps, next_of,
+            ResultsBefore<S, decltype(result)>(result, from[lane], before.rows.made[lane]));
     }
 }
 // For all rows. Then no group waits.
-template <class S>
-SOFTXENT_INLINE void take_exponentials_in_line(
-    const Job &job, const RowGroup<S> &of, bool stores, Pipeline<S> *line, const LaneNumbers &numbers
+template <bool ADDS_GAPS, class S, class N>
+SOFTXENT_INLINE void take_exponentials_beside(
+    const Job &job, const RowGroup<S> &of, bool stores, Pipeline<S> *line, const LaneNumbers &numbers, double *gaps, N next_of
 ) {
     const RowGroup<S> &before = line->groups[!line->turn];
     const std::ptrdiff_t n_before = line->waits ? before.rows.count : 0, both = std::min(n_before, of.rows.count);
+    line->all_finite = true;
     if (both > 0) {
         with_results(job.result, before, [&](auto result_of, const S *const *from, double) {
-            take_exponentials_and_results(of, both, stores, line, numbers, before, from, result_of);
+            take_exponentials_and_results<ADDS_GAPS>(of, both, stores, line, numbers, gaps, next_of, before, from, result_of);
         });
     }
     for (std::ptrdiff_t lane = 0; lane < both; ++lane) set_own_result(job, before, lane);
     take_results_of_lanes(job, before, both, n_before);
-    take_exponentials_and_maxima(of, both, stores, line, numbers);
+    take_exponentials_and_next_rows<ADDS_GAPS>(of, both, stores, line, numbers, gaps, next_of);
     line->waits = false;
+}
+// What options add to that is in a function of its own: what most calls do has more registers then.
+template <class S>
+void take_exponentials_with_options(
+    const Job &job, const RowGroup<S> &of, bool stores, Pipeline<S> *line, const LaneNumbers &numbers, double *gaps
+) {
+    const auto make = [&](auto maker) {
+        take_exponentials_beside<false>(job, of, stores, line, numbers, gaps, [&](std::ptrdiff_t lane) {
+            return next_logits(job, of, *line, maker, lane);
+        });
+    };
+    if (gaps != nullptr) {
+        take_exponentials_beside<true>(job, of, stores, line, numbers, gaps, [&](std::ptrdiff_t lane) {
+            return NextMaximum<S>(next_row(of, *line, lane));
+        });
+    } else if (job.transform.temperature != 1) {
+        make(LogitMaker<S, true, false>(job.transform));
+    } else {
+        make(LogitMaker<S, false, false>(job.transform));
+    }
+}
+template <class S>
+SOFTXENT_INLINE void take_exponentials_in_line(
+    const Job &job, const RowGroup<S> &of, bool stores, Pipeline<S> *line, const LaneNumbers &numbers, double *gaps
+) {
+    if (job.transforms || gaps != nullptr) return take_exponentials_with_options(job, of, stores, line, numbers, gaps);
+    take_exponentials_beside<false>(job, of, stores, line, numbers, gaps, [&](std::ptrdiff_t lane) {
+        return NextMaximum<S>(next_row(of, *line, lane));
+    });
 }
 
 }  // namespace softxent

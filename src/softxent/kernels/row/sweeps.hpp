@@ -16,14 +16,17 @@ inline constexpr double INF = std::numeric_limits<double>::infinity();
 // Calls f(p, i, count) for Blocks, then for Vecs, from i on. p is of the type of the Pack. `count` is All, except in the
 // last Vec, and in a first Vec of `head` lanes if head > 0: there it is how many lanes there are.
 struct All {};
+template <class S, class F> SOFTXENT_INLINE void sweep_vecs(std::ptrdiff_t i, std::ptrdiff_t stop, F f) {
+    for (; i + Vec<S>::lanes <= stop; i += Vec<S>::lanes) f(Vec<S>(), i, All());
+    if (i < stop) f(Vec<S>(), i, stop - i);
+}
 template <class S, class F> SOFTXENT_INLINE void sweep(std::ptrdiff_t i, std::ptrdiff_t stop, F f, std::ptrdiff_t head = 0) {
     if (head > 0) {
         f(Vec<S>(), i, head);
         i += head;
     }
     for (; i + Block<S>::lanes <= stop; i += Block<S>::lanes) f(Block<S>(), i, All());
-    for (; i + Vec<S>::lanes <= stop; i += Vec<S>::lanes) f(Vec<S>(), i, All());
-    if (i < stop) f(Vec<S>(), i, stop - i);
+    sweep_vecs<S>(i, stop, f);
 }
 template <class P, class S> SOFTXENT_INLINE P load_some(P, const S *p, All, double) { return load_pack<P>(p); }
 template <class P, class S> SOFTXENT_INLINE P load_some(P, const S *p, std::ptrdiff_t n, double fill) { return load_pack_first<P>(p, n, fill); }
@@ -97,6 +100,25 @@ struct Taken {
     bool all_finite;                                           // if not, a temperature below 1 may have taken one out of range
 };
 
+// Makes logits v those of the softmax, a Pack at a time. If CAPS, `slope` gets their derivative times the temperature.
+template <class S, bool DIVIDES, bool CAPS> struct LogitMaker {
+    const Divisor<S> temperature;
+    const double cap, inverse_cap;
+    const bool checks;
+    Vec<S> sum{0};                                             // finite only if all quotients are
+
+    explicit LogitMaker(const Transform &transform)
+        : temperature(transform.temperature), cap(transform.cap), inverse_cap(CAPS ? 1 / cap : 0), checks(transform.temperature < 1) {}
+    template <class P> SOFTXENT_INLINE void make(P *v, P *slope) {
+        if constexpr (DIVIDES) {
+            *v = temperature.under(*v);
+            if (checks) sum = sum + fold_sum(*v);
+        }
+        if constexpr (CAPS) *v = P(cap) * tanh(*v * P(inverse_cap), slope);
+    }
+    SOFTXENT_INLINE bool all_finite() const { return all_equal(sum - sum, Vec<S>(0)); }
+};
+
 // The logits z of the softmax for the classes [start, stop), from logits x, which may be z. `allowed` is null, or has a
 // byte or number that is 0 for each class that is not allowed. `slope` is null, or gets the derivative of z times the
 // temperature; it may be `allowed`.
@@ -104,20 +126,13 @@ template <class S, class X, class M>
 Taken make_logits(
     const Transform &transform, const X *x, const M *allowed, S *z, S *slope, std::ptrdiff_t start, std::ptrdiff_t stop
 ) {
-    const double cap = transform.cap, inverse_cap = cap > 0 ? 1 / cap : 0;
     const double fill = static_cast<double>(x[start]);         // a logit of this row, so that the largest stays the largest
-    const Divisor<S> temperature(transform.temperature);
-    Largest<S> most;
-    Vec<S> sum(0);                                             // finite only if all quotients are
-    const auto make = [&](auto divides, auto caps) {
+    const auto make = [&](auto maker) {
+        Largest<S> most;
         sweep<S>(start, stop, [&](auto p, std::ptrdiff_t i, auto count) {
             using P = decltype(p);
             P v = load_some(p, x + i, count, fill), d(1);
-            if (divides) {
-                v = temperature.under(v);
-                if (transform.temperature < 1) sum = sum + fold_sum(v);
-            }
-            if (caps) v = P(cap) * tanh(v * P(inverse_cap), &d);
+            maker.make(&v, &d);
             if (allowed != nullptr) {
                 v = select_some(allowed + i, count, v, P(-INF));
                 d = select_some(allowed + i, count, d, P(0));
@@ -126,15 +141,14 @@ Taken make_logits(
             if (slope != nullptr) store_some(slope + i, count, d);
             most.add(v);
         });
+        return Taken{most.value(), maker.all_finite()};
     };
-    if (cap > 0) {
-        make(transform.temperature != 1, std::true_type());
-    } else if (transform.temperature != 1) {
-        make(std::true_type(), std::false_type());
-    } else {
-        make(std::false_type(), std::false_type());
+    if (transform.cap > 0) {
+        if (transform.temperature != 1) return make(LogitMaker<S, true, true>(transform));
+        return make(LogitMaker<S, false, true>(transform));
     }
-    return {most.value(), all_equal(sum - sum, Vec<S>(0))};
+    if (transform.temperature != 1) return make(LogitMaker<S, true, false>(transform));
+    return make(LogitMaker<S, false, false>(transform));
 }
 template <class S>
 Taken take_logits(
@@ -164,32 +178,39 @@ SOFTXENT_INLINE Carried<double> exp_sum_and(
 ) {
     constexpr std::ptrdiff_t width = Block<S>::lanes;
     const std::ptrdiff_t blocks_end = n - n % width;
-    std::ptrdiff_t split = 0 <= left_out && left_out < blocks_end ? left_out - left_out % width : blocks_end;
+    const std::ptrdiff_t apart = 0 <= left_out && left_out < blocks_end ? left_out - left_out % width : blocks_end;
     Sum<S> total;
-    const auto add = [&](auto p, std::ptrdiff_t i, auto count) {
-        before(p, i, count);
-        if constexpr (decltype(p)::lanes == width) {
+    std::ptrdiff_t i = 0;
+    const auto add_blocks = [&](std::ptrdiff_t end) {
+        for (; i < end; i += width) {
+            before(Block<S>(), i, All());
             if (prefetch_distance != 0) prefetch(reinterpret_cast<const char *>(x + i + prefetch_distance), sizeof(S) * width);
             Block<S> made;
-            total.add(exp_block(x + i, e == nullptr ? e : e + i, unit, &made));
-            also(made, i, count);
-        } else {
-            auto v = exp(load_some(p, x + i, count, -INF), unit);
-            total.add(without_lane(v, left_out - i));
-            if (e != nullptr) store_some(e + i, count, v);
-            also(v, i, count);
+            Vec<S> sum = exp_block(x + i, e == nullptr ? e : e + i, unit, &made);
+            if constexpr (KEEPS_BLOCKS<S>) {
+                if (i == apart) sum = fold_sum(without_lane(made, left_out - i));
+            }
+            total.add(sum);
+            also(made, i, All());
         }
     };
-    sweep<S>(0, split, add);
-    if (split < blocks_end) {
-        before(Block<S>(), split, All());
-        Block<S> v = exp(load_block(x + split), unit);
-        total.add(fold_sum(without_lane(v, left_out - split)));
-        if (e != nullptr) store(e + split, v);
-        also(v, split, All());
-        split += width;
+    if (!KEEPS_BLOCKS<S> && apart < blocks_end) {
+        add_blocks(apart);
+        before(Block<S>(), i, All());
+        Block<S> v = exp(load_block(x + i), unit);
+        total.add(fold_sum(without_lane(v, left_out - i)));
+        if (e != nullptr) store(e + i, v);
+        also(v, i, All());
+        i += width;
     }
-    sweep<S>(split, n, add);
+    add_blocks(blocks_end);
+    sweep_vecs<S>(i, n, [&](auto p, std::ptrdiff_t i, auto count) {
+        before(p, i, count);
+        auto v = exp(load_some(p, x + i, count, -INF), unit);
+        total.add(without_lane(v, left_out - i));
+        if (e != nullptr) store_some(e + i, count, v);
+        also(v, i, count);
+    });
     return total.value();
 }
 template <class S>
