@@ -169,7 +169,9 @@ def assert_rows_are_the_same_alone(
     function: Any, arrays: list[Any], options: dict[str, Any], by_row: dict[str, np.ndarray], **of_all: Any
 ) -> None:
     """`by_row` are options with something for each row; `of_all` goes to the call with all rows only."""
+    logits = arrays[0].copy()
     together = as_tuple(function(*arrays, **options, **by_row, **of_all))
+    assert_same_bits(arrays[0], logits)
     for i in range(len(arrays[0])):
         row = slice(i, i + 1)
         of_row = {name: values[row] for name, values in by_row.items()}

@@ -148,7 +148,7 @@ def test_every_result_has_the_bits_of_the_python_call(
     assert_same_results((grad, hess, losses), (sx.softmax(x), sx.log_softmax(x), sx.logsumexp(x)))
 
 
-@pytest.mark.parametrize("shape", [(30, 5), (3, 900)])
+@pytest.mark.parametrize("shape", [(30, 5), (3, 900), (70, 300)])
 def test_options_are_those_of_the_python_call(api: Api, level: str, shape: tuple[int, int]) -> None:
     x, labels = problem(shape)
     labels[1] = -100
@@ -166,6 +166,15 @@ def test_options_are_those_of_the_python_call(api: Api, level: str, shape: tuple
             api, call_for(x, result=GRADIENT, labels=labels, grad=grad, has_ignored=1, ignored=-100, **field)
         )
         assert_same_results((status, loss, grad), (OK, *expected))
+    losses = np.empty(shape[0], x.dtype)
+    for option in ({"temperature": 0.7}, {"softcap": 4.0}):
+        status, loss = run(api, call_for(x, labels=labels, losses=losses, has_ignored=1, ignored=-100, **option))
+        assert_same_results(
+            (status, loss, losses),
+            (OK, *(sx.cross_entropy(x, labels, ignore_index=-100, reduction=r, **option) for r in ("mean", "none"))),
+        )
+        assert run(api, call_for(x, result=SOFTMAX, grad=grad, **option)) == (OK, 0)
+        assert_same_results((grad,), (sx.softmax(x, **option),))
 
 
 def test_gradient_and_hessian_may_take_the_place_of_the_logits(api: Api, level: str) -> None:

@@ -68,6 +68,21 @@ def test_with_options(kind: str, dtype: str, shape: tuple[int, ...]) -> None:
     assert peak(lambda: sx.value_and_grad(logits, targets, out=logits, **options)) < SMALL
 
 
+@pytest.mark.parametrize("n_classes", [130, 300, 1000])
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_logits_of_two_groups_are_made_where_results_go_or_in_scratch(
+    n_threads: int, dtype: str, n_classes: int
+) -> None:
+    logits, labels = np.zeros((900, n_classes), dtype), np.zeros(900, int)
+    grad, allowed = np.empty_like(logits), np.ones(logits.shape, bool)
+    for options in ({"temperature": 2.0}, {"where": allowed}):
+        call = {**options, "n_threads": n_threads}
+        assert peak(lambda call=call: sx.value_and_grad(logits, labels, out=grad, **call)) < SMALL
+        assert peak(lambda call=call: sx.softmax(logits, out=grad, **call)) < SMALL
+        assert peak(lambda call=call: sx.cross_entropy(logits, labels, **call)) < SMALL + n_threads * 128 * 1024
+
+
 def test_a_view_of_the_logits_is_in_place_too() -> None:
     logits, labels = np.zeros((4, 1_200_000), "float32"), np.zeros(4, int)
     assert peak(lambda: sx.value_and_grad(logits, labels, out=logits[...])) < SMALL

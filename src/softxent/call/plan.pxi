@@ -146,7 +146,7 @@ cdef inline bint is_cached(const Job* job, Py_ssize_t itemsize) noexcept nogil:
 
 
 cdef inline bint adds_little(const Job* job) noexcept nogil:
-    """Whether there are no weighted gaps, diagnostics or products to be added up."""
+    """Whether the sweep of the exponentials adds up no more than gaps, and no sweep for class weights comes before."""
     return not job.formula.weighs and job.diagnostics.argmax == NULL and not is_second_order(job)
 
 
@@ -167,8 +167,8 @@ cdef inline Py_ssize_t rows_of_group(const Job* job, bint in_place, Py_ssize_t i
     """How many rows the middle kernel visits at once; 0 if it does not take this call."""
     cdef Py_ssize_t least = MIDDLE_CLASSES, most = GROUPED_APART, group_bytes = GROUP_BYTES
     if job.in_line:
-        # Groups that overlap wait less for memory, and more rows share what a group takes. Calls with more sums do not
-        # overlap, but the larger group is no slower for them up to GROUPED_APART (measured).
+        # Groups that overlap wait less for memory, and more rows share what a group takes. Calls with more sums gain
+        # little or do not overlap, but the larger group is no slower for them up to GROUPED_APART (measured).
         group_bytes *= 2
         if is_cached(job, itemsize) and adds_little(job):
             most = min(GROUPED_CLASSES, group_bytes // (FEW_GROUPED * itemsize))
@@ -235,7 +235,7 @@ cdef void make_plan(Job* job, bint in_place, int n_threads) noexcept nogil:
     cdef Py_ssize_t itemsize = sizeof(double) if job.in_double else sizeof(float)
     cdef bint makes_target = job.builds_target or (job.kind == DISTRIBUTIONS and not job.targets.direct)
     cdef bint direct = job.logits.direct and (not job.has_grad or job.grad.direct) and not makes_target
-    cdef bint copies = copies_second(job)
+    cdef bint copies = copies_second(job), ahead
     n_threads = team_size(job.n_rows, job.n_classes, n_threads)
     job.by_stretches = job.n_classes > STRETCH and job.n_rows < 2 * n_threads and job.n_rows % n_threads != 0
     job.n_threads = n_threads if job.by_stretches else min(n_threads, job.n_rows)
@@ -271,8 +271,9 @@ cdef void make_plan(Job* job, bint in_place, int n_threads) noexcept nogil:
     direct = direct and not job.has_slope and not job.grad_is_input and not copies and (
         (job.has_grad and not job.keeps_logits) or not job.transforms) and (not job.streaming or job.grad.panel >= 0)
     if job.group_rows > 0:
-        # Of two groups, if their logits are made ahead.
-        job.scratch_rows = 2 * job.group_rows if job.in_line and job.transforms and not job.by_lanes else 0
+        # Logits that are made ahead, and not where results go, are those of two groups.
+        ahead = job.in_line and job.transforms and not (job.by_lanes or is_made_in_place(job))
+        job.scratch_rows = 2 * job.group_rows if ahead else 0
     elif copies:
         job.scratch_rows = VECTOR_ROW + 1
     elif job.has_allowed and not job.allowed.packed and job.allowed.panel < 0:

@@ -91,7 +91,7 @@ inline constexpr std::ptrdiff_t PANEL_WIDTH = 512;             // bytes of one c
 
 // The rows of scratch that a thread gets, as many from the first on as a call needs: logits or exponentials; a
 // distribution, or a target that is built; slopes; the allowed classes as bytes, if they are not side by side; a vector,
-// or the diagonal of a Hessian.
+// or the diagonal of a Hessian. The middle kernel has others: the logits of two groups.
 enum ScratchRow : int { LOGITS_ROW, TARGET_ROW, SLOPE_ROW, ALLOWED_ROW, VECTOR_ROW, HESSIAN_ROW = VECTOR_ROW };
 
 // mantissa * 2^exponent, a number that may be too large or too small for a double.

@@ -101,3 +101,8 @@ cdef extern from "job.hpp" namespace "softxent" nogil:
         void (*log1p_of)(const double*, double*, Py_ssize_t) noexcept nogil
 
     const uint32_t TABLE_VERSION "softxent::KernelTable::VERSION"
+
+
+cdef inline bint is_made_in_place(const Job* job) noexcept nogil:
+    """Whether the middle kernel makes what it stores where the results go."""
+    return job.has_grad and job.grad.direct and not job.streaming

@@ -24,7 +24,7 @@ cdef inline void place_group(
     place_lanes(&job.logits, i, count, count, <char**> rows.given, NULL)
     if job.has_grad:
         place_lanes(&job.grad, i, count, count, rows.stored, NULL)
-    if job.has_grad and job.grad.direct and not job.streaming:
+    if is_made_in_place(job):
         rows.made = <real**> rows.stored
     else:
         place_staged(staging, rows.n, count, <char**> rows.staged)
@@ -386,7 +386,10 @@ cdef bint visit_middle(
     const Job* job, Py_ssize_t i, Py_ssize_t count, int64_t* label, const real* tag, Pipeline[real]* line,
     LaneNumbers* numbers
 ) noexcept nogil:
-    """As visit_lanes. But where it returns False, exponentials may have been stored. The logits are what they were."""
+    """As visit_lanes. But where it returns False, exponentials may have been stored, and logits of the next group, too.
+
+    The logits given are what they were.
+    """
     cdef Tile[real] tile
     cdef real* staging = tile.space
     cdef RowGroup[real]* of = &line.groups[line.turn]
@@ -408,6 +411,8 @@ cdef bint visit_middle(
     if job.scratch_rows > 0:
         staging = line.next_staging
         line.staging, line.next_staging = staging, line.staging
+    else:
+        line.next_staging = staging         # only rows that do not exist go there
     place_group(job, i, count, staging, rows)
     if not find_logits_of_rows(job, i, rows, line, group):
         return False

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 
 #include "lanes.hpp"
 
@@ -28,7 +29,7 @@ template <class S> struct Pipeline {
     std::ptrdiff_t next = -1, n_next = 0;                      // the largest logits of n_next rows from `next` on are in m
     S m[lanes];
     bool all_finite = true;                                    // those logits, if they were made
-    S *staging = nullptr, *next_staging = nullptr;             // where logits are made ahead: of this group, and of the next
+    S *staging = nullptr, *next_staging = nullptr;             // where logits are made ahead, of this group and of the next
     RowGroup<S> groups[2];
 };
 
@@ -149,9 +150,8 @@ template <class S, class Maker> struct NextLogits : NextMaximum<S> {
     NextLogits(const Maker &maker, const S *x, const unsigned char *allowed, S *z)
         : NextMaximum<S>(x), maker(maker), allowed(allowed), z(z), fill(static_cast<double>(x[0])) {}
     template <class P, class Count> SOFTXENT_INLINE void operator()(P p, std::ptrdiff_t i, Count count) {
-        P v = load_some(p, this->x + i, count, fill);
-        maker.make(&v, static_cast<P *>(nullptr));
-        if (allowed != nullptr) v = select_some(allowed + i, count, v, P(-INF));
+        P v;
+        maker.make(&v, static_cast<P *>(nullptr), this->x, allowed, i, count, fill);
         store_some(z + i, count, v);
         this->add(v);
     }
@@ -209,8 +209,9 @@ SOFTXENT_INLINE void take_exponentials_and_next(
     constexpr std::ptrdiff_t BEYOND = 16384;                   // bytes, from what is loaded to what is prefetched (measured)
     const std::ptrdiff_t beyond = of.rows.prefetching ? BEYOND / static_cast<std::ptrdiff_t>(sizeof(S)) : 0;
     auto next = next_of(lane);
-    // If there are registers for it, nothing is stored before all is loaded: where groups are a multiple of 4096 bytes apart, a
-    // load waits for a store to the same place of another row. Beside results, a maximum comes first (measured).
+    // If there are registers for it, results are stored after the logits are loaded, and so is what `next` stores: where groups
+    // are a multiple of 4096 bytes apart, a load waits for a store to the same place of another row. A maximum stores nothing
+    // and comes first, but last if there are no results (measured).
     constexpr bool next_first = R::EXIST && !decltype(next)::STORES;
     const auto before = [&](auto p, std::ptrdiff_t i, auto count) {
         if constexpr (next_first) next(p, i, count);
@@ -266,7 +267,15 @@ SOFTXENT_INLINE void take_exponentials_beside(
     take_exponentials_and_next_rows<ADDS_GAPS>(of, both, stores, line, numbers, gaps, next_of);
     line->waits = false;
 }
-// What options add to that is in a function of its own: what most calls do has more registers then.
+template <bool ADDS_GAPS, class S>
+SOFTXENT_INLINE void take_exponentials_and_maxima(
+    const Job &job, const RowGroup<S> &of, bool stores, Pipeline<S> *line, const LaneNumbers &numbers, double *gaps
+) {
+    take_exponentials_beside<ADDS_GAPS>(job, of, stores, line, numbers, gaps, [&](std::ptrdiff_t lane) {
+        return NextMaximum<S>(next_row(of, *line, lane));
+    });
+}
+// The same with options, in a function of its own: what most calls do has more registers then.
 template <class S>
 void take_exponentials_with_options(
     const Job &job, const RowGroup<S> &of, bool stores, Pipeline<S> *line, const LaneNumbers &numbers, double *gaps
@@ -277,9 +286,7 @@ void take_exponentials_with_options(
         });
     };
     if (gaps != nullptr) {
-        take_exponentials_beside<true>(job, of, stores, line, numbers, gaps, [&](std::ptrdiff_t lane) {
-            return NextMaximum<S>(next_row(of, *line, lane));
-        });
+        take_exponentials_and_maxima<true>(job, of, stores, line, numbers, gaps);
     } else if (job.transform.temperature != 1) {
         make(LogitMaker<S, true, false>(job.transform));
     } else {
@@ -291,9 +298,7 @@ SOFTXENT_INLINE void take_exponentials_in_line(
     const Job &job, const RowGroup<S> &of, bool stores, Pipeline<S> *line, const LaneNumbers &numbers, double *gaps
 ) {
     if (job.transforms || gaps != nullptr) return take_exponentials_with_options(job, of, stores, line, numbers, gaps);
-    take_exponentials_beside<false>(job, of, stores, line, numbers, gaps, [&](std::ptrdiff_t lane) {
-        return NextMaximum<S>(next_row(of, *line, lane));
-    });
+    take_exponentials_and_maxima<false>(job, of, stores, line, numbers, gaps);
 }
 
 }  // namespace softxent

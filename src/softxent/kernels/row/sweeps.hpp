@@ -100,7 +100,8 @@ struct Taken {
     bool all_finite;                                           // if not, a temperature below 1 may have taken one out of range
 };
 
-// Makes logits v those of the softmax, a Pack at a time. If CAPS, `slope` gets their derivative times the temperature.
+// Makes the logits of the softmax, a Pack at a time: see make_logits. If CAPS, `slope` gets their derivative times the
+// temperature, whether the class is allowed or not.
 template <class S, bool DIVIDES, bool CAPS> struct LogitMaker {
     const Divisor<S> temperature;
     const double cap, inverse_cap;
@@ -109,12 +110,15 @@ template <class S, bool DIVIDES, bool CAPS> struct LogitMaker {
 
     explicit LogitMaker(const Transform &transform)
         : temperature(transform.temperature), cap(transform.cap), inverse_cap(CAPS ? 1 / cap : 0), checks(transform.temperature < 1) {}
-    template <class P> SOFTXENT_INLINE void make(P *v, P *slope) {
+    template <class P, class X, class M, class Count>
+    SOFTXENT_INLINE void make(P *v, P *slope, const X *x, const M *allowed, std::ptrdiff_t i, Count count, double fill) {
+        *v = load_some(P(), x + i, count, fill);
         if constexpr (DIVIDES) {
             *v = temperature.under(*v);
             if (checks) sum = sum + fold_sum(*v);
         }
         if constexpr (CAPS) *v = P(cap) * tanh(*v * P(inverse_cap), slope);
+        if (allowed != nullptr) *v = select_some(allowed + i, count, *v, P(-INF));
     }
     SOFTXENT_INLINE bool all_finite() const { return all_equal(sum - sum, Vec<S>(0)); }
 };
@@ -131,12 +135,9 @@ Taken make_logits(
         Largest<S> most;
         sweep<S>(start, stop, [&](auto p, std::ptrdiff_t i, auto count) {
             using P = decltype(p);
-            P v = load_some(p, x + i, count, fill), d(1);
-            maker.make(&v, &d);
-            if (allowed != nullptr) {
-                v = select_some(allowed + i, count, v, P(-INF));
-                d = select_some(allowed + i, count, d, P(0));
-            }
+            P v, d(1);
+            maker.make(&v, &d, x, allowed, i, count, fill);
+            if (allowed != nullptr) d = select_some(allowed + i, count, d, P(0));
             store_some(z + i, count, v);
             if (slope != nullptr) store_some(slope + i, count, d);
             most.add(v);
@@ -187,7 +188,7 @@ SOFTXENT_INLINE Carried<double> exp_sum_and(
             if (prefetch_distance != 0) prefetch(reinterpret_cast<const char *>(x + i + prefetch_distance), sizeof(S) * width);
             Block<S> made;
             Vec<S> sum = exp_block(x + i, e == nullptr ? e : e + i, unit, &made);
-            if constexpr (KEEPS_BLOCKS<S>) {
+            if constexpr (KEEPS_BLOCKS<S>) {                   // else it is a loop, that Block, and the loop again: see below
                 if (i == apart) sum = fold_sum(without_lane(made, left_out - i));
             }
             total.add(sum);

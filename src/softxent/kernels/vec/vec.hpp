@@ -76,7 +76,7 @@ template <class S, int N> struct Pack {
 template <class S> inline constexpr int registers_of_vec = 64 / static_cast<int>(sizeof(Register<S>));
 template <class S> using Vec = Pack<S, registers_of_vec<S>>;
 template <class S> using Block = Pack<S, 4 * registers_of_vec<S>>;
-// Whether there are registers for a Block that is needed again after the exponentials of another (measured).
+// Whether there are registers to keep a Block in while something else is done (measured).
 template <class S> inline constexpr bool KEEPS_BLOCKS = registers_of_vec<S> == 1 && sizeof(S) < sizeof(double);
 
 template <class S> using Lanes = Pack<S, 2 * registers_of_vec<S>>;      // as many rows as the narrow kernel takes at once
