@@ -148,6 +148,15 @@ def test_groups_that_overlap(dtype: str, n_classes: int, n_threads: int) -> None
         *((options, {"sample_weight": weight, "where": allowed}) for options in made),
     ):
         assert_rows_are_the_same_alone(losses_and_grad, [logits, labels], options, by_row, n_threads=n_threads)
+    for targets, options in (
+        (problem((n, n_classes), "distributions", dtype)[1], {}),
+        (sparse((n, n_classes), 3, dtype), {}),
+        (labels, {"weight": np.arange(1, n_classes + 1) / n_classes, "label_smoothing": 0.1}),
+    ):
+        for transform in ({}, made[0]):
+            assert_rows_are_the_same_alone(
+                losses_and_grad, [logits, targets], options | transform, {"sample_weight": weight}, n_threads=n_threads
+            )
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

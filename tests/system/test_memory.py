@@ -68,7 +68,7 @@ def test_with_options(kind: str, dtype: str, shape: tuple[int, ...]) -> None:
     assert peak(lambda: sx.value_and_grad(logits, targets, out=logits, **options)) < SMALL
 
 
-@pytest.mark.parametrize("n_classes", [130, 300, 1000])
+@pytest.mark.parametrize("n_classes", [130, 300, 1000, 4000])
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("n_threads", [1, 2])
 def test_logits_of_two_groups_are_made_where_results_go_or_in_scratch(

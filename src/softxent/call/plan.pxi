@@ -11,7 +11,8 @@ cdef enum:
     FEW_GROUPED = 4             # rows: groups of fewer are slower (measured)
     CACHED_CALL = 8388608       # bytes of the logits of such a call
     MIDDLE_WITH_WORK = 192      # the same, if there is more to do for each row
-    NEAR_ROW = 8192             # bytes that a row may need there with some options (measured)
+    NEAR_ROW = 8192             # bytes that a row may need there with some options, and if groups overlap (measured)
+    NEAR_IN_LINE = 12288
     FEW_ROWS = 8                # with fewer rows the wide kernel is faster than both
     MAX_LANES = 32
     FEW_PANEL_ROWS = 4          # panels of fewer rows do not pay
@@ -129,6 +130,8 @@ cdef inline bint is_near(const Job* job, Py_ssize_t itemsize) noexcept nogil:
     """Whether what a row needs is so small that a group of rows stays near the core."""
     cdef bint second = is_second_order(job), converts = job.has_grad and not job.grad.direct
     cdef Py_ssize_t bytes_of_class = job.logits.class_stride + itemsize
+    if job.in_line and job.transforms:          # logits that are made ahead are worth it in any case
+        return True
     if not (job.transforms or job.formula.weighs or job.kind == DISTRIBUTIONS or second or converts):
         return True
     if job.kind == DISTRIBUTIONS:
@@ -137,7 +140,7 @@ cdef inline bint is_near(const Job* job, Py_ssize_t itemsize) noexcept nogil:
         bytes_of_class += itemsize
     if converts or second:
         bytes_of_class += job.grad.class_stride
-    return job.n_classes * bytes_of_class <= NEAR_ROW
+    return job.n_classes * bytes_of_class <= (NEAR_IN_LINE if job.in_line else NEAR_ROW)
 
 
 cdef inline bint is_cached(const Job* job, Py_ssize_t itemsize) noexcept nogil:
