@@ -125,7 +125,7 @@ def test_groups_that_overlap(dtype: str, n_classes: int, n_threads: int) -> None
     n = 270
     logits, labels = problem((n, n_classes), "labels", dtype)
     logits[50:60, ::40] = np.nan
-    logits[55:60, 1] = np.finfo(dtype).max / 4
+    logits[55:65, 1] = np.finfo(dtype).max / 4
     logits[57] = np.inf
     weight = np.ones(n)
     weight[[3, 70, 71, n - 1]] = 0
